@@ -1,0 +1,48 @@
+"""Argument checks shared by the layer and the callbacks.
+
+Each returns the value in its plain form or raises, saying what is allowed and what was received.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def number(
+    name: str, value: Any, allowed: str, *, low: float, high: float = math.inf, open_low: bool = False
+) -> float:
+    """Check that `value` is a finite real number in [low, high], or in (low, high]."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {allowed}. Received: {name}={value!r}")
+    below = value <= low if open_low else value < low
+    if not math.isfinite(value) or below or value > high:
+        raise ValueError(f"{name} must be {allowed}. Received: {name}={value!r}")
+    return float(value)
+
+
+def integer(name: str, value: Any, *, low: int | None = None) -> int:
+    """Check that `value` is a whole number, of at least `low` where given."""
+    allowed = "an integer" if low is None else f"an integer of at least {low}"
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {allowed}. Received: {name}={value!r}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be {allowed}. Received: {name}={value!r}")
+    return int(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Check that `value` is True or False."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
+def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
+    """Check that `value` is one of the `allowed` ones."""
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
+    return value

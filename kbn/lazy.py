@@ -1,0 +1,42 @@
+"""Names that a package loads on first use, with a clear word where no backend is installed."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+BACKEND_MODULES = ("tensorflow", "jax", "torch")
+
+
+class MissingBackendError(ImportError):
+    """Keras is installed, but the array library it computes with is not."""
+
+
+def attach(
+    package: str, exports: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` and `__dir__` that give `package` its lazy `exports`.
+
+    Args:
+        package: name of the package, as in its `__name__`.
+        exports: public name -> module that defines it, or that it is.
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 - the name Python looks for
+        if name not in exports:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = _import(exports[name])
+        return module if exports[name] == f"{package}.{name}" else getattr(module, name)
+
+    return __getattr__, lambda: sorted(exports)
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in BACKEND_MODULES:
+            raise
+        raise MissingBackendError(
+            f"Keras computes with {error.name}, which is not installed: "
+            "pip install 'kbn[cpu]' (no GPU), 'kbn[gpu]' (NVIDIA) or 'kbn[tensorflow]'."
+        ) from None
