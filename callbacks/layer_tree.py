@@ -1,0 +1,116 @@
+"""Which layers: a unique path for every layer of a model, and the selection among them."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+
+# Sub-layers of a layer that is no model have no public accessor in Keras.
+Layers = dict[str, keras.layers.Layer]
+NORMALIZATIONS = tuple(
+    getattr(keras.layers, name)
+    for name in (
+        "BatchNormalization",
+        "GroupNormalization",
+        "LayerNormalization",
+        "RMSNormalization",
+        "UnitNormalization",
+    )
+)
+
+
+def layer_paths(model: keras.Model) -> Layers:
+    """Return every layer below `model` under a path like `block_1/conv`, in depth-first order.
+
+    Keras's own `layer.path` is missing for layers without weights, and names may repeat among
+    siblings of a subclassed model: the second `r` becomes `r_2`. A shared layer stands once,
+    where it was found first.
+    """
+    paths: Layers = {}
+    seen: set[int] = set()
+
+    def visit(parent: keras.layers.Layer, prefix: str) -> None:
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
+                continue
+            seen.add(id(layer))
+            path = _unused(f"{prefix}{layer.name}", paths)
+            paths[path] = layer
+            visit(layer, f"{path}/")
+
+    visit(model, "")
+    return paths
+
+
+def _unused(path: str, paths: Mapping[str, Any]) -> str:
+    candidate, number = path, 2
+    while candidate in paths:
+        candidate, number = f"{path}_{number}", number + 1
+    return candidate
+
+
+def select(layers: Any, paths: Layers) -> Layers:
+    """Return those of `paths` that the user's `layers` argument means, in model order.
+
+    Args:
+        layers: None (the normalization layers, else the layers that own a kernel), or one or a
+            list of layers, paths or glob patterns, layer types, or predicates of a layer.
+        paths: all layers of the model, by path.
+
+    Raises:
+        ValueError: where an entry matches no layer; the message lists the paths there are.
+    """
+    if layers is None:
+        return _default(paths)
+    chosen: set[str] = set()
+    for entry in layers if isinstance(layers, list | tuple | set) else [layers]:
+        matches = _matcher(entry)
+        found = {path for path, layer in paths.items() if matches(path, layer)}
+        if not found:
+            raise ValueError(
+                f"layers matches no layer of this model. Received: {entry!r}. {_listing(paths)}"
+            )
+        chosen |= found
+    return {path: layer for path, layer in paths.items() if path in chosen}
+
+
+def check_layers(layers: Any) -> None:
+    """Check the `layers` argument as far as that goes without a model."""
+    if layers is None:
+        return
+    entries = layers if isinstance(layers, list | tuple | set) else [layers]
+    if not entries:
+        raise ValueError(f"layers must name at least one layer, or be None. Received: {layers!r}")
+    for entry in entries:
+        _matcher(entry)
+
+
+def _default(paths: Layers) -> Layers:
+    for wanted in (lambda x: isinstance(x, NORMALIZATIONS), lambda x: hasattr(x, "kernel")):
+        found = {path: layer for path, layer in paths.items() if wanted(layer)}
+        if found:
+            return found
+    raise ValueError(
+        "The model has neither normalization layers nor layers with a kernel: "
+        f"say which layers to watch. {_listing(paths)}"
+    )
+
+
+def _matcher(entry: Any) -> Callable[[str, keras.layers.Layer], bool]:
+    if isinstance(entry, str):
+        return lambda path, _: fnmatch.fnmatchcase(path, entry)
+    if isinstance(entry, keras.layers.Layer):
+        return lambda _, layer: layer is entry
+    if isinstance(entry, type) and issubclass(entry, keras.layers.Layer):
+        return lambda _, layer: isinstance(layer, entry)
+    if callable(entry) and not isinstance(entry, type):
+        return lambda _, layer: bool(entry(layer))
+    raise TypeError(
+        "layers must hold layers, paths or glob patterns, layer types or predicates. "
+        f"Received: {entry!r}"
+    )
+
+
+def _listing(paths: Iterable[str]) -> str:
+    return f"Layers of the model: {', '.join(paths) or 'none'}."

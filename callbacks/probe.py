@@ -1,0 +1,149 @@
+"""What is measured: the activations of chosen layers on a fixed batch, reduced inside one trace.
+
+`keras.layers.Layer.__call__` is tapped only while the compiled function is traced, so that any
+model can be watched (nested, subclassed, shared layers) and nothing stays attached to it.
+"""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from kbn.callbacks import tracing
+from kbn.callbacks.layer_tree import Layers
+from kbn.sketch import DistributionSketch, reduce_activation
+from kbn.tags import Tap
+
+Observer = Callable[[keras.layers.Layer, Any, Any], None]
+
+
+class Probe:
+    """A compiled look at `layers` of `model` on a fixed batch, as training would see it.
+
+    The model runs as in `fit` (`training=True`: normalization by batch statistics, dropout on)
+    in a `keras.StatelessScope`: what it would assign is dropped. Dropout masks are the same in
+    every record, so that activations differ only where weights do.
+
+    Attributes:
+        taps: the places that are watched, in the order in which the model calls them.
+    """
+
+    def __init__(
+        self, model: keras.Model, inputs: Any, layers: Layers, sites: Sequence[str], max_samples: int
+    ) -> None:
+        """Trace the model.
+
+        Raises:
+            ValueError: where the model refuses the inputs, or a layer cannot be watched.
+        """
+        self.taps: list[Tap] = []
+        self._model, self._layers, self._sites = model, layers, sites
+        self._max_samples = max_samples
+        try:
+            self._run = tracing.compile_for(self._reduced_activations, inputs)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise ValueError(
+                f"The model cannot be run on probe_data: {reason[0]} Received: probe_data of "
+                f"shape {shapes} (the samples axis included)"
+            ) from error
+        self._check_all_seen()
+
+    def __call__(self) -> dict[Tap, DistributionSketch]:
+        """Run the model on the batch and return a sketch of every watched activation."""
+        return dict(zip(self.taps, map(DistributionSketch, self._run()), strict=True))
+
+    def _reduced_activations(self, inputs: Any) -> list[dict[str, Any]]:
+        paths = {id(layer): path for path, layer in self._layers.items()}
+        trace, calls, seen = tracing.current_trace(), Counter[str](), []
+
+        def observe(layer: keras.layers.Layer, first: Any, outputs: Any) -> None:
+            # A tensor of a loop's body cannot leave it.
+            if id(layer) not in paths or tracing.current_trace() is not trace:
+                return
+            path = paths[id(layer)]
+            for site, value in (("input", first), ("output", outputs)):
+                if site in self._sites:
+                    seen.extend(self._reduce(layer, (path, calls[path], site), value))
+            calls[path] += 1
+
+        with _tapped(observe), keras.StatelessScope(state_mapping=_fixed_seeds(self._model)):
+            self._model(inputs, **_training_argument(self._model))
+        self.taps = [_tap(key, calls) for key, _ in seen]
+        return [reduced for _, reduced in seen]
+
+    def _reduce(self, layer: keras.layers.Layer, key: tuple[str, int, str], value: Any) -> list[Any]:
+        path, call, site = key
+        tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
+        names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
+        axis = _channel_axis(layer)
+        return [
+            ((path, call, name), reduce_activation(x, axis, self._max_samples))
+            for name, x in zip(names, tensors, strict=True)
+        ]
+
+    def _check_all_seen(self) -> None:
+        seen = {tap.layer.rsplit(":", 1)[0] for tap in self.taps} | {tap.layer for tap in self.taps}
+        missed = [path for path in self._layers if path not in seen]
+        if missed:
+            raise ValueError(
+                "These layers cannot be watched, since the model does not call them in training "
+                f"or calls them inside a loop: {', '.join(missed)}. Leave them out of layers."
+            )
+
+
+@contextlib.contextmanager
+def _tapped(observe: Observer) -> Iterator[None]:
+    """Tell `observe` of every layer's call in this thread, with its first argument and outputs."""
+    original = keras.layers.Layer.__call__
+    owner = threading.get_ident()
+
+    def tapped(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        outputs = original(layer, *args, **kwargs)
+        if threading.get_ident() == owner:
+            first = args[0] if args else next(iter(kwargs.values()), None)
+            observe(layer, first, outputs)
+        return outputs
+
+    keras.layers.Layer.__call__ = tapped
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original
+
+
+def _tap(key: tuple[str, int, str], calls: Counter[str]) -> Tap:
+    path, call, site = key
+    return Tap(path if calls[path] == 1 else f"{path}:{call}", site)
+
+
+def _training_argument(model: keras.Model) -> dict[str, bool]:
+    """Return what `fit` passes: `training` only to a model whose `call` takes it.
+
+    The model is called, not its `call`, so that layers inherit `training` as they do in `fit`.
+    """
+    return {"training": True} if model._call_has_training_arg else {}
+
+
+def _fixed_seeds(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Give every seed of the model a value that is the same in every record."""
+    seeds = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+    return [
+        (seed, ops.convert_to_tensor(np.array([index + 1, 0]), dtype=seed.dtype))
+        for index, seed in enumerate(seeds)
+    ]
+
+
+def _channel_axis(layer: keras.layers.Layer) -> int:
+    axis = getattr(layer, "axis", None)
+    if isinstance(axis, int):
+        return axis
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1

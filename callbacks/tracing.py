@@ -1,0 +1,41 @@
+"""The tracing switch: the one place where the callbacks meet the backend's compiler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+
+def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+    """Trace `function` once for `inputs` and return the compiled call, which takes nothing.
+
+    Tracing happens here, so errors of `function` show up here too; nothing is run.
+
+    Args:
+        function: takes tensors in the structure of `inputs` and returns a list of dicts of tensors.
+        inputs: structure of NumPy arrays.
+
+    Raises:
+        NotImplementedError: where Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            "kbn's callbacks need Keras's TensorFlow backend. "
+            f"Received: KERAS_BACKEND={keras.backend.backend()!r}"
+        )
+    import tensorflow as tf
+
+    tensors = tree.map_structure(tf.convert_to_tensor, inputs)
+    # Never XLA: compiling would cost more than all the records of a short run.
+    traced = tf.function(function, autograph=False, jit_compile=False)
+    concrete = traced.get_concrete_function(tensors)
+    flat = tree.flatten(tensors)
+    return lambda: tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat))
+
+
+def current_trace() -> Any:
+    """Return a token of the trace that runs now: a loop's body has one of its own."""
+    import tensorflow as tf
+
+    return tf.compat.v1.get_default_graph()
