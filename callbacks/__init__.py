@@ -3,5 +3,5 @@
 from kbn import lazy
 
 _EXPORTS = {"CovariateShift": "kbn.callbacks.covariate_shift"}
-__all__ = ["CovariateShift"]  # noqa: F822 - bound by __getattr__
+__all__ = ["CovariateShift"]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

@@ -34,7 +34,12 @@ class Probe:
     """
 
     def __init__(
-        self, model: keras.Model, inputs: Any, layers: Layers, sites: Sequence[str], max_samples: int
+        self,
+        model: keras.Model,
+        inputs: Any,
+        layers: Layers,
+        sites: Sequence[str],
+        max_samples: int,
     ) -> None:
         """Trace the model.
 
@@ -80,7 +85,9 @@ class Probe:
         self.taps = [_tap(key, calls) for key, _ in seen]
         return [reduced for _, reduced in seen]
 
-    def _reduce(self, layer: keras.layers.Layer, key: tuple[str, int, str], value: Any) -> list[Any]:
+    def _reduce(
+        self, layer: keras.layers.Layer, key: tuple[str, int, str], value: Any
+    ) -> list[Any]:
         path, call, site = key
         tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
         names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]

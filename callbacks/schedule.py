@@ -56,7 +56,8 @@ def schedule(every_steps: Any, every_epochs: Any, on_steps: Any) -> Schedule:
     if on_steps is not None:
         return Schedule(on_steps=_steps(on_steps))
     ((name, value),) = given.items()
-    return Schedule(**{name: checks.integer(name, value, low=1)})
+    number = checks.integer(name, value, low=1)
+    return Schedule(every_steps=number) if name == "every_steps" else Schedule(every_epochs=number)
 
 
 def _steps(on_steps: Any) -> tuple[int, ...]:

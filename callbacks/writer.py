@@ -76,7 +76,9 @@ class EventFile:
         summary.value.add(
             tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
             tensor=make_tensor_proto(layout.SerializeToString(), dtype=np.object_),
-            metadata=_with_class(custom_scalar_metadata.create_summary_metadata(), DATA_CLASS_TENSOR),
+            metadata=_with_class(
+                custom_scalar_metadata.create_summary_metadata(), DATA_CLASS_TENSOR
+            ),
         )
         self._writer.add_event(Event(wall_time=time.time(), summary=summary))
 

@@ -15,5 +15,5 @@ _EXPORTS = {
     "BatchNormalization": "kbn.batch_normalization",
     "callbacks": "kbn.callbacks",
 }
-__all__ = ["BatchNormalization", "callbacks"]  # noqa: F822 - bound by __getattr__
+__all__ = ["BatchNormalization", "callbacks"]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

@@ -1,0 +1,71 @@
+"""The `kbn` command, also `python -m kbn`."""
+
+import argparse
+import os
+import sys
+
+from kbn.lazy import MissingBackendError
+
+DEMO_STEPS = 4000
+MIN_DEMO_STEPS = 50
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand; return 0, or 2 after one line saying what is wrong."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from kbn.datasets import DataError
+
+    try:
+        _demo(options)
+    except (DataError, MissingBackendError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        print(f"kbn {options.command}: {reason}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from kbn import lazy
+
+    demo = lazy.load("kbn.demo")
+    from rich.console import Console
+
+    demo.run(options.data, options.steps, options.log_dir, options.seed, Console())
+
+
+def _parser() -> argparse.ArgumentParser:
+    from kbn.datasets import DATA_SETS
+
+    parser = argparse.ArgumentParser("kbn", description="Batch normalization, and what it does.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train the paper's network with and without normalization, and watch it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--data", choices=DATA_SETS, default="digits", help="what to train on")
+    demo.add_argument(
+        "--steps", type=_steps, default=DEMO_STEPS, help="steps of each network, rounded up to tens"
+    )
+    demo.add_argument("--log-dir", default="runs/demo", help="folder for TensorBoard")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of data, weights and batches")
+    return parser
+
+
+def _steps(text: str) -> int:
+    return _at_least(text, MIN_DEMO_STEPS)
+
+
+def _seed(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {low}, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

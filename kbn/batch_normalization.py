@@ -1,4 +1,4 @@
-"""The layer: options, variables, call, config. The maths stands in `moments` and `moving_average`."""
+"""The layer: options, variables, call, config; the maths is in `moments`, `moving_average`."""
 
 import numbers
 from typing import Any
@@ -136,7 +136,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             gamma_regularizer=gamma_regularizer,
             beta_constraint=beta_constraint,
             gamma_constraint=gamma_constraint,
-            renorm_momentum=checks.number("renorm_momentum", renorm_momentum, "in [0, 1]", low=0, high=1),
+            renorm_momentum=checks.number(
+                "renorm_momentum", renorm_momentum, "in [0, 1]", low=0, high=1
+            ),
             **kwargs,
         )
         self.momentum = momentum
@@ -144,7 +146,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.mean_count = None
         self.variance_count = None
 
-    def add_weight(self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any) -> Any:
+    def add_weight(
+        self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any
+    ) -> Any:
         """Add a variable as Keras does, but statistics never below float32."""
         if not trainable:
             dtype = keras.backend.result_type(dtype or self.variable_dtype, "float32")
@@ -159,7 +163,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.mean_count = self._add_count("mean_count", shape)
             self.variance_count = self._add_count("variance_count", shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Normalize `inputs`; in training, move the statistics too."""
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if training and self.trainable:

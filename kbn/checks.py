@@ -12,15 +12,22 @@ T = TypeVar("T")
 
 
 def number(
-    name: str, value: Any, allowed: str, *, low: float, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: Any,
+    allowed: str,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
 ) -> float:
     """Check that `value` is a finite real number in [low, high], or in (low, high]."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {allowed}. Received: {name}={value!r}")
+    value = float(value)
     below = value <= low if open_low else value < low
     if not math.isfinite(value) or below or value > high:
         raise ValueError(f"{name} must be {allowed}. Received: {name}={value!r}")
-    return float(value)
+    return value
 
 
 def integer(name: str, value: Any, *, low: int | None = None) -> int:

@@ -24,13 +24,14 @@ def attach(
     def __getattr__(name: str) -> Any:  # noqa: N807 - the name Python looks for
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = _import(exports[name])
+        module = load(exports[name])
         return module if exports[name] == f"{package}.{name}" else getattr(module, name)
 
     return __getattr__, lambda: sorted(exports)
 
 
-def _import(module: str) -> Any:
+def load(module: str) -> Any:
+    """Import `module`, naming the extra to install where the backend is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -176,7 +176,9 @@ class DistributionSketch:
     def pooled_std(self) -> float:
         """Return their standard deviation (biased), NaN where there is none."""
         between = np.square(self.mean - self.pooled_mean())
-        return float(np.sqrt(_divide(np.sum((self.variance + between) * self.count), np.sum(self.count))))
+        return float(
+            np.sqrt(_divide(np.sum((self.variance + between) * self.count), np.sum(self.count)))
+        )
 
 
 def _share(part: Any, whole: int) -> float:

@@ -1,0 +1,40 @@
+# Each target creates .venv where it is absent; nothing has to be done before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The backend: a CUDA build where an NVIDIA driver answers; tensorflow-cpu exists for Linux only.
+BACKEND := $(shell if nvidia-smi >/dev/null 2>&1; then echo gpu; \
+	elif [ "$$(uname -s)" = Linux ]; then echo cpu; else echo tensorflow; fi)
+
+.PHONY: demo test bench pictures clean
+
+demo: $(VENV)/.demo ## train on real data, show the result and where to look
+	$(BIN)/python -m kbn demo
+
+test: $(VENV)/.test ## lint, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test ## the layer and the hook against Keras, side by side
+	$(BIN)/python benchmarks/bench.py
+
+pictures: $(VENV)/.test ## the README's picture, from the demonstration
+	$(BIN)/python docs/make_pictures.py
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info
+
+$(VENV)/.demo: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo]'
+	touch $@
+
+$(VENV)/.test: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo,test]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kbn needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing TensorFlow ($(BACKEND)) and the rest into $(VENV); this takes a minute or two."
