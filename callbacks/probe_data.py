@@ -56,10 +56,12 @@ def _array(value: Any, data: Any) -> np.ndarray:
 
 def _length(arrays: Any) -> int:
     lengths = {len(array) for array in tree.flatten(arrays)}
+    if not lengths:
+        raise TypeError(f"probe_data must be {ACCEPTED}. Received: {arrays!r}, without an array")
     if len(lengths) != 1:
         raise ValueError(
             "All inputs of probe_data must have the same number of samples. "
-            f"Received: {sorted(lengths) or 'no input'}"
+            f"Received: {sorted(lengths)}"
         )
     return lengths.pop()
 

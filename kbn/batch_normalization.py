@@ -82,7 +82,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         inputs: tensor of rank ≥ 1 with C channels along `axis`; integers are cast to float32.
         training: whether to normalize with the batch and move the statistics.
         mask: boolean tensor of the shape of `inputs` without its channel axis, or one
-            broadcastable to that; False positions take no part in the statistics.
+            broadcastable to that; False positions take no part in statistics or gradients,
+            not even as NaN, and their output is `beta`.
 
     Returns:
         A tensor of the shape of `inputs`, in the policy's compute dtype. Statistics are computed
@@ -168,12 +169,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ) -> Tensor:
         """Normalize `inputs`; in training, move the statistics too."""
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        where = self._positions(mask, x)
         if training and self.trainable:
-            batch = batch_moments(x, self._reduction_axes, self._positions(mask, x))
+            batch = batch_moments(x, self._reduction_axes, where)
             self._move_statistics(batch)
-            outputs = self._normalize(x, batch.mean, batch.variance)
+            outputs = self._normalize(x, batch.mean, batch.variance, where)
         else:
-            outputs = self._normalize(x, self.moving_mean, self.moving_variance)
+            outputs = self._normalize(x, self.moving_mean, self.moving_variance, where)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -242,13 +244,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
             moved = moving_average.exponential(average.value, value, self.momentum)
         average.assign(ops.where(tells, moved, average.value))
 
-    def _normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return gamma · (x − mean) / √(variance + epsilon) + beta."""
+    def _normalize(self, x: Tensor, mean: Tensor, variance: Tensor, where: Tensor | None) -> Tensor:
+        """Return gamma · (x − mean) / √(variance + epsilon) + beta; beta where masked."""
         scale = ops.rsqrt(ops.cast(variance, x.dtype) + self.epsilon)
         if self.scale:
             scale = scale * ops.cast(self.gamma, x.dtype)
         # Subtract first: x·scale + (beta − mean·scale) cancels badly at a large mean.
-        outputs = (x - self._broadcast(mean, x)) * self._broadcast(scale, x)
+        deviation = x - self._broadcast(mean, x)
+        if where is not None:
+            deviation = ops.where(where, deviation, ops.zeros_like(deviation))
+        outputs = deviation * self._broadcast(scale, x)
         return outputs + self._broadcast(self.beta, x) if self.center else outputs
 
     def _broadcast(self, per_channel: Tensor, x: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ def number(
     """Check that `value` is a finite real number in [low, high], or in (low, high]."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {allowed}. Received: {name}={value!r}")
-    value = float(value)
-    below = value <= low if open_low else value < low
-    if not math.isfinite(value) or below or value > high:
+    plain = float(value)
+    below = plain <= low if open_low else plain < low
+    if not math.isfinite(plain) or below or plain > high:
         raise ValueError(f"{name} must be {allowed}. Received: {name}={value!r}")
-    return value
+    return plain
 
 
 def integer(name: str, value: Any, *, low: int | None = None) -> int:

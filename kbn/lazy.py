@@ -35,9 +35,10 @@ def load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in BACKEND_MODULES:
+        backend = (error.name or "").partition(".")[0]
+        if backend not in BACKEND_MODULES:
             raise
         raise MissingBackendError(
-            f"Keras computes with {error.name}, which is not installed: "
+            f"Keras computes with {backend}, which is not installed: "
             "pip install 'kbn[cpu]' (no GPU), 'kbn[gpu]' (NVIDIA) or 'kbn[tensorflow]'."
         ) from None

@@ -46,8 +46,8 @@ def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
 def _spread(size: int, kept: int) -> np.ndarray:
     if kept == size:
         return np.arange(size)
-    within = np.random.default_rng(0).random(kept)
-    return np.minimum(((np.arange(kept) + within) * (size / kept)).astype(np.int64), size - 1)
+    edges = np.arange(kept + 1) * size // kept
+    return np.random.default_rng(0).integers(edges[:-1], edges[1:])
 
 
 def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[str, Tensor]:

@@ -1,0 +1,60 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+from hypothesis import settings
+
+settings.register_profile("kbn", deadline=None, print_blob=True)
+settings.load_profile("kbn")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Same seeds and same layer names for every test, whatever ran before it."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run Python code or arguments in a process of its own, in an empty folder."""
+
+    def run(*arguments, check=True, **environment):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env={**os.environ, **environment},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def needed(thing: str, present: bool) -> None:
+    """Skip where a tool is missing; fail where the run claims to be complete."""
+    if present:
+        return
+    if os.environ.get("KBN_TESTS_COMPLETE"):
+        pytest.fail(f"{thing} is missing, and KBN_TESTS_COMPLETE is set")
+    pytest.skip(f"{thing} is missing")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    path = shutil.which("chromium")
+    needed("Chromium (apt-get install chromium)", path is not None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    from kbn.datasets import FASHION_MNIST_FOLDER
+
+    needed("Debian's dataset-fashion-mnist", FASHION_MNIST_FOLDER.is_dir())
+    return FASHION_MNIST_FOLDER

@@ -1,0 +1,20 @@
+"""Read event files back through TensorBoard, as a user's TensorBoard would."""
+
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+
+def accumulate(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    return accumulator.Reload()
+
+
+def series(run: Path, tag: str) -> dict:
+    """Return the values under `tag` by step, as arrays."""
+    return {e.step: make_ndarray(e.tensor_proto) for e in accumulate(run).Tensors(tag)}
+
+
+def tags(run: Path) -> list[str]:
+    return sorted(accumulate(run).Tags()["tensors"])

@@ -1,0 +1,60 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kbn.callbacks.probe_data import first_samples
+
+X, Y = np.arange(30.0).reshape(10, 3), np.arange(10)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return X[3 * index : 3 * index + 3], Y[3 * index : 3 * index + 3]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        X, (X, Y), (X, Y, Y), tf.constant(X), tf.data.Dataset.from_tensor_slices((X, Y)).batch(3),
+        tf.data.Dataset.from_tensor_slices(X).batch(4).repeat(), Batches(),
+    ],
+    ids=["array", "xy", "xyw", "tensor", "dataset_xy", "dataset_endless", "pydataset"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_first_samples_of_whatever_the_user_has(data, size):
+    np.testing.assert_array_equal(first_samples(data, size), X[:size])
+
+
+def test_fewer_samples_than_asked_for_are_all_kept():
+    assert first_samples(Batches(), 256).shape == (10, 3)
+
+
+def test_several_inputs_keep_their_structure():
+    assert {k: v.shape for k, v in first_samples({"a": X, "b": Y}, 4).items()} == {
+        "a": (4, 3),
+        "b": (4,),
+    }
+    assert [x.shape for x in first_samples(([X, Y], Y), 4)] == [(4, 3), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (X[:0], ValueError, "at least one sample. Received: probe_data=ndarray (shape (0, 3))"),
+        (tf.data.Dataset.from_tensor_slices(X[:0]).batch(2), ValueError, "at least one sample"),
+        ((), TypeError, "Received: (), without an array"),
+        (3, TypeError, "Received: probe_data=int (3)"),
+        (None, TypeError, "Received: probe_data=NoneType"),
+        (iter([X]), TypeError, "Received: probe_data=list_iterator"),
+        ({"a": X, "b": Y[:4]}, ValueError, "same number of samples. Received: [4, 10]"),
+    ],
+)
+def test_what_cannot_be_a_probe_is_told(data, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        first_samples(data, 256)
