@@ -1,5 +1,6 @@
 """CovariateShift: how the distribution of every layer's activations moves during training."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,8 @@ class CovariateShift(Recorder):
         """Choose the layers and trace the probe."""
         chosen = select(self.layers, layer_paths(model))
         self._compiled = Probe(model, self.probe, chosen, self.sites, self.max_samples)
+        if self._compiled.unseen:
+            self._tell_unseen(self._compiled)
         return self._compiled.taps
 
     def record(self, step: int) -> Record:
@@ -118,6 +121,18 @@ class CovariateShift(Recorder):
     def release(self) -> None:
         """Drop the compiled probe; the references stay for a later `fit`."""
         self._compiled = None
+
+    def _tell_unseen(self, probe: Probe) -> None:
+        """Raise where a layer that was asked for cannot be watched; warn where none was named."""
+        problem = (
+            "These layers cannot be watched, since the model does not call them in training "
+            f"or calls them inside a loop: {', '.join(probe.unseen)}."
+        )
+        if self.layers is not None or not probe.taps:
+            raise ValueError(
+                f"{problem} Leave them out of layers. Received: layers={self.layers!r}"
+            )
+        warnings.warn(problem, stacklevel=2)
 
     def _keep_references(self, sketches: Mapping[Tap, DistributionSketch]) -> None:
         if self.reference == "first":

@@ -31,6 +31,8 @@ class Probe:
 
     Attributes:
         taps: the places that are watched, in the order in which the model calls them.
+        unseen: paths of layers that cannot be watched: the model does not call them in training,
+            or calls them inside a loop, whose tensors cannot leave it.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Probe:
         """Trace the model.
 
         Raises:
-            ValueError: where the model refuses the inputs, or a layer cannot be watched.
+            ValueError: where the model refuses the inputs.
         """
         self.taps: list[Tap] = []
+        self.unseen: list[str] = []
         self._model, self._layers, self._sites = model, layers, sites
         self._max_samples = max_samples
         try:
@@ -60,7 +63,6 @@ class Probe:
                 f"The model cannot be run on probe_data: {reason[0]} Received: probe_data of "
                 f"shape {shapes} (the samples axis included)"
             ) from error
-        self._check_all_seen()
 
     def __call__(self) -> dict[Tap, DistributionSketch]:
         """Run the model on the batch and return a sketch of every watched activation."""
@@ -68,13 +70,15 @@ class Probe:
 
     def _reduced_activations(self, inputs: Any) -> list[dict[str, Any]]:
         paths = {id(layer): path for path, layer in self._layers.items()}
-        trace, calls, seen = tracing.current_trace(), Counter[str](), []
+        trace, calls, seen, looped = tracing.current_trace(), Counter[str](), [], set()
 
         def observe(layer: keras.layers.Layer, first: Any, outputs: Any) -> None:
-            # A tensor of a loop's body cannot leave it.
-            if id(layer) not in paths or tracing.current_trace() is not trace:
+            path = paths.get(id(layer))
+            if path is None:
                 return
-            path = paths[id(layer)]
+            if tracing.current_trace() is not trace:
+                looped.add(path)
+                return
             for site, value in (("input", first), ("output", outputs)):
                 if site in self._sites:
                     seen.extend(self._reduce(layer, (path, calls[path], site), value))
@@ -82,7 +86,10 @@ class Probe:
 
         with _tapped(observe), keras.StatelessScope(state_mapping=_fixed_seeds(self._model)):
             self._model(inputs, **_training_argument(self._model))
+        # Of a loop's calls the first may stand outside it, and would pass for the whole.
+        seen = [(key, reduced) for key, reduced in seen if key[0] not in looped]
         self.taps = [_tap(key, calls) for key, _ in seen]
+        self.unseen = [path for path in self._layers if path not in {key[0] for key, _ in seen}]
         return [reduced for _, reduced in seen]
 
     def _reduce(
@@ -96,15 +103,6 @@ class Probe:
             ((path, call, name), reduce_activation(x, axis, self._max_samples))
             for name, x in zip(names, tensors, strict=True)
         ]
-
-    def _check_all_seen(self) -> None:
-        seen = {tap.layer.rsplit(":", 1)[0] for tap in self.taps} | {tap.layer for tap in self.taps}
-        missed = [path for path in self._layers if path not in seen]
-        if missed:
-            raise ValueError(
-                "These layers cannot be watched, since the model does not call them in training "
-                f"or calls them inside a loop: {', '.join(missed)}. Leave them out of layers."
-            )
 
 
 @contextlib.contextmanager

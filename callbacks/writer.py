@@ -71,7 +71,8 @@ class EventFile:
 
     def write_layout(self, taps: Iterable[Tap]) -> None:
         """Add the custom-scalars layout that shows each place's percentiles as a band."""
-        layout = layout_pb2.Layout(category=[_percentile_category(taps)])
+        # The page shows a category's charts in reverse.
+        layout = layout_pb2.Layout(category=[_percentile_category(reversed(list(taps)))])
         summary = Summary()
         summary.value.add(
             tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,

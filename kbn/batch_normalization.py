@@ -1,6 +1,5 @@
 """The layer: options, variables, call, config; the maths is in `moments`, `moving_average`."""
 
-import numbers
 from typing import Any
 
 import keras
@@ -124,7 +123,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if momentum is not None:
             momentum = checks.number("momentum", momentum, "in [0, 1] or None", low=0, high=1)
         super().__init__(
-            axis=_single_axis(axis),
+            axis=checks.single_axis(axis),
             momentum=0.0 if momentum is None else momentum,
             epsilon=checks.number("epsilon", epsilon, "positive", low=0, open_low=True),
             center=checks.boolean("center", center),
@@ -261,17 +260,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         shape = [1] * len(x.shape)
         shape[self.axis] = -1
         return ops.reshape(ops.cast(per_channel, x.dtype), shape)
-
-
-def _single_axis(axis: Any) -> int:
-    """Return `axis` as an integer; old files hold a list of one."""
-    if isinstance(axis, list | tuple) and len(axis) == 1:
-        axis = axis[0]
-    if isinstance(axis, list | tuple):
-        raise ValueError(f"axis must be a single channel axis. Received: axis={axis!r}")
-    if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
-        raise TypeError(f"axis must be an integer. Received: axis={axis!r}")
-    return int(axis)
 
 
 def _refuse_unsupported(renorm: Any, renorm_clipping: Any, synchronized: Any) -> None:

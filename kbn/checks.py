@@ -53,3 +53,14 @@ def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
     return value
+
+
+def single_axis(axis: Any) -> int:
+    """Check that `axis` is an integer, or a list of one, as old saved models hold."""
+    if isinstance(axis, list | tuple) and len(axis) == 1:
+        axis = axis[0]
+    if isinstance(axis, list | tuple):
+        raise ValueError(f"axis must be a single channel axis. Received: axis={axis!r}")
+    if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
+        raise TypeError(f"axis must be an integer. Received: axis={axis!r}")
+    return int(axis)

@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import re
 import shutil
+import warnings
 
 import keras
 import numpy as np
@@ -21,6 +23,16 @@ ALL = {tags.HISTOGRAM, *tags.MEASURES}
 def fit(model, *callbacks, **options):
     options = {"batch_size": 8, "epochs": 1, "verbose": 0, **options}  # 8 steps an epoch
     return model.fit(X, Y, callbacks=list(callbacks), **options)
+
+
+@contextlib.contextmanager
+def user_warnings():
+    """Collect the texts of UserWarnings; unlike `pytest.warns`, leave other filters as they are."""
+    texts = []
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        yield texts
+        texts += [str(w.message) for w in warned if w.category is UserWarning]
 
 
 def steps(shift):
@@ -49,11 +61,18 @@ def test_what_is_written_is_what_the_layers_compute(tmp_path):
     """Against the weights at that step and plain NumPy, for inputs and outputs."""
     model = models.compiled("functional")
     shift = CovariateShift(tmp_path, X[:16], layers=["dense", "bn"], every_steps=4)
-    kernels = []
+    kernels, affines = [], []
     keep = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda *_: kernels.append(model.get_layer("dense").kernel.numpy())
+        on_train_batch_end=lambda batch, logs: kernels.append(
+            model.get_layer("dense").kernel.numpy()
+        )
     )
-    fit(model, shift, keep)
+    affine = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: affines.append(
+            model.get_layer("bn").get_weights()[:2]
+        )
+    )
+    fit(model, shift, keep, affine)
     before = X[:16].astype("float64") @ kernels[3]
     after = X[:16].astype("float64") @ kernels[7]
     values = {row[1:4]: row.value for row in shift.history if row.step == 8}
@@ -68,7 +87,8 @@ def test_what_is_written_is_what_the_layers_compute(tmp_path):
     normal = (after - after.mean(0)) / np.sqrt(
         after.var(0) + 1e-3
     )  # batch statistics: training mode
-    assert values["bn", "output", "std"] == pytest.approx(normal.std(), rel=2e-3)
+    gamma, beta = affines[7]
+    assert values["bn", "output", "std"] == pytest.approx((gamma * normal + beta).std(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", models.BUILDERS)
@@ -83,7 +103,7 @@ def test_while_no_weight_changes_nothing_moves(kind, tmp_path):
     moved = {row.value for row in shift.history if row.measure in (tags.WASSERSTEIN, tags.JEFFREYS)}
     assert moved == {0.0}
     dropped = [r.value for r in shift.history if r.measure == "zeros" and "dropout" in r.layer]
-    assert max(dropped) > 0.3
+    assert max(dropped) > 0.1
 
 
 def test_first_reference_measures_from_the_first_record(tmp_path):
@@ -176,8 +196,8 @@ def test_the_layout_shows_each_place_once_as_a_band(tmp_path):
     (value,) = events.series(tmp_path / tags.RUN_DIRECTORY, "custom_scalars__config__").values()
     layout = layout_pb2.Layout.FromString(value.item())
     charts = [chart for category in layout.category for chart in category.chart]
-    assert [chart.title for chart in charts] == ["dense input", "bn input"]
-    (band,) = charts[1].margin.series
+    assert [chart.title for chart in charts] == ["bn input", "dense input"]  # page reverses
+    (band,) = charts[0].margin.series
     assert [band.lower, band.value, band.upper] == [
         f"percentile_{p}/bn/input" for p in (15, 50, 85)
     ]
@@ -189,21 +209,19 @@ def test_histograms_can_be_left_out(tmp_path):
     assert not [tag for tag in written if tag.startswith(tags.HISTOGRAM)]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
 def test_when_training_raises_the_file_is_complete_and_closed(tmp_path):
     def stop(batch, logs):
         if batch == 5:
-            raise Stop
+            raise StopError
 
     shift = CovariateShift(tmp_path, X[:16], every_steps=1)
     model = models.compiled("functional")
-    try:
+    with contextlib.suppress(StopError):
         fit(model, shift, keras.callbacks.LambdaCallback(on_train_batch_end=stop))
-    except Stop:
-        pass
     run = tmp_path / tags.RUN_DIRECTORY
     still_open = [
         os.readlink(f"/proc/self/fd/{fd}")
@@ -237,9 +255,8 @@ def test_a_failing_record_warns_once_and_training_goes_on(tmp_path):
 
     shift = Failing(tmp_path, X[:16], every_steps=2)
     model = models.compiled("functional")
-    with pytest.warns(UserWarning) as warned:
+    with user_warnings() as texts:
         fit(model, shift)
-    texts = [str(w.message) for w in warned]
     assert len(texts) == 2
     assert "could not record at step 2" in texts[0]
     assert "No space left on device" in texts[0]
@@ -315,6 +332,11 @@ def test_a_layer_inside_a_loop_is_refused_by_name(tmp_path):
     shift = CovariateShift(tmp_path / "log", np.ones((8, 4, 6)), layers="rnn*")
     with pytest.raises(ValueError, match=re.escape("inside a loop: rnn/cell. Leave them out")):
         model.fit(np.ones((8, 4, 6)), np.ones((8, 1)), verbose=0, callbacks=[shift])
+    shift = CovariateShift(tmp_path / "log", np.ones((8, 4, 6)))  # names none: the rest is watched
+    with user_warnings() as texts:
+        model.fit(np.ones((8, 4, 6)), np.ones((8, 1)), verbose=0, callbacks=[shift])
+    assert [text.partition("inside a loop: ")[2] for text in texts] == ["rnn/cell."]
+    assert {row.layer for row in shift.history} == {"dense"}
 
 
 def test_history_is_plain_python(tmp_path):
@@ -327,13 +349,13 @@ def test_history_is_plain_python(tmp_path):
 
 
 def test_mixed_precision_and_gradient_accumulation(tmp_path):
-    keras.config.set_dtype_policy("mixed_float16")
+    keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = models.functional()
         model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
-        shift = CovariateShift(tmp_path, X[:16], every_steps=4)
+        shift = CovariateShift(tmp_path, X[:16], every_steps=2)
         fit(model, shift)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert steps(shift) == [0, 4, 8]
+    assert steps(shift) == [0, 2, 4]  # updates, not batches
     assert all(np.isfinite(row.value) for row in shift.history)

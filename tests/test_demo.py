@@ -1,0 +1,142 @@
+import re
+
+import numpy as np
+import pytest
+
+from kbn import datasets
+from kbn.__main__ import main
+from tests import events
+
+SHORT = ["demo", "--steps", "200"]
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory):
+    """One short run of the command, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    import contextlib
+    import io
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main([*SHORT, "--log-dir", str(folder)]) == 0
+    return folder, printed.getvalue()
+
+
+def test_prints_tables_and_where_to_look(demonstration):
+    folder, printed = demonstration
+    assert "Validation accuracy" in printed
+    assert re.search(r"│ 200 +│ 0\.\d+ +│ 0\.\d+ +│", printed)
+    for layer in ("sigmoid_1", "sigmoid_2", "sigmoid_3"):
+        assert re.search(rf"│ {layer} +│ \d+\.\d+ +│ \d+\.\d+ +│", printed)
+    assert "The plain net's best accuracy" in printed
+    assert printed.rstrip().endswith(f"tensorboard --logdir {folder}")
+
+
+def test_normalization_learns_faster_and_moves_less(demonstration):
+    _, printed = demonstration
+    plain, normalized = map(float, re.search(r"│ 200 +│ (\S+) +│ (\S+) +│", printed).groups())
+    assert normalized > plain + 0.3
+    # The last hidden layer, as in the paper's figure; the first moves most in the net that learns.
+    moved = re.search(r"│ sigmoid_3 +│ (\S+) +│ (\S+) +│", printed).groups()
+    assert 10 * float(moved[1]) < float(moved[0])
+
+
+def test_both_runs_hold_every_layer_at_equal_steps(demonstration):
+    folder, _ = demonstration
+    steps = {}
+    for run in ("plain", "batch_norm"):
+        for layer in ("sigmoid_1", "sigmoid_2", "sigmoid_3"):
+            series = events.series(folder / run / "covariate_shift", f"activations/{layer}/input")
+            steps[run, layer] = list(series)
+    assert len(set(map(tuple, steps.values()))) == 1
+    assert steps["plain", "sigmoid_1"] == list(range(0, 201, 4))
+
+
+def test_the_picture_is_one_file_that_needs_no_network(demonstration):
+    folder, _ = demonstration
+    page = (folder / "percentiles.html").read_text()
+    assert not re.search(r"<script[^>]+src=", page)
+    assert "sigmoid_3, batch_norm" in page
+
+
+def test_same_seed_same_result(tmp_path, capsys):
+    tables = []
+    for folder in ("a", "b"):
+        assert main([*SHORT, "--seed", "3", "--log-dir", str(tmp_path / folder)]) == 0
+        tables.append(capsys.readouterr().out.split("Validation accuracy")[1].split("The plain")[0])
+    assert tables[0] == tables[1]
+
+
+def test_both_nets_start_from_the_same_weights():
+    from kbn.demo import network
+
+    plain, normalized = (network(64, normalized, seed=5) for normalized in (False, True))
+    for name in ("dense_1", "dense_2", "dense_3", "logits"):
+        np.testing.assert_array_equal(
+            plain.get_layer(name).kernel.numpy(), normalized.get_layer(name).kernel.numpy()
+        )
+
+
+def test_digits_are_split_into_disjoint_parts():
+    split = datasets.load("digits", seed=1)
+    assert [len(x) for x, _ in split] == [1238, 359, 200]
+    rows = np.concatenate([x for x, _ in split])
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert rows.min() == 0
+    assert rows.max() == 1
+
+
+def test_fashion_mnist_from_debians_folder(fashion_mnist, tmp_path, capsys):
+    split = datasets.load("fashion-mnist", seed=0)
+    assert split.train[0].shape == (47_800, 784)
+    assert np.bincount(np.concatenate([y for _, y in split])).tolist() == [6000] * 10
+    assert main([*SHORT, "--data", "fashion-mnist", "--log-dir", str(tmp_path / "log")]) == 0
+    assert "fashion-mnist: 47800 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "3"], "--steps: must be an integer of at least 50, not '3'"),
+        (["--steps", "x"], "must be an integer of at least 50, not 'x'"),
+        (["--seed", "-1"], "expected one argument|must be an integer of at least 0, not '-1'"),
+        (["--data", "cifar"], "invalid choice: 'cifar'"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", *arguments])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
+
+
+def test_missing_data_is_one_line_and_exit_code_2(python):
+    code = (
+        "import sys; sys.modules['sklearn'] = None; sys.modules['sklearn.datasets'] = None;"
+        "from kbn.__main__ import main; sys.exit(main(['demo']))"
+    )
+    done = python("-c", code, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "kbn demo: the digits come with scikit-learn" in done.stderr
+    assert "pip install 'kbn[demo]'" in done.stderr
+
+
+def test_a_broken_data_file_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys):
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
+    monkeypatch.setattr(datasets, "FASHION_MNIST_FOLDER", tmp_path)
+    arguments = ["demo", "--data", "fashion-mnist", "--log-dir", str(tmp_path / "log")]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "train-images-idx3-ubyte.gz cannot be read (Not a gzipped file" in message
+
+
+@pytest.mark.parametrize("where", ["a_file", "a_file/below", "/proc/kbn"])
+def test_an_unwritable_log_folder_is_one_line_and_exit_code_2(where, tmp_path, capsys):
+    (tmp_path / "a_file").write_text("")
+    assert main([*SHORT, "--log-dir", str(tmp_path / where)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert where in message

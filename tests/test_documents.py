@@ -1,0 +1,88 @@
+"""README blocks, docstring examples and `examples/` run as they stand."""
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DOCUMENTS = ["README.md", "callbacks/README.md"]
+BLOCKS = [
+    pytest.param(block, id=f"{name}:{number}")
+    for name in DOCUMENTS
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_blocks_run(block, python):
+    done = python("-W", "error::UserWarning", "-c", block)
+    if "moving_variance.numpy()" in block:
+        assert done.stdout.split() == ["[1.1428571", "1.1428571", "1.1428571", "1.142857", "]"] or (
+            "1.142857" in done.stdout
+        )
+
+
+def test_the_first_block_has_ten_to_fifteen_lines_and_writes_records(python, tmp_path):
+    block = BLOCKS[0].values[0]
+    assert len([line for line in block.splitlines() if line]) <= 15
+    python("-c", block)
+    assert list((tmp_path / "runs/digits/covariate_shift").glob("events.*"))
+
+
+@pytest.mark.parametrize("name", ["kbn.batch_normalization", "kbn.callbacks.covariate_shift"])
+def test_docstring_examples_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(example, python, tmp_path):
+    done = python(str(example), "--steps", "60")
+    if example.name == "momentum_and_variance.py":
+        ends = dict(
+            re.findall(r"^(.*?) +moving variance after 60 batches: (\S+)", done.stdout, re.M)
+        )
+        assert float(ends["momentum 0.9, biased (Keras)"]) == pytest.approx(0.75, abs=0.1)
+        assert float(ends["momentum 0.9, unbiased"]) == pytest.approx(1, abs=0.1)
+        assert float(ends["momentum None, unbiased"]) == pytest.approx(1, abs=0.05)
+        assert (tmp_path / "runs/momentum_and_variance.html").stat().st_size > 1e6
+    else:
+        moved = [float(x) for x in re.findall(r"moved (\S+) σ", done.stdout)]
+        assert len(moved) == 6
+        assert list((tmp_path / "runs/cnn/plain/covariate_shift").glob("events.*"))
+
+
+def test_every_tag_is_described_in_the_callbacks_table():
+    from kbn import tags
+
+    text = (ROOT / "callbacks/README.md").read_text()
+    for name in (tags.HISTOGRAM, *tags.MEASURES):
+        assert re.search(rf"^\|.*`{name}`.*\|", text, re.M), name
+
+
+def test_the_makefile_has_the_readmes_targets():
+    for target in set(re.findall(r"`?make (\w+)`?", (ROOT / "README.md").read_text())):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_pictures_and_links_of_the_documents_exist():
+    for name in (*DOCUMENTS, "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / Path(name).parent / link).exists(), (name, link)
+
+
+def test_version_stands_in_one_place():
+    import kbn
+
+    assert sys.modules["kbn"] is kbn
+    assert "version = attr: kbn.__version__" in (ROOT / "setup.cfg").read_text()
