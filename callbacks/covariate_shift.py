@@ -13,7 +13,7 @@ from kbn.callbacks.probe import Probe
 from kbn.callbacks.probe_data import first_samples
 from kbn.callbacks.recorder import Record, Recorder
 from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Row, row
+from kbn.callbacks.writer import row
 from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
 
@@ -159,6 +159,3 @@ def _check_sites(sites: Any) -> tuple[str, ...]:
     if not sites:
         raise ValueError(f"sites must name at least one of {tags.SITES}. Received: sites={sites!r}")
     return tuple(checks.one_of("sites", site, tags.SITES) for site in sites)
-
-
-__all__ = ["CovariateShift", "Row"]

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from kbn.callbacks.schedule import Schedule
-from kbn.callbacks.writer import EventFile, Row, check_log_dir
-from kbn.tags import Tap
+from kbn.callbacks.writer import EventFile, check_log_dir
+from kbn.tags import Row, Tap
 
 Record = tuple[Sequence[Row], Mapping[Tap, np.ndarray]]
 

@@ -7,7 +7,6 @@ TensorBoard's own writer and protos are used, so that no TensorFlow is needed to
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
@@ -25,19 +24,9 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from kbn import tags
-from kbn.tags import Tap
+from kbn.tags import Row, Tap
 
 CATEGORY = "Covariate shift: 15th, 50th and 85th percentile"
-
-
-class Row(NamedTuple):
-    """One number of one record, as kept in a callback's `history` and in the event file."""
-
-    step: int
-    layer: str
-    site: str
-    measure: str
-    value: float
 
 
 def row(step: int, tap: Tap, measure: str, value: float) -> Row:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import kbn
 from kbn import datasets, tags
-from kbn.callbacks.writer import Row
+from kbn.tags import Row
 
 BATCH_SIZE = 60
 HIDDEN_LAYERS = 3

@@ -46,6 +46,16 @@ class Tap(NamedTuple):
     site: str
 
 
+class Row(NamedTuple):
+    """One number of one record, as kept in a callback's `history` and in the event file."""
+
+    step: int
+    layer: str
+    site: str
+    measure: str
+    value: float
+
+
 def tag(measure: str, tap: Tap) -> str:
     """Return the tag under which `measure` of `tap` is written."""
     return f"{measure}/{tap.layer}/{tap.site}"

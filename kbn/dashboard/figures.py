@@ -1,21 +1,18 @@
 """Figures, one function each; every one returns a `plotly.graph_objects.Figure`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kbn import tags
-
-if TYPE_CHECKING:
-    from kbn.callbacks.writer import Row
+from kbn.tags import Row
 
 # Okabe & Ito's colour-blind-safe blue and vermilion, as fills and lines.
 COLOURS = ("0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167")
 
 
-def percentile_bands(runs: Mapping[str, Sequence["Row"]], site: str = "input") -> go.Figure:
+def percentile_bands(runs: Mapping[str, Sequence[Row]], site: str = "input") -> go.Figure:
     """Draw the 15th to 85th percentile of each layer over steps, with the median as a line.
 
     One row of plots per layer and one column per run, on one axis per row: Ioffe & Szegedy
@@ -46,7 +43,7 @@ def percentile_bands(runs: Mapping[str, Sequence["Row"]], site: str = "input") -
     return figure
 
 
-def _band(rows: Sequence["Row"], name: str, colour: str) -> list[go.Scatter]:
+def _band(rows: Sequence[Row], name: str, colour: str) -> list[go.Scatter]:
     low, middle, high = tags.PERCENTILE_MEASURES
     edge, line = {"width": 0}, {"color": f"rgb({colour})", "width": 2}
     return [
@@ -58,7 +55,7 @@ def _band(rows: Sequence["Row"], name: str, colour: str) -> list[go.Scatter]:
     ]
 
 
-def _line(rows: Sequence["Row"], measure: str, name: str, **style: object) -> go.Scatter:
+def _line(rows: Sequence[Row], measure: str, name: str, **style: object) -> go.Scatter:
     points = [(row.step, row.value) for row in rows if row.measure == measure]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return go.Scatter(x=steps, y=values, name=name, mode="lines", **style)
