@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbn import checks, measures, tags
-from kbn.callbacks.layer_tree import check_layers, layer_paths, select
+from kbn.callbacks.layer_tree import asked_for, check_layers, layer_paths, select
 from kbn.callbacks.probe import Probe
 from kbn.callbacks.probe_data import first_samples
 from kbn.callbacks.recorder import Record, Recorder
@@ -27,7 +27,8 @@ class CovariateShift(Recorder):
     change in network parameters internal covariate shift. So the data is held fixed: the same
     probe batch runs through the model, as in training, at every record; activations differ only
     where parameters do. The model, its statistics, seeds and optimizer stay as they are, bit for
-    bit.
+    bit. What a layer keeps or draws outside Keras is beyond reach (a raw `tf.Variable`,
+    `tf.random`); random ops without a `SeedGenerator` differ between records.
 
     Below `log_dir`, in the run `covariate_shift`, each watched layer and site gets a histogram
     `activations/<layer>/<site>` and the scalars `percentile_15`, `percentile_50`,
@@ -58,9 +59,9 @@ class CovariateShift(Recorder):
         on_steps: a record at these steps, instead.
         reference: what a record is compared with, the "previous" or the "first" one.
         histograms: whether to write histograms.
-        max_samples: the most values of one activation that leave the device. Moments and counts
-            are taken over all values, quantiles and distances over a fixed, evenly spread sample
-            where there are more.
+        max_samples: the most values of one activation that leave the device. Where there are
+            more, quantiles and distances are those of a fixed, evenly spread sample; `mean`,
+            `std` and the shares are over all values all the same.
         probe_size: how many samples are kept of `probe_data`.
 
     Attributes:
@@ -123,15 +124,14 @@ class CovariateShift(Recorder):
         self._compiled = None
 
     def _tell_unseen(self, probe: Probe) -> None:
-        """Raise where a layer that was asked for cannot be watched; warn where none was named."""
+        """Raise where a layer named one by one cannot be watched, or none can; else warn."""
         problem = (
             "These layers cannot be watched, since the model does not call them in training "
             f"or calls them inside a loop: {', '.join(probe.unseen)}."
         )
-        if self.layers is not None or not probe.taps:
-            raise ValueError(
-                f"{problem} Leave them out of layers. Received: layers={self.layers!r}"
-            )
+        named = asked_for(self.layers, layer_paths(self.model)) & set(probe.unseen)
+        if named or not probe.taps:
+            raise ValueError(f"{problem} Name others in layers. Received: layers={self.layers!r}")
         warnings.warn(problem, stacklevel=2)
 
     def _keep_references(self, sketches: Mapping[Tap, DistributionSketch]) -> None:
@@ -155,7 +155,9 @@ def measure_all(sketch: DistributionSketch, reference: DistributionSketch) -> di
 
 
 def _check_sites(sites: Any) -> tuple[str, ...]:
-    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    sites = (sites,) if isinstance(sites, str) else sites
+    if not isinstance(sites, list | tuple):
+        raise TypeError(f"sites must be a list of {tags.SITES}. Received: sites={sites!r}")
     if not sites:
         raise ValueError(f"sites must name at least one of {tags.SITES}. Received: sites={sites!r}")
     return tuple(checks.one_of("sites", site, tags.SITES) for site in sites)

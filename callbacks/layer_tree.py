@@ -75,6 +75,16 @@ def select(layers: Any, paths: Layers) -> Layers:
     return {path: layer for path, layer in paths.items() if path in chosen}
 
 
+def asked_for(layers: Any, paths: Layers) -> set[str]:
+    """Return the paths that `layers` names one by one, not by a pattern, type or predicate."""
+    entries = layers if isinstance(layers, list | tuple | set) else [layers]
+    return {
+        path
+        for path, layer in paths.items()
+        if any(entry is layer or (isinstance(entry, str) and entry == path) for entry in entries)
+    }
+
+
 def check_layers(layers: Any) -> None:
     """Check the `layers` argument as far as that goes without a model."""
     if layers is None:

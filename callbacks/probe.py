@@ -5,6 +5,7 @@ model can be watched (nested, subclassed, shared layers) and nothing stays attac
 """
 
 import contextlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,11 @@ from kbn.sketch import DistributionSketch, reduce_activation
 from kbn.tags import Tap
 
 Observer = Callable[[keras.layers.Layer, Any, Any], None]
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class UnknownShapeError(ValueError):
+    """An activation's shape is known only once the model runs."""
 
 
 class Probe:
@@ -52,15 +58,15 @@ class Probe:
         self.unseen: list[str] = []
         self._model, self._layers, self._sites = model, layers, sites
         self._max_samples = max_samples
+        tracing.check_backend()
         try:
             self._run = tracing.compile_for(self._reduced_activations, inputs)
-        except NotImplementedError:
+        except UnknownShapeError:
             raise
         except Exception as error:
             shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise ValueError(
-                f"The model cannot be run on probe_data: {reason[0]} Received: probe_data of "
+                f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
                 f"shape {shapes} (the samples axis included)"
             ) from error
 
@@ -99,6 +105,12 @@ class Probe:
         tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
         names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
         axis = _channel_axis(layer)
+        for x in tensors:
+            if None in x.shape:
+                raise UnknownShapeError(
+                    "A layer can be watched only where the shape of its activations follows from "
+                    f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
+                )
         return [
             ((path, call, name), reduce_activation(x, axis, self._max_samples))
             for name, x in zip(names, tensors, strict=True)
@@ -108,14 +120,19 @@ class Probe:
 @contextlib.contextmanager
 def _tapped(observe: Observer) -> Iterator[None]:
     """Tell `observe` of every layer's call in this thread, with its first argument and outputs."""
+    # Taps of two threads would be taken off in the wrong order.
+    with _ONE_AT_A_TIME:
+        yield from _tapped_alone(observe)
+
+
+def _tapped_alone(observe: Observer) -> Iterator[None]:
     original = keras.layers.Layer.__call__
     owner = threading.get_ident()
 
     def tapped(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         outputs = original(layer, *args, **kwargs)
         if threading.get_ident() == owner:
-            first = args[0] if args else next(iter(kwargs.values()), None)
-            observe(layer, first, outputs)
+            observe(layer, _first_argument(args, kwargs), outputs)
         return outputs
 
     keras.layers.Layer.__call__ = tapped
@@ -123,6 +140,19 @@ def _tapped(observe: Observer) -> Iterator[None]:
         yield
     finally:
         keras.layers.Layer.__call__ = original
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a layer was called on: its first argument that holds a tensor."""
+    candidates = (*args, *kwargs.values())
+    return next((x for x in candidates if any(map(ops.is_tensor, tree.flatten(x)))), None)
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a Keras error that says what is wrong, not where."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return lines[0] if lines else type(error).__name__
 
 
 def _tap(key: tuple[str, int, str], calls: Counter[str]) -> Tap:
@@ -148,7 +178,7 @@ def _fixed_seeds(model: keras.Model) -> list[tuple[Any, Any]]:
 
 
 def _channel_axis(layer: keras.layers.Layer) -> int:
-    axis = getattr(layer, "axis", None)
-    if isinstance(axis, int):
-        return axis
+    # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
+    if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
+        return layer.axis
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1

@@ -15,15 +15,7 @@ def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any
     Args:
         function: takes tensors in the structure of `inputs` and returns a list of dicts of tensors.
         inputs: structure of NumPy arrays.
-
-    Raises:
-        NotImplementedError: where Keras does not run on TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            "kbn's callbacks need Keras's TensorFlow backend. "
-            f"Received: KERAS_BACKEND={keras.backend.backend()!r}"
-        )
     import tensorflow as tf
 
     tensors = tree.map_structure(tf.convert_to_tensor, inputs)
@@ -32,6 +24,15 @@ def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any
     concrete = traced.get_concrete_function(tensors)
     flat = tree.flatten(tensors)
     return lambda: tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat))
+
+
+def check_backend() -> None:
+    """Raise NotImplementedError where Keras does not run on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            "kbn's callbacks need Keras's TensorFlow backend. "
+            f"Received: KERAS_BACKEND={keras.backend.backend()!r}"
+        )
 
 
 def current_trace() -> Any:

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+import kbn
 from kbn.lazy import MissingBackendError
 
 DEMO_STEPS = 4000
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     from kbn.datasets import DATA_SETS
 
     parser = argparse.ArgumentParser("kbn", description="Batch normalization, and what it does.")
+    parser.add_argument("--version", action="version", version=f"kbn {kbn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",

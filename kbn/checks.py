@@ -49,7 +49,7 @@ def boolean(name: str, value: Any) -> bool:
 
 def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
     """Check that `value` is one of the `allowed` ones."""
-    if value not in allowed:
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
     return value

@@ -69,6 +69,7 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
     steps = -(-steps // CHECKPOINTS) * CHECKPOINTS
     split = datasets.load(data, seed)
     os.makedirs(log_dir, exist_ok=True)
+    _clear_earlier(log_dir, console)
     console.print(
         f"{data}: {len(split.train[0])} samples to train on, {steps} steps of {BATCH_SIZE}"
     )
@@ -84,6 +85,16 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
     figures.percentile_bands(history, site="input").write_html(picture)
     console.print(f"Percentiles over time: {picture}", soft_wrap=True)
     console.print(f"Look at it all: tensorboard --logdir {log_dir}", soft_wrap=True)
+
+
+def _clear_earlier(log_dir: str, console: Console) -> None:
+    """Remove an earlier demonstration's event files: TensorBoard would draw both on one axis."""
+    runs = [Path(log_dir) / name / tags.RUN_DIRECTORY for name in RUNS]
+    earlier = [file for run in runs for file in run.glob("events.out.tfevents.*")]
+    for file in earlier:
+        file.unlink()
+    if earlier:
+        console.print(f"Replacing the earlier demonstration in {log_dir}", soft_wrap=True)
 
 
 def _train(

@@ -5,9 +5,12 @@ has a bound; `DistributionSketch` holds them on the host and answers questions a
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kbn.moments import Moments
 
 Tensor = Any
 
@@ -60,7 +63,8 @@ def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[st
 
     Returns:
         `values` (R, C') the kept values; `mean`, `variance`, `count` (C',) over all finite values
-        of the kept channels; `size`, `non_finite`, `zeros` () over all values.
+        of the kept channels; `pooled_mean`, `pooled_variance` () over all finite values of all
+        channels; `size`, `non_finite`, `zeros` () over all values.
     """
     from keras import backend, ops
 
@@ -70,19 +74,32 @@ def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[st
     by_channel = _rows_by_channels(x, channel_axis)
     rows, columns = (int(size) for size in by_channel.shape)
     kept = sample_positions(rows, columns, max_samples)
-    finite = ops.isfinite(x)
-    channels = by_channel
-    if len(kept.columns) < columns:
-        channels = ops.take(by_channel, kept.columns, axis=1)
-    moments = batch_moments(channels, [0], where=ops.isfinite(channels))
-    sampled = channels if len(kept.rows) == rows else ops.take(channels, kept.rows, axis=0)
+    finite = ops.isfinite(by_channel)
+    moments = batch_moments(by_channel, [0], where=finite)
     return {
-        "values": sampled,
-        **moments._asdict(),
+        "values": _take(_take(by_channel, kept.rows, axis=0), kept.columns, axis=1),
+        **{name: _take(x, kept.columns, axis=0) for name, x in moments._asdict().items()},
+        **_pooled(moments),
         "size": ops.convert_to_tensor(rows * columns, dtype="int64"),
         "non_finite": ops.sum(ops.cast(ops.logical_not(finite), "int64")),
         "zeros": ops.sum(ops.cast(x == 0, "int64")),
     }
+
+
+def _take(x: Tensor, positions: np.ndarray, axis: int) -> Tensor:
+    from keras import ops
+
+    return x if len(positions) == x.shape[axis] else ops.take(x, positions, axis=axis)
+
+
+def _pooled(channels: "Moments") -> dict[str, Tensor]:
+    """Merge the moments of all channels; 0 where there is no finite value."""
+    from keras import ops
+
+    total = ops.maximum(ops.sum(channels.count), 1)
+    mean = ops.sum(channels.mean * channels.count) / total
+    square = channels.variance + ops.square(channels.mean - mean)
+    return {"pooled_mean": mean, "pooled_variance": ops.sum(square * channels.count) / total}
 
 
 def _rows_by_channels(x: Tensor, channel_axis: int) -> Tensor:
@@ -116,6 +133,7 @@ class DistributionSketch:
         self.mean, self.variance, self.count = (
             np.asarray(reduced[name], np.float64) for name in ("mean", "variance", "count")
         )
+        self._pooled_moments = float(reduced["pooled_mean"]), float(reduced["pooled_variance"])
         self.size = int(reduced["size"])
         self.non_finite_share = _share(reduced["non_finite"], self.size)
         self.zero_share = _share(reduced["zeros"], self.size)
@@ -170,20 +188,13 @@ class DistributionSketch:
         return np.stack([edges[:-1], edges[1:], np.diff(points) * self.finite_count], axis=1)
 
     def pooled_mean(self) -> float:
-        """Return the mean over all finite values of the kept channels, NaN where none is."""
-        return _divide(np.sum(self.mean * self.count), np.sum(self.count))
+        """Return the mean over all finite values of all channels, NaN where there is none."""
+        return self._pooled_moments[0] if self.finite_count else float("nan")
 
     def pooled_std(self) -> float:
         """Return their standard deviation (biased), NaN where there is none."""
-        between = np.square(self.mean - self.pooled_mean())
-        return float(
-            np.sqrt(_divide(np.sum((self.variance + between) * self.count), np.sum(self.count)))
-        )
+        return self._pooled_moments[1] ** 0.5 if self.finite_count else float("nan")
 
 
 def _share(part: Any, whole: int) -> float:
     return int(part) / whole if whole else 0.0
-
-
-def _divide(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else float("nan")

@@ -271,9 +271,13 @@ REFUSED = [
     ({"synchronized": True}, NotImplementedError, "Received: synchronized=True"),
     ({"synchronized": 2}, TypeError, "Received: synchronized=2"),
     ({"renorm_clipping": {"rmax": 3}}, ValueError, "renorm_clipping={'rmax': 3}"),
-    ({"beta_initializer": "nonsense"}, ValueError, "nonsense"),
-    ({"gamma_regularizer": "nonsense"}, ValueError, "nonsense"),
-    ({"gamma_constraint": "nonsense"}, ValueError, "nonsense"),
+    ({"beta_initializer": "nonsense"}, ValueError, "Received: beta_initializer='nonsense'"),
+    ({"gamma_initializer": 3}, TypeError, "Received: gamma_initializer=3"),
+    ({"moving_variance_initializer": None}, TypeError, "moving_variance_initializer=None"),
+    ({"moving_mean_initializer": [0, 1]}, TypeError, "moving_mean_initializer=[0, 1]"),
+    ({"gamma_regularizer": "nonsense"}, ValueError, "Received: gamma_regularizer='nonsense'"),
+    ({"beta_constraint": 0.5}, TypeError, "Received: beta_constraint=0.5"),
+    ({"gamma_constraint": "nonsense"}, ValueError, "Received: gamma_constraint='nonsense'"),
     ({"virtual_batch": 3}, (TypeError, ValueError), "virtual_batch"),
 ]  # fmt: skip
 

@@ -4,10 +4,12 @@ import os
 import re
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import kbn
@@ -234,6 +236,23 @@ def test_when_training_raises_the_file_is_complete_and_closed(tmp_path):
     assert steps(shift) == list(range(15))
 
 
+def test_when_the_exception_is_kept_the_file_is_complete_all_the_same(tmp_path):
+    def stop(batch, logs):
+        if batch == 5:
+            raise StopError
+
+    shift = CovariateShift(tmp_path, X[:16], every_steps=1)
+    with pytest.raises(StopError) as kept:  # keeps the frames of fit, as a notebook does
+        fit(
+            models.compiled("functional"),
+            shift,
+            keras.callbacks.LambdaCallback(on_train_batch_end=stop),
+        )
+    assert kept.value.__traceback__ is not None
+    run = tmp_path / tags.RUN_DIRECTORY
+    assert list(events.series(run, "mean/bn/input")) == steps(shift) == [0, 1, 2, 3, 4, 5, 6]
+
+
 def test_the_file_is_flushed_at_every_epochs_end(tmp_path):
     read = []
     shift = CovariateShift(tmp_path, X[:16], every_steps=8)
@@ -279,6 +298,8 @@ REFUSED = [
     ({"every_steps": 5, "every_epochs": 1}, ValueError, "Received: every_steps=5, every_epochs=1"),
     ({"reference": "last"}, ValueError, "one of 'previous', 'first'. Received: reference='last'"),
     ({"sites": "middle"}, ValueError, "one of 'input', 'output'. Received: sites='middle'"),
+    ({"sites": None}, TypeError, "Received: sites=None"),
+    ({"reference": np.ones(2)}, ValueError, "one of 'previous', 'first'"),
     ({"sites": ()}, ValueError, "Received: sites=()"),
     ({"layers": 7}, TypeError, "Received: 7"),
     ({"max_samples": 0}, ValueError, "Received: max_samples=0"),
@@ -310,7 +331,10 @@ def test_a_log_dir_that_is_a_file_is_told(tmp_path, below):
             {"layers": "conv*"},
             "Received: 'conv*'. Layers of the model: dense, bn, relu, dropout, head.",
         ),
-        ({"probe_data": X[:, :5]}, "Received: probe_data of shape (60, 5)"),
+        (
+            {"probe_data": X[:, :5]},
+            "expected shape=(None, 6), found shape=(60, 5) Received: probe_data of shape (60, 5)",
+        ),
         ({"probe_data": {"a": X, "b": X}}, "The model cannot be run on probe_data"),
     ],
 )
@@ -324,13 +348,114 @@ def test_what_the_model_refuses_is_told_before_the_first_step(options, message, 
     assert keras.layers.Layer.__call__.__name__ == "__call__"
 
 
+def test_a_refused_model_leaves_the_callback_free_for_the_right_one(tmp_path):
+    shift = CovariateShift(tmp_path, X[:, :5])
+    with pytest.raises(ValueError, match="cannot be run on probe_data"):
+        fit(models.compiled("functional"), shift)
+    model = keras.Sequential([kbn.BatchNormalization(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(X[:, :5], Y, verbose=0, callbacks=[shift])
+    assert steps(shift) == [0]
+
+
+def test_an_activation_of_unknown_shape_is_refused_by_name(tmp_path):
+    class Positive(keras.layers.Layer):
+        def call(self, x):
+            return tf.boolean_mask(x, x[:, 0] > 0)
+
+        def compute_output_shape(self, shape):
+            return (None, *shape[1:])
+
+    model = keras.Sequential([Positive(), kbn.BatchNormalization(name="bn"), keras.layers.Dense(1)])
+    model.compile("sgd", lambda y, p: tf.reduce_sum(p))
+    with pytest.raises(ValueError, match=re.escape("'bn', whose input has shape (None, 6)")):
+        fit(model, CovariateShift(tmp_path / "log", X))
+
+
+class OwnOptimizer(keras.Model):
+    """Trains with an optimizer that `model.optimizer` knows nothing of, as GANs do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.own = kbn.BatchNormalization(name="bn"), keras.optimizers.SGD()
+
+    def call(self, x):
+        return self.layer(x)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self(data[0]))
+        variables = self.trainable_variables
+        self.own.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+def test_steps_that_stand_still_are_told(tmp_path):
+    model = OwnOptimizer()
+    model.compile()
+    with user_warnings() as texts:
+        fit(model, CovariateShift(tmp_path, X, every_steps=1), epochs=3)
+    assert len(texts) == 1
+    assert "stood at 0 for a whole epoch" in texts[0]
+
+
+def test_a_model_without_an_optimizer_is_refused_before_anything_is_written(tmp_path):
+    model = OwnOptimizer()
+    model.compile(optimizer=None)
+    with pytest.raises(ValueError, match=r"Received: model\.optimizer=None"):
+        fit(model, CovariateShift(tmp_path / "log", X))
+    assert not (tmp_path / "log").exists()
+
+
+def test_an_earlier_run_in_the_folder_is_told(tmp_path):
+    fit(models.compiled("functional"), CovariateShift(tmp_path, X))
+    with user_warnings() as texts:
+        fit(models.compiled("functional"), CovariateShift(tmp_path, X))
+    assert [re.search(r"holds an earlier run", text) is not None for text in texts] == [True]
+
+
+def test_weights_changed_between_fits_are_seen_at_the_next_start(tmp_path):
+    model = models.compiled("functional")
+    shift = CovariateShift(tmp_path, X[:16])
+    fit(model, shift)
+    model.set_weights([2 * weight for weight in model.get_weights()])
+    fit(model, shift)
+    assert steps(shift) == [0, 8]
+
+
+def test_fits_in_threads_leave_nothing_attached(tmp_path):
+    call = keras.layers.Layer.__call__
+    shifts = [CovariateShift(tmp_path / str(i), X[:16], every_steps=4) for i in range(4)]
+    ready = [models.compiled("functional") for _ in shifts]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fit, ready, shifts))
+    assert keras.layers.Layer.__call__ is call
+    assert all(steps(shift) == [0, 4, 8] for shift in shifts)
+
+
+def test_inputs_given_by_keyword_are_seen(tmp_path):
+    class ByKeyword(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.bn = kbn.BatchNormalization(name="bn")
+
+        def call(self, x, training=False):
+            return self.bn(training=training, inputs=x)
+
+    model = ByKeyword()
+    model.compile("sgd", "mse")
+    shift = CovariateShift(tmp_path, X[:16])
+    fit(model, shift)
+    assert {row.site for row in shift.history} == {"input", "output"}
+
+
 def test_a_layer_inside_a_loop_is_refused_by_name(tmp_path):
     inputs = keras.Input((4, 6))
     outputs = keras.layers.RNN(keras.layers.LSTMCell(3, name="cell"), name="rnn")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1, name="dense")(outputs))
     model.compile("sgd", "mse")
-    shift = CovariateShift(tmp_path / "log", np.ones((8, 4, 6)), layers="rnn*")
-    with pytest.raises(ValueError, match=re.escape("inside a loop: rnn/cell. Leave them out")):
+    shift = CovariateShift(tmp_path / "log", np.ones((8, 4, 6)), layers=["rnn", "rnn/cell"])
+    with pytest.raises(ValueError, match=re.escape("inside a loop: rnn/cell. Name others")):
         model.fit(np.ones((8, 4, 6)), np.ones((8, 1)), verbose=0, callbacks=[shift])
     shift = CovariateShift(tmp_path / "log", np.ones((8, 4, 6)))  # names none: the rest is watched
     with user_warnings() as texts:

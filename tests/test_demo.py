@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 
+import kbn
 from kbn import datasets
 from kbn.__main__ import main
 from tests import events
@@ -60,12 +61,24 @@ def test_the_picture_is_one_file_that_needs_no_network(demonstration):
     assert "sigmoid_3, batch_norm" in page
 
 
-def test_same_seed_same_result(tmp_path, capsys):
-    tables = []
-    for folder in ("a", "b"):
-        assert main([*SHORT, "--seed", "3", "--log-dir", str(tmp_path / folder)]) == 0
-        tables.append(capsys.readouterr().out.split("Validation accuracy")[1].split("The plain")[0])
+def test_same_seed_same_result_and_a_second_run_replaces_the_first(tmp_path, capsys):
+    printed = []
+    for _ in range(2):
+        assert main([*SHORT, "--seed", "3", "--log-dir", str(tmp_path)]) == 0
+        printed.append(capsys.readouterr().out)
+        assert len(list(tmp_path.glob("*/covariate_shift/events.*"))) == 2
+    tables = [text.split("Validation accuracy")[1].split("Mean shift")[0] for text in printed]
     assert tables[0] == tables[1]
+    assert [f"Replacing the earlier demonstration in {tmp_path}" in text for text in printed] == [
+        False,
+        True,
+    ]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"kbn {kbn.__version__}\n"
 
 
 def test_both_nets_start_from_the_same_weights():

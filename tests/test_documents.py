@@ -25,9 +25,7 @@ BLOCKS = [
 def test_python_blocks_run(block, python):
     done = python("-W", "error::UserWarning", "-c", block)
     if "moving_variance.numpy()" in block:
-        assert done.stdout.split() == ["[1.1428571", "1.1428571", "1.1428571", "1.142857", "]"] or (
-            "1.142857" in done.stdout
-        )
+        assert "1.142857" in done.stdout
 
 
 def test_the_first_block_has_ten_to_fifteen_lines_and_writes_records(python, tmp_path):
@@ -73,6 +71,11 @@ def test_the_makefile_has_the_readmes_targets():
     for target in set(re.findall(r"`?make (\w+)`?", (ROOT / "README.md").read_text())):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_no_placeholder_is_left():
+    for name in (*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"):
+        assert not re.search(r"@@|TODO|FIXME|XXX", (ROOT / name).read_text()), name
 
 
 def test_pictures_and_links_of_the_documents_exist():

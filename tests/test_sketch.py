@@ -11,6 +11,7 @@ from kbn.sketch import (
     sample_positions,
 )
 
+RNG = np.random.default_rng(0)
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000
 
 
@@ -47,6 +48,15 @@ def test_moments_are_over_all_values_even_beyond_max_samples():
     assert sketch.values.shape == (100, 6)
     np.testing.assert_allclose(sketch.mean, x.mean(0, dtype="float64"), rtol=1e-6)
     np.testing.assert_allclose(sketch.variance, x.var(0, dtype="float64"), rtol=1e-5)
+    assert sketch.pooled_std() == pytest.approx(x.std(dtype="float64"), rel=1e-5)
+
+
+def test_mean_and_std_are_over_all_channels_of_a_wide_layer():
+    x = (RNG.normal(size=(256, 700)) + 3 * RNG.normal(size=700)).astype("float32")
+    sketch = DistributionSketch.of(x)
+    assert sketch.values.size <= 2**14
+    assert sketch.values.shape[1] < 700
+    assert sketch.pooled_mean() == pytest.approx(x.mean(dtype="float64"), rel=1e-5)
     assert sketch.pooled_std() == pytest.approx(x.std(dtype="float64"), rel=1e-5)
 
 
