@@ -45,7 +45,8 @@ def batch_moments(x: Tensor, axes: Sequence[int], where: Tensor | None = None) -
     mean = total(x, keepdims=True) / wide
     # Zeroed here too, so that no gradient runs through masked NaN.
     deviation = x - mean if where is None else ops.where(where, x - mean, ops.zeros_like(x))
-    remainder = total(deviation) / divisor
+    # Zero but for rounding, whatever `x`: so is its gradient, of any order.
+    remainder = ops.stop_gradient(total(deviation) / divisor)
     square = total(ops.square(deviation)) / divisor
     variance = ops.maximum(square - ops.square(remainder), ops.zeros_like(square))
     return Moments(ops.squeeze(mean, tuple(axes)) + remainder, variance, count)
