@@ -52,7 +52,8 @@ class CovariateShift(Recorder):
             `keras.utils.PyDataset`; the first `probe_size` samples are kept.
         layers: layers, paths or glob patterns (`"block_*/conv"`), layer types or a predicate, or
             a list of those. None: the normalization layers, or, in a model without any, the
-            layers that own a kernel.
+            layers that own a kernel. Layers inside a loop cannot be watched: named one by one
+            they raise, matched otherwise they are left out with a warning.
         sites: which sides of the layers, of "input" and "output".
         every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
         every_epochs: a record at the end of every so many epochs, instead.
@@ -66,6 +67,7 @@ class CovariateShift(Recorder):
 
     Attributes:
         history: list of rows (step, layer, site, measure, value), equal to what was written.
+        lost_records: how many records could not be taken or written.
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step where

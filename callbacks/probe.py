@@ -17,7 +17,8 @@ from keras import ops, tree
 
 from kbn.callbacks import tracing
 from kbn.callbacks.layer_tree import Layers
-from kbn.sketch import DistributionSketch, reduce_activation
+from kbn.reduction import reduce_activation
+from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
 
 Observer = Callable[[keras.layers.Layer, Any, Any], None]

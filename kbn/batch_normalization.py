@@ -1,6 +1,5 @@
 """The layer: options, variables, call, config; the maths is in `moments`, `moving_average`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -122,17 +121,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Any,
     ) -> None:
         _refuse_unsupported(renorm, renorm_clipping, synchronized)
-        _check_functions(
+        checks.functions(
             keras.initializers.get,
             beta_initializer=beta_initializer,
             gamma_initializer=gamma_initializer,
             moving_mean_initializer=moving_mean_initializer,
             moving_variance_initializer=moving_variance_initializer,
         )
-        optional = {"beta_regularizer": beta_regularizer, "gamma_regularizer": gamma_regularizer}
-        _check_functions(keras.regularizers.get, **_given(optional))
-        optional = {"beta_constraint": beta_constraint, "gamma_constraint": gamma_constraint}
-        _check_functions(keras.constraints.get, **_given(optional))
+        regularizers = {
+            "beta_regularizer": beta_regularizer,
+            "gamma_regularizer": gamma_regularizer,
+        }
+        checks.functions(keras.regularizers.get, optional=True, **regularizers)
+        constraints = {"beta_constraint": beta_constraint, "gamma_constraint": gamma_constraint}
+        checks.functions(keras.constraints.get, optional=True, **constraints)
         if momentum is not None:
             momentum = checks.number("momentum", momentum, "in [0, 1] or None", low=0, high=1)
         super().__init__(
@@ -273,23 +275,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         shape = [1] * len(x.shape)
         shape[self.axis] = -1
         return ops.reshape(ops.cast(per_channel, x.dtype), shape)
-
-
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _check_functions(get: Callable[[Any], Any], **arguments: Any) -> None:
-    """Check that Keras's `get` understands each of the `arguments`, None not allowed."""
-    for name, value in arguments.items():
-        try:
-            found = get(value) if isinstance(value, str | dict) or callable(value) else None
-        except ValueError as error:
-            raise ValueError(f"{error} Received: {name}={value!r}") from None
-        if not callable(found):
-            raise TypeError(
-                f"{name} must be a name, a config or a function. Received: {name}={value!r}"
-            )
 
 
 def _refuse_unsupported(renorm: Any, renorm_clipping: Any, synchronized: Any) -> None:

@@ -5,7 +5,7 @@ Each returns the value in its plain form or raises, saying what is allowed and w
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -64,3 +64,18 @@ def single_axis(axis: Any) -> int:
     if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
         raise TypeError(f"axis must be an integer. Received: axis={axis!r}")
     return int(axis)
+
+
+def functions(get: Callable[[Any], Any], *, optional: bool = False, **arguments: Any) -> None:
+    """Check that Keras's `get` makes a function of each argument; None only where `optional`."""
+    for name, value in arguments.items():
+        if optional and value is None:
+            continue
+        try:
+            found = get(value) if isinstance(value, str | dict) or callable(value) else None
+        except ValueError as error:
+            raise ValueError(f"{error} Received: {name}={value!r}") from None
+        if not callable(found):
+            raise TypeError(
+                f"{name} must be a name, a config or a function. Received: {name}={value!r}"
+            )

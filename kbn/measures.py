@@ -17,9 +17,10 @@ def wasserstein_normalised(now: DistributionSketch, reference: DistributionSketc
     reference's standard deviation. Unchanged when both go through x → s·x + b. Channels that are
     constant in the reference have no scale and are left out.
     """
-    distance = wasserstein(now.values, reference.values)
-    spread = np.sqrt(reference.variance)
-    return _mean(distance, np.divide, spread, usable=~reference.constant)
+    moved = wasserstein(now.values, reference.values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = moved / np.sqrt(reference.variance)
+    return _mean(distance, moved, usable=~reference.constant)
 
 
 def jeffreys_gaussian(now: DistributionSketch, reference: DistributionSketch) -> float:
@@ -29,14 +30,12 @@ def jeffreys_gaussian(now: DistributionSketch, reference: DistributionSketch) ->
     are constant in either record are left out.
     """
     square = np.square(now.mean - reference.mean)
-    usable = ~now.constant & ~reference.constant
-
-    def divergence(variance: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return (variance + square) / (2 * other) + (other + square) / (2 * variance) - 1
-
-    moved = np.where((now.count > 0) & (reference.count > 0), square, np.nan)
-    moved = moved + np.abs(now.variance - reference.variance)
-    return _mean(moved, lambda *_: divergence(now.variance, reference.variance), usable=usable)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = (now.variance + square) / (2 * reference.variance)
+        distance += (reference.variance + square) / (2 * now.variance) - 1
+    known = (now.count > 0) & (reference.count > 0)
+    moved = np.where(known, square + np.abs(now.variance - reference.variance), np.nan)
+    return _mean(distance, moved, usable=~now.constant & ~reference.constant)
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -67,12 +66,17 @@ def _wasserstein_of(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sum(gap * np.diff(jumps)) / (a.size * b.size))
 
 
-def _mean(moved: np.ndarray, scaled: object, *arguments: np.ndarray, usable: np.ndarray) -> float:
-    """Average scaled(moved, …) over usable channels; see the module's text for the rest."""
+def _mean(distance: np.ndarray, moved: np.ndarray, usable: np.ndarray) -> float:
+    """Average `distance` over the usable channels.
+
+    Args:
+        distance: (C,) what to average.
+        moved: (C,) how far each channel moved on a scale of its own; NaN where that is unknown.
+        usable: (C,) whether the channel has a spread to measure by.
+    """
     known = ~np.isnan(moved)
     if not known.any():
         return float("nan")
     if not (known & usable).any():
         return float("inf") if np.any(moved[known] > 0) else 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.mean(scaled(moved, *arguments)[known & usable]))  # type: ignore[operator]
+    return float(np.mean(distance[known & usable]))

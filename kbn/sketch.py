@@ -1,18 +1,12 @@
-"""DistributionSketch: a bounded summary of one layer's activations.
+"""DistributionSketch: a bounded summary of one layer's activations, on the host, in NumPy.
 
-`reduce_activation` runs on the device, inside the compiled probe, and returns tensors whose size
-has a bound; `DistributionSketch` holds them on the host and answers questions about them.
+`kbn.reduction.reduce_activation` makes on the device what it is built from.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from kbn.moments import Moments
-
-Tensor = Any
 
 # TensorBoard's Distributions tab reads these percentiles (±½, ±1, ±1½ σ of a normal), and the
 # paper's figure 15/50/85: a bucket edge on each makes both exact. The others give the Histograms
@@ -21,96 +15,8 @@ BASIS_POINTS = (0, 668, 1587, 3085, 5000, 6915, 8413, 9332, 10_000)
 HISTOGRAM_POINTS = tuple(
     sorted({*BASIS_POINTS, 1500, 8500, *range(500, 10_000, 500), 10, 50, 100, 9900, 9950, 9990})
 )
-# Fewer rows than this per channel would make channel-wise distances coarse; wide layers give up
-# channels instead.
-MIN_ROWS = 64
 # A spread this small beside the mean is what float32 rounding leaves of a constant.
 CONSTANT_RATIO = 1e-6
-
-
-class Positions(NamedTuple):
-    """The rows and columns of an activation, seen as (rows, channels), that a sketch keeps."""
-
-    rows: np.ndarray
-    columns: np.ndarray
-
-
-def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
-    """Choose at most `max_samples` evenly spread positions, always the same for a given shape.
-
-    One position is drawn in each of equally long strata, by a fixed generator: a constant stride
-    could fall in step with the image's width and see a single column of pixels.
-    """
-    kept_columns = min(columns, max(1, max_samples // max(1, min(rows, MIN_ROWS))))
-    kept_rows = min(rows, max(1, max_samples // kept_columns))
-    return Positions(_spread(rows, kept_rows), _spread(columns, kept_columns))
-
-
-def _spread(size: int, kept: int) -> np.ndarray:
-    if kept == size:
-        return np.arange(size)
-    edges = np.arange(kept + 1) * size // kept
-    return np.random.default_rng(0).integers(edges[:-1], edges[1:])
-
-
-def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[str, Tensor]:
-    """Reduce an activation to tensors of bounded size, inside a trace.
-
-    Args:
-        x: tensor of static shape and any dtype.
-        channel_axis: the axis of its channels; all others are pooled.
-        max_samples: the most values that are kept.
-
-    Returns:
-        `values` (R, C') the kept values; `mean`, `variance`, `count` (C',) over all finite values
-        of the kept channels; `pooled_mean`, `pooled_variance` () over all finite values of all
-        channels; `size`, `non_finite`, `zeros` () over all values.
-    """
-    from keras import backend, ops
-
-    from kbn.moments import batch_moments
-
-    x = ops.cast(x, backend.result_type(x.dtype, "float32"))
-    by_channel = _rows_by_channels(x, channel_axis)
-    rows, columns = (int(size) for size in by_channel.shape)
-    kept = sample_positions(rows, columns, max_samples)
-    finite = ops.isfinite(by_channel)
-    moments = batch_moments(by_channel, [0], where=finite)
-    return {
-        "values": _take(_take(by_channel, kept.rows, axis=0), kept.columns, axis=1),
-        **{name: _take(x, kept.columns, axis=0) for name, x in moments._asdict().items()},
-        **_pooled(moments),
-        "size": ops.convert_to_tensor(rows * columns, dtype="int64"),
-        "non_finite": ops.sum(ops.cast(ops.logical_not(finite), "int64")),
-        "zeros": ops.sum(ops.cast(x == 0, "int64")),
-    }
-
-
-def _take(x: Tensor, positions: np.ndarray, axis: int) -> Tensor:
-    from keras import ops
-
-    return x if len(positions) == x.shape[axis] else ops.take(x, positions, axis=axis)
-
-
-def _pooled(channels: "Moments") -> dict[str, Tensor]:
-    """Merge the moments of all channels; 0 where there is no finite value."""
-    from keras import ops
-
-    total = ops.maximum(ops.sum(channels.count), 1)
-    mean = ops.sum(channels.mean * channels.count) / total
-    square = channels.variance + ops.square(channels.mean - mean)
-    return {"pooled_mean": mean, "pooled_variance": ops.sum(square * channels.count) / total}
-
-
-def _rows_by_channels(x: Tensor, channel_axis: int) -> Tensor:
-    from keras import ops
-
-    rank = len(x.shape)
-    if rank < 2 or not -rank <= channel_axis < rank:
-        return ops.reshape(x, (-1, 1))
-    if channel_axis % rank != rank - 1:
-        x = ops.moveaxis(x, channel_axis, -1)
-    return ops.reshape(x, (-1, x.shape[-1]))
 
 
 class DistributionSketch:
@@ -127,7 +33,7 @@ class DistributionSketch:
     """
 
     def __init__(self, reduced: Mapping[str, Any]) -> None:
-        """Take over what `reduce_activation` returned, as NumPy arrays."""
+        """Take over what `kbn.reduction.reduce_activation` returned, as NumPy arrays."""
         values = np.asarray(reduced["values"])
         self.values = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0)
         self.mean, self.variance, self.count = (
@@ -144,6 +50,8 @@ class DistributionSketch:
     def of(cls, x: Any, channel_axis: int = -1, max_samples: int = 2**14) -> "DistributionSketch":
         """Sketch an array at once, outside any trace."""
         from keras import ops
+
+        from kbn.reduction import reduce_activation
 
         reduced = reduce_activation(ops.convert_to_tensor(x), channel_axis, max_samples)
         return cls({name: ops.convert_to_numpy(tensor) for name, tensor in reduced.items()})

@@ -4,12 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.sketch import (
-    BASIS_POINTS,
-    HISTOGRAM_POINTS,
-    DistributionSketch,
-    sample_positions,
-)
+from kbn.reduction import sample_positions
+from kbn.sketch import BASIS_POINTS, HISTOGRAM_POINTS, DistributionSketch
 
 RNG = np.random.default_rng(0)
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000

@@ -16,7 +16,8 @@ import pytest
 from kbn import tags
 from kbn.callbacks import CovariateShift
 from kbn.callbacks.writer import CATEGORY
-from kbn.sketch import BASIS_POINTS, sample_positions
+from kbn.reduction import sample_positions
+from kbn.sketch import BASIS_POINTS
 
 N, FEATURES, MANY = 120, 9, 4000
 RNG = np.random.default_rng(0)
