@@ -348,6 +348,22 @@ def test_what_the_model_refuses_is_told_before_the_first_step(options, message, 
     assert keras.layers.Layer.__call__.__name__ == "__call__"
 
 
+def test_the_reason_is_told_where_keras_says_the_place_first(tmp_path):
+    class Picky(keras.layers.Layer):
+        def call(self, x):
+            if x.shape[0] == 13:
+                raise ValueError("thirteen samples are unlucky")
+            return x
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, kbn.BatchNormalization()(Picky()(inputs)))
+    model.compile("sgd", "mse")
+    message = r"^The model cannot be run on probe_data: .*thirteen samples are unlucky.* Received"
+    with pytest.raises(ValueError, match=message) as told:
+        model.fit(X, X, verbose=0, callbacks=[CovariateShift(tmp_path / "log", X[:13])])
+    assert "Exception encountered" not in str(told.value)
+
+
 def test_a_refused_model_leaves_the_callback_free_for_the_right_one(tmp_path):
     shift = CovariateShift(tmp_path, X[:, :5])
     with pytest.raises(ValueError, match="cannot be run on probe_data"):
