@@ -1,12 +1,21 @@
-"""The layer: options, variables, call, config; the maths is in `moments`, `moving_average`."""
+"""The layer: options, variables, call, config.
 
+The maths is in `moments`, `moving_average` and `renormalization`, the state in
+`moving_statistics`.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
+import numpy as np
+from keras import backend, ops
 
-from kbn import checks, moving_average
-from kbn.moments import Moments, batch_moments
+from kbn import checkpoints, checks, renormalization, replicas, virtual_batches
+from kbn.masks import weights_for, where_kept
+from kbn.moments import Moments, center
+from kbn.moving_statistics import Average, MovingStatistics, RenormStatistics
+from kbn.renormalization import Correction
 
 Tensor = Any
 
@@ -113,21 +122,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
         renorm: bool = False,
-        renorm_clipping: dict[str, float] | None = None,
+        renorm_clipping: dict[str, Any] | None = None,
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
         *,
         unbiased_variance: bool = True,
+        zero_debias: bool = False,
+        virtual_batch_size: int | None = None,
+        fused: str | bool = "auto",
         **kwargs: Any,
     ) -> None:
-        _refuse_unsupported(renorm, renorm_clipping, synchronized)
-        checks.functions(
-            keras.initializers.get,
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            moving_mean_initializer=moving_mean_initializer,
-            moving_variance_initializer=moving_variance_initializer,
-        )
+        initializers = {
+            "beta_initializer": beta_initializer,
+            "gamma_initializer": gamma_initializer,
+            "moving_mean_initializer": moving_mean_initializer,
+            "moving_variance_initializer": moving_variance_initializer,
+        }
+        checks.functions(keras.initializers.get, **initializers)
         regularizers = {
             "beta_regularizer": beta_regularizer,
             "gamma_regularizer": gamma_regularizer,
@@ -143,53 +154,71 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=checks.number("epsilon", epsilon, "positive", low=0, open_low=True),
             center=checks.boolean("center", center),
             scale=checks.boolean("scale", scale),
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            moving_mean_initializer=moving_mean_initializer,
-            moving_variance_initializer=moving_variance_initializer,
-            beta_regularizer=beta_regularizer,
-            gamma_regularizer=gamma_regularizer,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
+            renorm=checks.boolean("renorm", renorm),
             renorm_momentum=checks.number(
                 "renorm_momentum", renorm_momentum, "in [0, 1]", low=0, high=1
             ),
+            synchronized=checks.boolean("synchronized", synchronized),
+            **initializers,
+            **regularizers,
+            **constraints,
             **kwargs,
         )
         self.momentum = momentum
+        self.renorm_clipping = renormalization.checked_clipping(renorm, renorm_clipping)
         self.unbiased_variance = checks.boolean("unbiased_variance", unbiased_variance)
-        self.mean_count = None
-        self.variance_count = None
+        self.zero_debias = _checked_zero_debias(zero_debias, momentum)
+        self.virtual_batch_size = _checked_virtual_batch_size(virtual_batch_size, synchronized)
+        self.fused = _checked_fused(fused)
+        self._statistics: Any = None  # made by `build`
+        self._own_variables: list[Any] = []
+        self._renorm_step: Any = None
+
+    @property
+    def refused_updates(self) -> np.ndarray:
+        """(C,) int64 array: batches since this layer was built that could not move its variance.
+
+        Empty, wholly masked, single-value, inf or NaN, counted per channel, virtual batches and
+        those of replicas one by one. No weight, and not saved.
+        """
+        if self._statistics is None:
+            raise ValueError(f"The layer is not built yet. Received: layer={self.name!r}")
+        return self._statistics.refused.numpy()
 
     def add_weight(
         self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """Add a variable as Keras does, but statistics never below float32."""
         if not trainable:
-            dtype = keras.backend.result_type(dtype or self.variable_dtype, "float32")
+            dtype = backend.result_type(dtype or self.variable_dtype, "float32")
         return super().add_weight(*args, trainable=trainable, dtype=dtype, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the variables for inputs of `input_shape`, whose channel count must be known."""
         self._check_input_shape(input_shape)
         super().build(input_shape)
-        if self.momentum is None:
-            shape = self.moving_mean.shape
-            self.mean_count = self._add_count("mean_count", shape)
-            self.variance_count = self._add_count("variance_count", shape)
+        self._channel_axis = self.axis % len(input_shape)
+        rule = "count" if self.momentum is None else "debias" if self.zero_debias else None
+        names = [f"mean_{rule}", f"variance_{rule}"] if rule else []
+        seen = [self._add_state(name, self.moving_mean.shape) for name in names]
+        if renormalization.is_scheduled(self.renorm_clipping):
+            self._renorm_step = self._add_state("renorm_step", ())
+        self._statistics = self._make_statistics(*seen or (None, None))
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize `inputs`; in training, move the statistics too."""
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        where = self._positions(mask, x)
-        if training and self.trainable:
-            batch = batch_moments(x, self._reduction_axes, where)
-            self._move_statistics(batch)
-            outputs = self._normalize(x, batch.mean, batch.variance, where)
+        x = ops.cast(inputs, backend.result_type(inputs.dtype, "float32"))
+        weights = weights_for(mask, x, self.axis)
+        if not (training and self.trainable):
+            outputs = self._normalize_by_moving_statistics(x, weights)
+        elif self.virtual_batch_size is None:
+            outputs = self._normalize_batch(x, weights, self._channel_axis)
         else:
-            outputs = self._normalize(x, self.moving_mean, self.moving_variance, where)
+            groups, weights = virtual_batches.split(x, self.virtual_batch_size, weights)
+            outputs = self._normalize_batch(groups, weights, self._channel_axis + 1)
+            outputs = virtual_batches.join(outputs, x)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -199,12 +228,82 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` needs to make this layer again."""
-        return {**super().get_config(), "unbiased_variance": self.unbiased_variance}
+        return {
+            **super().get_config(),
+            "renorm_clipping": renormalization.config_of(self.renorm_clipping),
+            "unbiased_variance": self.unbiased_variance,
+            "zero_debias": self.zero_debias,
+            "virtual_batch_size": self.virtual_batch_size,
+            "fused": self.fused,
+        }
 
-    def _add_count(self, name: str, shape: tuple[int, ...]) -> Any:
-        return self.add_weight(
+    def save_own_variables(self, store: Any) -> None:
+        """Write Keras's variables as Keras does, and kbn's own by name."""
+        checkpoints.save(self._keras_variables(), self._own_variables, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state from a file of kbn's or Keras's layer, with or without renorm.
+
+        What the file lacks follows from what it holds: the statistics of `renorm=True` from the
+        moving ones, and with `zero_debias=True` loaded statistics count as settled.
+
+        Raises:
+            ValueError: where variables do not fit, or `momentum=None` finds no counts.
+        """
+        if not self.built:
+            self._check_load_own_variables(store)
+        self._assign(checkpoints.numbered(store), store)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the values of all `weights`, or of those that Keras's layer has.
+
+        What is not given follows from the rest, as when a file is loaded.
+        """
+        if len(weights) == len(self.weights):
+            super().set_weights(weights)
+        else:
+            self._assign(list(weights), {})
+
+    def _assign(self, values: list[Any], own: Any) -> None:
+        variables = self._keras_variables()
+        fitting = checkpoints.adapted(values, len(variables), self.renorm, self.epsilon)
+        if fitting is None:
+            raise ValueError(
+                f"Layer {self.name!r} expects {len(variables)} variables of Keras's layer, "
+                f"{[v.name for v in variables]}, or those with or without renorm's. "
+                f"Received: {len(values)} variables"
+            )
+        for variable in self._own_variables:
+            known = variable.name in own.keys()  # noqa: SIM118 - a store is no dict
+            variable.assign(
+                own[variable.name] if known else checkpoints.missing_value(variable, self.name)
+            )
+        for variable, value in zip(variables, fitting, strict=True):
+            variable.assign(value)
+
+    def _keras_variables(self) -> list[Any]:
+        return self.weights[: len(self.weights) - len(self._own_variables)]
+
+    def _add_state(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Add a variable that Keras's layer does not have, behind those that it has."""
+        variable = self.add_weight(
             shape=shape, name=name, initializer="zeros", trainable=False, autocast=False
         )
+        self._own_variables = [*self._own_variables, variable]
+        return variable
+
+    def _make_statistics(self, mean_seen: Any, spread_seen: Any) -> MovingStatistics:
+        mean = Average(self.moving_mean, self.momentum, mean_seen)
+        options = {"unbiased": self.unbiased_variance, "synchronized": self.synchronized}
+        if not self.renorm:
+            variance = Average(self.moving_variance, self.momentum, spread_seen)
+            return MovingStatistics(mean, variance, **options)
+        stddev = Average(self.moving_stddev, self.momentum, spread_seen)
+        renorm = (
+            Average(self.renorm_mean, self.renorm_momentum),
+            Average(self.renorm_stddev, self.renorm_momentum),
+        )
+        return RenormStatistics(mean, stddev, renorm, self.moving_variance, self.epsilon, **options)
 
     def _check_input_shape(self, input_shape: tuple[int | None, ...]) -> None:
         rank = len(input_shape)
@@ -218,74 +317,110 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 "The channel axis must have a known size. "
                 f"Received: axis={self.axis}, input_shape={tuple(input_shape)}"
             )
-
-    def _positions(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
-        """Return `mask` with the channel axis put in, so that it broadcasts to `x`."""
-        if mask is None:
-            return None
-        mask = ops.convert_to_tensor(mask, dtype="bool")
-        wanted = [x.shape[axis] for axis in self._reduction_axes]
-        fits = len(mask.shape) == len(wanted) and all(
-            have in (None, 1) or want in (None, have)
-            for have, want in zip(mask.shape, wanted, strict=True)
-        )
-        if not fits:
+        if self.virtual_batch_size is not None and self.axis % rank == 0:
             raise ValueError(
-                "The mask must have the input's shape without its channel axis. Received: "
-                f"mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}, axis={self.axis}"
+                "virtual_batch_size cuts axis 0, so it cannot be the channel axis. Received: "
+                f"virtual_batch_size={self.virtual_batch_size}, axis={self.axis}, "
+                f"input_shape={tuple(input_shape)}"
             )
-        return ops.expand_dims(mask, self.axis % len(x.shape))
 
-    def _move_statistics(self, batch: Moments) -> None:
-        variance = (
-            moving_average.unbiased_variance(batch) if self.unbiased_variance else batch.variance
+    def _normalize_batch(self, x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+        """Normalize `x` with its own moments and let them move the statistics.
+
+        Where `axis` lies behind an axis of virtual batches, each has moments of its own.
+        """
+        first = axis - self._channel_axis
+        axes = [i for i in range(first, len(x.shape)) if i != axis]
+        gather = replicas.gather if self.synchronized and replicas.several() else None
+        batch = center(x, axes, weights, gather)
+        correction = self._correction(batch.moments) if self.renorm else None
+        self._statistics.move(batch.moments)
+        scale, bias = self._transform(batch.moments.variance, correction)
+        scale, bias = _along(scale, x, axis), _along(bias, x, axis)
+        # The offset is tiny, so unlike a mean it may be multiplied out.
+        outputs = batch.values * scale + (bias - batch.offset * scale)
+        if weights is None:
+            return outputs
+        return where_kept(weights, outputs, _along(self._beta(), x, axis))
+
+    def _normalize_by_moving_statistics(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Normalize `x` as the class says of inference; masked positions give beta."""
+        scale, beta = self._transform(ops.cast(self.moving_variance.value, x.dtype))
+        scale, beta, mean = (
+            _along(per_channel, x, self._channel_axis)
+            for per_channel in (scale, beta, self.moving_mean.value)
         )
-        count = batch.count
-        tells_mean = moving_average.tells_mean(batch)
-        tells_variance = moving_average.tells_variance(batch)
-        self._move(self.moving_mean, batch.mean, tells_mean, count, self.mean_count)
-        self._move(self.moving_variance, variance, tells_variance, count, self.variance_count)
-
-    def _move(self, average: Any, value: Tensor, tells: Tensor, count: Tensor, seen: Any) -> None:
-        """Move `average` towards `value` in the channels about which the batch tells."""
-        # The variable's dtype may be wider or narrower than the inputs' (float64 data, say).
-        value, count = ops.cast(value, average.dtype), ops.cast(count, average.dtype)
-        if self.momentum is None:
-            total = seen + ops.where(tells, count, ops.zeros_like(count))
-            seen.assign(total)
-            moved = moving_average.cumulative(average.value, value, count, total)
-        else:
-            moved = moving_average.exponential(average.value, value, self.momentum)
-        average.assign(ops.where(tells, moved, average.value))
-
-    def _normalize(self, x: Tensor, mean: Tensor, variance: Tensor, where: Tensor | None) -> Tensor:
-        """Return gamma · (x − mean) / √(variance + epsilon) + beta; beta where masked."""
-        scale = ops.rsqrt(ops.cast(variance, x.dtype) + self.epsilon)
-        if self.scale:
-            scale = scale * ops.cast(self.gamma, x.dtype)
         # Subtract first: x·scale + (beta − mean·scale) cancels badly at a large mean.
-        deviation = x - self._broadcast(mean, x)
-        if where is not None:
-            deviation = ops.where(where, deviation, ops.zeros_like(deviation))
-        outputs = deviation * self._broadcast(scale, x)
-        return outputs + self._broadcast(self.beta, x) if self.center else outputs
+        deviation = where_kept(weights, x - mean, ops.zeros_like(x))
+        return deviation * scale + beta if self.center else deviation * scale
 
-    def _broadcast(self, per_channel: Tensor, x: Tensor) -> Tensor:
-        """Shape a (C,) tensor so that it lies along the channel axis of `x`."""
-        shape = [1] * len(x.shape)
-        shape[self.axis] = -1
-        return ops.reshape(ops.cast(per_channel, x.dtype), shape)
+    def _transform(
+        self, variance: Tensor, correction: Correction | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what multiplies a deviation from the mean and what is added, (…, C) each."""
+        scale = ops.rsqrt(variance + self.epsilon)
+        bias = ops.zeros_like(scale)
+        if correction is not None:
+            scale, bias = scale * correction.r, correction.d
+        if self.scale:
+            gamma = ops.cast(self.gamma.value, scale.dtype)
+            scale, bias = scale * gamma, bias * gamma
+        return scale, bias + ops.cast(self._beta(), scale.dtype)
 
+    def _beta(self) -> Tensor:
+        return self.beta.value if self.center else ops.zeros_like(self.moving_mean.value)
 
-def _refuse_unsupported(renorm: Any, renorm_clipping: Any, synchronized: Any) -> None:
-    for name, value in (("renorm", renorm), ("synchronized", synchronized)):
-        if checks.boolean(name, value):
-            raise NotImplementedError(
-                f"kbn.BatchNormalization does not support {name}=True yet; "
-                f"keras.layers.BatchNormalization does. Received: {name}=True"
-            )
-    if renorm_clipping is not None:
-        raise ValueError(
-            "renorm_clipping belongs to renorm=True. "
-            f"Received: renorm=False, renorm_clipping={renorm_clipping!r}"
+    def _correction(self, batch: Moments) -> Correction:
+        """Return renorm's correction for a batch, by the statistics before it moves them."""
+        step = None if self._renorm_step is None else self._renorm_step.value
+        limits = renormalization.limits_at(self.renorm_clipping or {}, step)
+        if step is not None:
+            self._renorm_step.assign(step + 1)
+        dtype = batch.mean.dtype
+        least = self.epsilon**0.5  # no batch has a smaller one
+        return renormalization.correction(
+            batch.mean,
+            ops.sqrt(batch.variance + self.epsilon),
+            ops.cast(self.renorm_mean.value, dtype),
+            ops.maximum(ops.cast(self.renorm_stddev.value, dtype), ops.cast(least, dtype)),
+            limits,
         )
+
+
+def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Lay (C,) along `axis` of `x`; of (G, C), G lies along axis 0."""
+    shape = [1] * len(x.shape)
+    shape[axis] = x.shape[axis]
+    if len(per_channel.shape) == 2:
+        shape[0] = -1
+    return ops.reshape(ops.cast(per_channel, x.dtype), shape)
+
+
+def _checked_zero_debias(zero_debias: Any, momentum: float | None) -> bool:
+    if checks.boolean("zero_debias", zero_debias) and (momentum is None or momentum == 1):
+        raise ValueError(
+            "zero_debias=True needs a momentum in [0, 1): the average of all batches "
+            "(momentum=None) has no bias towards its start, and with momentum=1 nothing moves. "
+            f"Received: momentum={momentum!r}"
+        )
+    return bool(zero_debias)
+
+
+def _checked_virtual_batch_size(size: Any, synchronized: bool) -> int | None:
+    if size is None:
+        return None
+    size = checks.integer("virtual_batch_size", size, low=1)
+    if synchronized:
+        raise ValueError(
+            "virtual_batch_size makes batches smaller and synchronized=True larger: choose one. "
+            f"Received: virtual_batch_size={size}, synchronized=True"
+        )
+    return size
+
+
+def _checked_fused(fused: Any) -> str | bool:
+    if fused is True:
+        raise NotImplementedError(
+            "This version has no fused kernel: fused must be 'auto' or False. Received: fused=True"
+        )
+    return checks.one_of("fused", fused, ("auto", False))

@@ -1,11 +1,19 @@
-"""What one batch says about each channel: mean, biased variance and count of values."""
+"""What one batch says about each channel: mean, biased variance and count of values.
 
-from collections.abc import Sequence
+One routine for every kind of batch: plain, masked, weighted, cut into virtual batches, spread
+over replicas.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
 
+from kbn.masks import is_mask, where_kept
+
 Tensor = Any
+Gather = Callable[[Tensor], Tensor]
 
 
 class Moments(NamedTuple):
@@ -14,7 +22,9 @@ class Moments(NamedTuple):
     Attributes:
         mean: (C,) float, the mean μ_B.
         variance: (C,) float, the biased variance σ_B² = mean((x − μ_B)²).
-        count: (C,) or () float, the number m of values behind each channel.
+        count: (C,) float, the number m of values behind each channel; with weights, how many
+            values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so that m/(m−1)·σ_B² is
+            unbiased for them too.
     """
 
     mean: Tensor
@@ -22,43 +32,119 @@ class Moments(NamedTuple):
     count: Tensor
 
 
-def batch_moments(x: Tensor, axes: Sequence[int], where: Tensor | None = None) -> Moments:
-    """Compute the moments of `x` over `axes`.
+class Centered(NamedTuple):
+    """A batch as seen from a pivot close to its mean, at which a large mean costs no accuracy.
 
-    Two passes, the second corrected by the mean that rounding left behind (Chan, Golub & LeVeque
-    1983, eq. 1.7): at mean/std = 10⁴ in float32 the result is still exact to a few ulp. Where no
-    value is left, mean and variance are 0 and the count says so.
+    Attributes:
+        values: x − pivot, in the shape of x; 0 where masked.
+        offset: mean − pivot, with the reduced axes kept as 1. So `values − offset` is x − mean.
+        moments: the moments, reduced axes dropped.
+    """
+
+    values: Tensor
+    offset: Tensor
+    moments: Moments
+
+
+class _Part(NamedTuple):
+    """One replica's share of a batch; all with the reduced axes kept as 1."""
+
+    weight: Tensor  # Σw
+    squared_weight: Tensor  # Σw²
+    pivot: Tensor
+    offset: Tensor
+    variance: Tensor
+
+
+def center(
+    x: Tensor, axes: Sequence[int], weights: Tensor | None = None, gather: Gather | None = None
+) -> Centered:
+    """Center `x` over `axes` and compute its moments.
+
+    The pivot is the mean as one pass of sums gives it, a constant for gradients; the mean of what
+    is left corrects it (the shifted algorithm of Chan, Golub & LeVeque 1983 with the best shift).
+    At mean/std = 10⁴ in float32, `values − offset` is still exact to a few ulp. Where no value is
+    left, mean and variance are 0 and the count says so.
 
     Args:
         x: float32 or float64 tensor of any shape.
-        axes: the axes to reduce, all but the channel axis.
-        where: bool tensor broadcastable to `x`; False values take no part, not even as NaN.
+        axes: the axes to reduce; what is left is the channel axis, alone or behind groups.
+        weights: None, a bool mask, or float weights in [0, 1], of the rank of `x` and
+            broadcastable to it. Values of weight 0 or False take no part, not even as NaN.
+        gather: takes this replica's (k, C) to all replicas' (R, k, C); None where there is one.
     """
-
-    def total(values: Tensor, keepdims: bool = False) -> Tensor:
-        kept = values if where is None else ops.where(where, values, ops.zeros_like(values))
-        return ops.sum(kept, axes, keepdims=keepdims)
-
-    count = _count(x, axes, where)
-    divisor = ops.maximum(count, ops.ones_like(count))
-    wide = divisor if where is None else ops.reshape(divisor, _kept_shape(x, axes))
-    mean = total(x, keepdims=True) / wide
-    # Zeroed here too, so that no gradient runs through masked NaN.
-    deviation = x - mean if where is None else ops.where(where, x - mean, ops.zeros_like(x))
-    # Zero but for rounding, whatever `x`: so is its gradient, of any order.
-    remainder = ops.stop_gradient(total(deviation) / divisor)
-    square = total(ops.square(deviation)) / divisor
-    variance = ops.maximum(square - ops.square(remainder), ops.zeros_like(square))
-    return Moments(ops.squeeze(mean, tuple(axes)) + remainder, variance, count)
+    axes = tuple(axes)
+    part, values = _local(x, axes, weights)
+    pivot, offset, variance, count = (
+        (part.pivot, part.offset, part.variance, _effective_count(part))
+        if gather is None
+        else _merged(part, gather)
+    )
+    mean = ops.squeeze(pivot + offset, axes)
+    moments = Moments(
+        mean,
+        ops.squeeze(variance, axes),
+        ops.broadcast_to(ops.squeeze(count, axes), ops.shape(mean)),
+    )
+    return Centered(values, offset - (part.pivot - pivot), moments)
 
 
-def _count(x: Tensor, axes: Sequence[int], where: Tensor | None) -> Tensor:
-    if where is None:
-        sizes = ops.convert_to_tensor([ops.shape(x)[axis] for axis in axes] or [1])
-        return ops.cast(ops.prod(sizes), x.dtype)
-    everywhere = ops.broadcast_to(where, ops.shape(x))
-    return ops.sum(ops.cast(everywhere, x.dtype), axes)
+def _local(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[_Part, Tensor]:
+    def total(kept: Tensor) -> Tensor:
+        weighted = kept if weights is None or is_mask(weights) else kept * weights
+        return ops.sum(weighted, axes, keepdims=True)
+
+    weight, squared_weight = _weight(x, axes, weights)
+    divisor = _or_one(weight)
+    pivot = ops.stop_gradient(total(where_kept(weights, x, ops.zeros_like(x))) / divisor)
+    values = where_kept(weights, x - pivot, ops.zeros_like(x))
+    offset = total(values) / divisor
+    square = total(ops.square(values)) / divisor
+    variance = ops.maximum(square - ops.square(offset), ops.zeros_like(square))
+    return _Part(weight, squared_weight, pivot, offset, variance), values
 
 
-def _kept_shape(x: Tensor, axes: Sequence[int]) -> list[int]:
-    return [1 if axis in axes else x.shape[axis] for axis in range(len(x.shape))]
+def _merged(part: _Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Merge the replicas' parts by weight (Chan, Golub & LeVeque 1983, eq. 2.1)."""
+    shape = ops.shape(part.pivot)
+    rows = ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
+    parts = _Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
+    weight = ops.sum(parts.weight, 0)
+    divisor = _or_one(weight)
+    pivot = ops.stop_gradient(ops.sum(parts.weight * parts.pivot, 0) / divisor)
+    means = (parts.pivot - pivot) + parts.offset
+    offset = ops.sum(parts.weight * means, 0) / divisor
+    squares = parts.weight * (parts.variance + ops.square(means - offset))
+    variance = ops.sum(squares, 0) / divisor
+    whole = _Part(weight, ops.sum(parts.squared_weight, 0), pivot, offset, variance)
+    results = (pivot, offset, variance, _effective_count(whole))
+    return tuple(ops.reshape(result, shape) for result in results)
+
+
+def _weight(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return Σw and Σw² over `axes`, without blowing the weights up to the shape of `x`."""
+    size = _size(x, axes)
+    if weights is None:
+        everything = ops.reshape(ops.cast(size, x.dtype), [1] * len(x.shape))
+        return everything, everything
+    repeats = ops.cast(size // ops.maximum(_size(weights, axes), 1), x.dtype)
+    weights, mask = ops.cast(weights, x.dtype), is_mask(weights)
+    weight = ops.sum(weights, axes, keepdims=True) * repeats
+    return weight, weight if mask else ops.sum(ops.square(weights), axes, keepdims=True) * repeats
+
+
+def _effective_count(part: _Part) -> Tensor:
+    if part.squared_weight is part.weight:
+        return part.weight
+    return ops.square(part.weight) / _or_one(part.squared_weight)
+
+
+def _or_one(divisor: Tensor) -> Tensor:
+    return ops.where(divisor > 0, divisor, ops.ones_like(divisor))
+
+
+def _size(x: Tensor, axes: tuple[int, ...]) -> Any:
+    sizes = [ops.shape(x)[axis] for axis in axes]
+    if all(isinstance(size, int) for size in sizes):
+        return math.prod(sizes)
+    return ops.prod(ops.stack([ops.cast(size, "int64") for size in sizes]))

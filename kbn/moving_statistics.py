@@ -1,0 +1,161 @@
+"""The layer's memory of the batches: variables that move, and the count of refused updates."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kbn import moving_average, replicas
+from kbn.moments import Moments
+from kbn.moving_average import Step
+
+Tensor = Any
+
+
+class Average:
+    """A variable that follows the batches by one of the rules of `moving_average`.
+
+    Args:
+        variable: (C,) variable, the average.
+        momentum: weight of the old value, or None for the average by count.
+        seen: (C,) variable for what the rule must remember: the count of values (momentum None) or
+            1 − momentumᵗ (zero debias); None for the plain exponential average.
+    """
+
+    def __init__(self, variable: Any, momentum: float | None, seen: Any = None) -> None:
+        self.variable, self.momentum, self.seen = variable, momentum, seen
+
+    def step(self, value: Tensor, tells: Tensor, count: Tensor) -> Step:
+        """Return the step that `value` means; (C,) of one batch, (G, C) of G in sequence."""
+        # The variable's dtype may be wider or narrower than the inputs' (float64 data, say).
+        value, count = ops.cast(value, self.variable.dtype), ops.cast(count, self.variable.dtype)
+        rule = moving_average.one_batch if len(value.shape) == 1 else moving_average.batch_sequence
+        return rule(value, tells, count, self.momentum)
+
+    def move(self, step: Step) -> None:
+        """Take the step."""
+        old = self.variable.value
+        if self.seen is None:
+            self.variable.assign(moving_average.exponential(old, step))
+            return
+        rule = moving_average.cumulative if self.momentum is None else moving_average.debiased
+        new, seen = rule(old, step, self.seen.value)
+        self.variable.assign(new)
+        self.seen.assign(seen)
+
+
+class MovingStatistics:
+    """The statistics that inference normalizes with, and how many batches they refused.
+
+    Args:
+        mean: the average of batch means.
+        variance: the average of batch variances.
+        unbiased: whether the latter averages m/(m−1)·σ_B² or σ_B².
+        synchronized: whether all replicas see the same moments, so that nothing is to be agreed.
+    """
+
+    def __init__(
+        self, mean: Average, variance: Average, unbiased: bool, synchronized: bool
+    ) -> None:
+        self._mean, self._variance = mean, variance
+        self._unbiased, self._synchronized = unbiased, synchronized
+        # A plain object hides it from Keras, so that the layer's weights stay those of Keras's.
+        self.refused = keras.Variable(
+            initializer="zeros",
+            shape=tuple(mean.variable.shape),
+            dtype="int64",
+            trainable=False,
+            name="refused_updates",
+        )
+
+    def move(self, batch: Moments) -> None:
+        """Let the batch, or the virtual batches one after the other, move the statistics."""
+        tells_variance = moving_average.tells_variance(batch)
+        observed = self._observed(batch, moving_average.tells_mean(batch), tells_variance)
+        averages = [average for average, _, _ in observed]
+        steps = [average.step(value, tells, batch.count) for average, value, tells in observed]
+        refused = _count(ops.logical_not(tells_variance))
+        if not self._synchronized and replicas.several():
+            steps, refused = _agreed_over_replicas(steps, refused)
+        self.refused.assign(self.refused.value + ops.cast(refused, "int64"))
+        self._take(averages, steps)
+
+    def _observed(
+        self, batch: Moments, tells_mean: Tensor, tells_variance: Tensor
+    ) -> list[tuple[Average, Tensor, Tensor]]:
+        """Return what each average is shown, and in which channels it may use it."""
+        return [
+            (self._mean, batch.mean, tells_mean),
+            (self._variance, self._kept_variance(batch), tells_variance),
+        ]
+
+    def _kept_variance(self, batch: Moments) -> Tensor:
+        return moving_average.unbiased_variance(batch) if self._unbiased else batch.variance
+
+    def _take(self, averages: list[Average], steps: list[Step]) -> None:
+        for average, step in zip(averages, steps, strict=True):
+            average.move(step)
+
+
+class RenormStatistics(MovingStatistics):
+    """The statistics of batch renormalization, in Keras's variables (Ioffe 2017).
+
+    `renorm_mean` and `renorm_stddev`, μ and σ of the paper, average μ_B and σ_B = √(σ_B² + ε)
+    with `renorm_momentum`; training normalizes with them, so they are biased as the batch's own
+    normalization is. For inference, `moving_mean` and `moving_stddev` average with `momentum`,
+    the latter over √(kept variance + ε), and `moving_variance` is moving_stddev² − ε.
+
+    Args:
+        mean: the average of batch means.
+        stddev: the average of batch standard deviations.
+        renorm: the averages of μ and σ.
+        variance: (C,) variable that follows `stddev`.
+        epsilon: ε.
+        **options: as for `MovingStatistics`.
+    """
+
+    def __init__(
+        self,
+        mean: Average,
+        stddev: Average,
+        renorm: tuple[Average, Average],
+        variance: Any,
+        epsilon: float,
+        **options: bool,
+    ) -> None:
+        super().__init__(mean, stddev, **options)
+        self._renorm, self._variance_variable, self._epsilon = renorm, variance, epsilon
+
+    def _observed(
+        self, batch: Moments, tells_mean: Tensor, tells_variance: Tensor
+    ) -> list[tuple[Average, Tensor, Tensor]]:
+        kept = ops.sqrt(self._kept_variance(batch) + self._epsilon)
+        biased = ops.sqrt(batch.variance + self._epsilon)
+        return [
+            (self._mean, batch.mean, tells_mean),
+            (self._variance, kept, tells_variance),
+            (self._renorm[0], batch.mean, tells_mean),
+            (self._renorm[1], biased, tells_variance),
+        ]
+
+    def _take(self, averages: list[Average], steps: list[Step]) -> None:
+        super()._take(averages, steps)
+        follows = ops.relu(ops.square(averages[1].variable.value) - self._epsilon)
+        old = self._variance_variable.value
+        self._variance_variable.assign(ops.where(steps[1].rate > 0, follows, old))
+
+
+def _count(flags: Tensor) -> Tensor:
+    """Return (C,) float: how many of the batches, (C,) or (G, C), have the flag."""
+    flags = ops.cast(flags, "float32")
+    return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
+
+
+def _agreed_over_replicas(steps: list[Step], refused: Tensor) -> tuple[list[Step], Tensor]:
+    """Return the step of all replicas for each of `steps`, and all refusals; one collective."""
+    dtype = keras.backend.result_type(*(step.value.dtype for step in steps))
+    rows = [ops.cast(row, dtype) for row in [refused, *(row for step in steps for row in step)]]
+    refusals, *gathered = ops.unstack(replicas.gather(ops.stack(rows)), axis=1)
+    triples = [Step(*gathered[i : i + 3]) for i in range(0, len(gathered), 3)]
+    agreed = [moving_average.agreed(triple) for triple in triples]
+    return agreed, ops.sum(refusals, 0)

@@ -1,0 +1,47 @@
+"""Cut a batch into virtual ("ghost") batches and put it together again (Hoffer et al. 2017)."""
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Cut `x` into G = ⌈B/size⌉ virtual batches of consecutive samples.
+
+    Args:
+        x: (B, …) tensor.
+        size: samples per virtual batch; the last one may have fewer.
+        weights: None, a bool mask or float weights of the rank of `x`, broadcastable to it.
+
+    Returns:
+        `x` as (G, size, …), filled up with zeros, and weights for it that leave the filling out;
+        None where all take part.
+    """
+    batch = ops.shape(x)[0]
+    if weights is not None:
+        weights = ops.broadcast_to(weights, [batch, *list(ops.shape(weights))[1:]])
+    filling = -batch % size
+    if not isinstance(filling, int) or filling:
+        if weights is None:
+            weights = ops.ones([batch, *[1] * (len(x.shape) - 1)], dtype="bool")
+        x, weights = _filled(x, filling), _filled(weights, filling)
+    return _grouped(x, size), None if weights is None else _grouped(weights, size)
+
+
+def join(groups: Tensor, x: Tensor) -> Tensor:
+    """Undo `split`: return the (G, size, …) `groups` in the shape of `x`, which was cut."""
+    count, size = ops.shape(groups)[:2]
+    flat = ops.reshape(groups, [count * size, *list(ops.shape(x))[1:]])
+    return ops.reshape(flat[: ops.shape(x)[0]], ops.shape(x))
+
+
+def _filled(x: Tensor, filling: Any) -> Tensor:
+    zeros = ops.zeros([filling, *list(ops.shape(x))[1:]], dtype=x.dtype)
+    return ops.concatenate([x, zeros], axis=0)
+
+
+def _grouped(x: Tensor, size: int) -> Tensor:
+    batch, *rest = ops.shape(x)
+    return ops.reshape(x, [batch // size, size, *rest])
