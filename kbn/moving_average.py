@@ -8,6 +8,9 @@ from kbn.moments import Moments
 
 Tensor = Any
 
+# Of weighted values, one alone has a count of 1 but for rounding.
+MORE_THAN_ONE = 1.0001
+
 
 class Step(NamedTuple):
     """What one training step has to tell a moving average, per channel.
@@ -28,7 +31,7 @@ def unbiased_variance(batch: Moments) -> Tensor:
 
     A channel with a single value has none: its entry is 0 and `tells_variance` says not to use it.
     """
-    many = batch.count > 1
+    many = batch.count > MORE_THAN_ONE
     freedom = ops.where(many, batch.count - 1.0, ops.ones_like(batch.count))
     return ops.where(many, batch.variance * (batch.count / freedom), ops.zeros_like(batch.variance))
 
@@ -41,7 +44,7 @@ def tells_mean(batch: Moments) -> Tensor:
 
 def tells_variance(batch: Moments) -> Tensor:
     """Say per channel whether the batch tells a variance: one value alone does not."""
-    return ops.logical_and(tells_mean(batch), batch.count > 1)
+    return ops.logical_and(tells_mean(batch), batch.count > MORE_THAN_ONE)
 
 
 def one_batch(value: Tensor, tells: Tensor, count: Tensor, momentum: float | None) -> Step:

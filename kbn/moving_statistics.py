@@ -142,7 +142,7 @@ class RenormStatistics(MovingStatistics):
         super()._take(averages, steps)
         follows = ops.relu(ops.square(averages[1].variable.value) - self._epsilon)
         old = self._variance_variable.value
-        self._variance_variable.assign(ops.where(steps[1].rate > 0, follows, old))
+        self._variance_variable.assign(ops.where(steps[1].count > 0, follows, old))
 
 
 def _count(flags: Tensor) -> Tensor:

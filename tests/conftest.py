@@ -14,6 +14,20 @@ settings.register_profile("kbn", deadline=None, print_blob=True)
 settings.load_profile("kbn")
 
 
+SUMMARY = pytest.StashKey[list]()
+
+
+@pytest.fixture
+def summary(request):
+    """Say something in the last lines of the run: what a test measured."""
+    return request.config.stash.setdefault(SUMMARY, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(SUMMARY, []):
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Same seeds and same layer names for every test, whatever ran before it."""
