@@ -75,7 +75,7 @@ def batch_sequence(value: Tensor, tells: Tensor, count: Tensor, momentum: float 
     told, count = ops.cast(tells, value.dtype), ops.where(tells, count, ops.zeros_like(value))
     if momentum is None:
         weight = count
-        rate = ops.max(ops.concatenate([told, ops.zeros_like(told[:1])]), 0)
+        rate = ops.cast(ops.sum(told, 0) > 0, value.dtype)
     else:
         after = ops.sum(told, 0) - ops.cumsum(told, 0)
         weight = told * ops.power(ops.cast(momentum, value.dtype), after)

@@ -10,6 +10,9 @@ import keras
 import pytest
 from hypothesis import settings
 
+from tests.replicas import two_logical_devices
+
+two_logical_devices()
 settings.register_profile("kbn", deadline=None, print_blob=True)
 settings.load_profile("kbn")
 
