@@ -2,6 +2,9 @@
 
 from kbn import lazy
 
-_EXPORTS = {"CovariateShift": "kbn.callbacks.covariate_shift"}
-__all__ = ["CovariateShift"]
+_EXPORTS = {
+    "CovariateShift": "kbn.callbacks.covariate_shift",
+    "Recalibrate": "kbn.callbacks.recalibrate",
+}
+__all__ = ["CovariateShift", "Recalibrate"]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

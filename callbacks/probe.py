@@ -1,28 +1,23 @@
 """What is measured: the activations of chosen layers on a fixed batch, reduced inside one trace.
 
-`keras.layers.Layer.__call__` is tapped only while the compiled function is traced, so that any
-model can be watched (nested, subclassed, shared layers) and nothing stays attached to it.
+Layers are tapped only while the compiled function is traced, so that any model can be watched
+(nested, subclassed, shared layers) and nothing stays attached to it.
 """
 
-import contextlib
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops, tree
 
-from kbn.callbacks import tracing
+from kbn import tracing
 from kbn.callbacks.layer_tree import Layers
 from kbn.reduction import reduce_activation
 from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
-
-Observer = Callable[[keras.layers.Layer, Any, Any], None]
-_ONE_AT_A_TIME = threading.RLock()
+from kbn.tap import Call, seeds, tapped, training_argument
 
 
 class UnknownShapeError(ValueError):
@@ -59,7 +54,7 @@ class Probe:
         self.unseen: list[str] = []
         self._model, self._layers, self._sites = model, layers, sites
         self._max_samples = max_samples
-        tracing.check_backend()
+        tracing.check_backend("kbn.callbacks")
         try:
             self._run = tracing.compile_for(self._reduced_activations, inputs)
         except UnknownShapeError:
@@ -79,20 +74,20 @@ class Probe:
         paths = {id(layer): path for path, layer in self._layers.items()}
         trace, calls, seen, looped = tracing.current_trace(), Counter[str](), [], set()
 
-        def observe(layer: keras.layers.Layer, first: Any, outputs: Any) -> None:
-            path = paths.get(id(layer))
+        def observe(call: Call) -> None:
+            path = paths.get(id(call.layer))
             if path is None:
                 return
             if tracing.current_trace() is not trace:
                 looped.add(path)
                 return
-            for site, value in (("input", first), ("output", outputs)):
+            for site, value in (("input", call.inputs), ("output", call.outputs)):
                 if site in self._sites:
-                    seen.extend(self._reduce(layer, (path, calls[path], site), value))
+                    seen.extend(self._reduce(call.layer, (path, calls[path], site), value))
             calls[path] += 1
 
-        with _tapped(observe), keras.StatelessScope(state_mapping=_fixed_seeds(self._model)):
-            self._model(inputs, **_training_argument(self._model))
+        with tapped(observe), keras.StatelessScope(state_mapping=seeds(self._model)):
+            self._model(inputs, **training_argument(self._model, True))
         # Of a loop's calls the first may stand outside it, and would pass for the whole.
         seen = [(key, reduced) for key, reduced in seen if key[0] not in looped]
         self.taps = [_tap(key, calls) for key, _ in seen]
@@ -118,37 +113,6 @@ class Probe:
         ]
 
 
-@contextlib.contextmanager
-def _tapped(observe: Observer) -> Iterator[None]:
-    """Tell `observe` of every layer's call in this thread, with its first argument and outputs."""
-    # Taps of two threads would be taken off in the wrong order.
-    with _ONE_AT_A_TIME:
-        yield from _tapped_alone(observe)
-
-
-def _tapped_alone(observe: Observer) -> Iterator[None]:
-    original = keras.layers.Layer.__call__
-    owner = threading.get_ident()
-
-    def tapped(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        outputs = original(layer, *args, **kwargs)
-        if threading.get_ident() == owner:
-            observe(layer, _first_argument(args, kwargs), outputs)
-        return outputs
-
-    keras.layers.Layer.__call__ = tapped
-    try:
-        yield
-    finally:
-        keras.layers.Layer.__call__ = original
-
-
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what a layer was called on: its first argument that holds a tensor."""
-    candidates = (*args, *kwargs.values())
-    return next((x for x in candidates if any(map(ops.is_tensor, tree.flatten(x)))), None)
-
-
 def _reason(error: Exception) -> str:
     """Return the line of a Keras error that says what is wrong, not where."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
@@ -159,23 +123,6 @@ def _reason(error: Exception) -> str:
 def _tap(key: tuple[str, int, str], calls: Counter[str]) -> Tap:
     path, call, site = key
     return Tap(path if calls[path] == 1 else f"{path}:{call}", site)
-
-
-def _training_argument(model: keras.Model) -> dict[str, bool]:
-    """Return what `fit` passes: `training` only to a model whose `call` takes it.
-
-    The model is called, not its `call`, so that layers inherit `training` as they do in `fit`.
-    """
-    return {"training": True} if model._call_has_training_arg else {}
-
-
-def _fixed_seeds(model: keras.Model) -> list[tuple[Any, Any]]:
-    """Give every seed of the model a value that is the same in every record."""
-    seeds = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
-    return [
-        (seed, ops.convert_to_tensor(np.array([index + 1, 0]), dtype=seed.dtype))
-        for index, seed in enumerate(seeds)
-    ]
 
 
 def _channel_axis(layer: keras.layers.Layer) -> int:

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "BatchNormalization": "kbn.batch_normalization",
     "callbacks": "kbn.callbacks",
+    "recalibrate": "kbn.recalibration",
 }
-__all__ = ["BatchNormalization", "callbacks"]
+__all__ = ["BatchNormalization", "callbacks", "recalibrate"]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

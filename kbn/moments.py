@@ -46,11 +46,19 @@ class Centered(NamedTuple):
     moments: Moments
 
 
-class _Part(NamedTuple):
-    """One replica's share of a batch; all with the reduced axes kept as 1."""
+class Part(NamedTuple):
+    """One replica's share of a batch, or one batch's of a data set, per channel.
 
-    weight: Tensor  # Σw
-    squared_weight: Tensor  # Σw²
+    Attributes:
+        weight: Σw, the number of values where there are no weights.
+        squared_weight: Σw².
+        pivot: a constant close to the mean.
+        offset: mean − pivot.
+        variance: the biased variance.
+    """
+
+    weight: Tensor
+    squared_weight: Tensor
     pivot: Tensor
     offset: Tensor
     variance: Tensor
@@ -74,7 +82,7 @@ def center(
         gather: takes this replica's (k, C) to all replicas' (R, k, C); None where there is one.
     """
     axes = tuple(axes)
-    part, values = _local(x, axes, weights)
+    part, values = local_part(x, axes, weights)
     pivot, offset, variance, count = (
         (part.pivot, part.offset, part.variance, _effective_count(part))
         if gather is None
@@ -89,7 +97,9 @@ def center(
     return Centered(values, offset - (part.pivot - pivot), moments)
 
 
-def _local(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[_Part, Tensor]:
+def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Part, Tensor]:
+    """Return this replica's share of the moments, and x − pivot, 0 where masked."""
+
     def total(kept: Tensor) -> Tensor:
         weighted = kept if weights is None or is_mask(weights) else kept * weights
         return ops.sum(weighted, axes, keepdims=True)
@@ -101,14 +111,14 @@ def _local(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[_P
     offset = total(values) / divisor
     square = total(ops.square(values)) / divisor
     variance = ops.maximum(square - ops.square(offset), ops.zeros_like(square))
-    return _Part(weight, squared_weight, pivot, offset, variance), values
+    return Part(weight, squared_weight, pivot, offset, variance), values
 
 
-def _merged(part: _Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Merge the replicas' parts by weight (Chan, Golub & LeVeque 1983, eq. 2.1)."""
     shape = ops.shape(part.pivot)
     rows = ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
-    parts = _Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
+    parts = Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
     weight = ops.sum(parts.weight, 0)
     divisor = _or_one(weight)
     pivot = ops.stop_gradient(ops.sum(parts.weight * parts.pivot, 0) / divisor)
@@ -116,7 +126,7 @@ def _merged(part: _Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor
     offset = ops.sum(parts.weight * means, 0) / divisor
     squares = parts.weight * (parts.variance + ops.square(means - offset))
     variance = ops.sum(squares, 0) / divisor
-    whole = _Part(weight, ops.sum(parts.squared_weight, 0), pivot, offset, variance)
+    whole = Part(weight, ops.sum(parts.squared_weight, 0), pivot, offset, variance)
     results = (pivot, offset, variance, _effective_count(whole))
     return tuple(ops.reshape(result, shape) for result in results)
 
@@ -133,7 +143,7 @@ def _weight(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[T
     return weight, weight if mask else ops.sum(ops.square(weights), axes, keepdims=True) * repeats
 
 
-def _effective_count(part: _Part) -> Tensor:
+def _effective_count(part: Part) -> Tensor:
     if part.squared_weight is part.weight:
         return part.weight
     return ops.square(part.weight) / _or_one(part.squared_weight)

@@ -17,8 +17,8 @@ def test_import_loads_neither_keras_nor_tensorflow(module, python):
 
 
 def test_public_names():
-    assert dir(kbn) == sorted(kbn.__all__) == ["BatchNormalization", "callbacks"]
-    assert dir(kbn.callbacks) == kbn.callbacks.__all__ == ["CovariateShift"]
+    assert dir(kbn) == sorted(kbn.__all__) == ["BatchNormalization", "callbacks", "recalibrate"]
+    assert dir(kbn.callbacks) == kbn.callbacks.__all__ == ["CovariateShift", "Recalibrate"]
     with pytest.raises(AttributeError, match="module 'kbn' has no attribute 'nonsense'"):
         _ = kbn.nonsense
 
@@ -42,14 +42,14 @@ def test_the_command_without_a_backend_is_one_line_and_exit_code_2(python):
     assert "kbn demo: Keras computes with tensorflow" in done.stderr
 
 
-def test_tensorflow_is_named_in_the_tracing_switch_alone():
+def test_tensorflow_is_named_in_the_tracing_switch_and_the_replica_merge_alone():
     named = [
         path.relative_to(ROOT).as_posix()
         for folder in ("kbn", "callbacks")
         for path in (ROOT / folder).rglob("*.py")
         if "import tensorflow" in path.read_text()
     ]
-    assert set(named) <= {"callbacks/tracing.py", "kbn/callbacks/tracing.py"}
+    assert set(named) == {"kbn/tracing.py", "kbn/replicas.py"}
 
 
 def test_importing_kbn_writes_and_prints_nothing():

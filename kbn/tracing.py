@@ -1,4 +1,4 @@
-"""The tracing switch: the one place where the callbacks meet the backend's compiler."""
+"""The tracing switch: the one place where callbacks and recalibration meet the compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +26,27 @@ def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any
     return lambda: tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat))
 
 
-def check_backend() -> None:
+def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `function` compiled, from structures of arrays or tensors to structures of arrays.
+
+    Traced anew for new shapes, and soon for any batch size; never by XLA.
+    """
+    import tensorflow as tf
+
+    traced = tf.function(function, autograph=False, jit_compile=False, reduce_retracing=True)
+
+    def call(inputs: Any) -> Any:
+        tensors = tree.map_structure(tf.convert_to_tensor, inputs)
+        return tf.nest.map_structure(ops.convert_to_numpy, traced(tensors))
+
+    return call
+
+
+def check_backend(who: str) -> None:
     """Raise NotImplementedError where Keras does not run on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise NotImplementedError(
-            "kbn's callbacks need Keras's TensorFlow backend. "
+            f"{who} needs Keras's TensorFlow backend. "
             f"Received: KERAS_BACKEND={keras.backend.backend()!r}"
         )
 

@@ -1,0 +1,249 @@
+"""Statistics for inference measured anew over a data set: Ioffe & Szegedy's Algorithm 2."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kbn import checks, tracing
+from kbn.batches import Batches
+from kbn.masks import weights_for
+from kbn.moments import Part, local_part
+from kbn.population import BatchAverage, Population, Statistics
+from kbn.tap import Call, seeds, tapped, training_argument
+
+Progress = Callable[[], None]
+ESTIMATORS = ("population", "paper")
+
+
+def recalibrate(
+    model: keras.Model,
+    data: Any,
+    *,
+    steps: int | None = None,
+    estimator: str = "population",
+    batch_size: int | None = None,
+    verbose: bool = True,
+) -> None:
+    """Replace the moving statistics of `model` by statistics measured over `data`.
+
+    Use it where inference is worse than training: after training with small batches or a slow
+    momentum, after averaging weights (SWA, EMA), before deployment. It measures all batch
+    normalization layers, kbn's and Keras's, that training would move; a frozen layer, or one
+    that the model calls with `training=False`, is left alone. Nothing else changes: weights,
+    seeds, optimizer and modes stay, and if anything fails the old statistics come back.
+
+    **`estimator="population"`** takes the mean and variance of all values that reach a layer in
+    inference, merged in float64 (Chan, Golub & LeVeque 1983), so that the result is the same
+    however the data is cut into batches. Layers are measured one after the other, in the order in
+    which the model calls them, each behind layers that already have their new statistics: what
+    is measured is what inference will see. That takes one pass over the data per layer, each
+    as far as that layer. The variance is that of a sample (over N − 1) where the layer has
+    `unbiased_variance=True`, else over N.
+
+    **`estimator="paper"`** is Algorithm 2 (steps 8 to 11), as fvcore and torch.optim.swa_utils
+    do it: one pass in which every layer normalizes with its batch, as in training (dropout on).
+    E[x] is the mean over batches of μ_B, Var[x] that of m/(m−1)·σ_B², each batch weighted by m.
+    Statistics then depend on the batches, and a layer behind another one sees in inference
+    slightly other inputs than those measured.
+
+    Args:
+        model: a built model of any kind.
+        data: array, (x, y), dict of arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, or an
+            iterator of batches where one pass is enough. Targets and sample weights are not used.
+        steps: how many batches of a pass to use; None for all.
+        estimator: "population" or "paper".
+        batch_size: samples per batch of arrays; 32 if None.
+        verbose: whether to show a progress bar.
+
+    Raises:
+        ValueError: where the model has nothing to measure or is not built, where the data ends
+            before `steps`, or where an activation is inf or NaN.
+        TypeError: where an iterator would be needed more than once.
+
+    Example:
+        >>> import keras, numpy as np, kbn
+        >>> model = keras.Sequential([keras.layers.Input((2,)), kbn.BatchNormalization()])
+        >>> x = np.random.default_rng(0).normal(3.0, 2.0, size=(1000, 2)).astype("float32")
+        >>> kbn.recalibrate(model, x, verbose=False)
+        >>> bool(np.allclose(model.layers[0].moving_variance, x.var(0, ddof=1), rtol=1e-5))
+        True
+    """
+    checks.one_of("estimator", estimator, ESTIMATORS)
+    checks.boolean("verbose", verbose)
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value is not None:
+            checks.integer(name, value, low=1)
+    tracing.check_backend("kbn.recalibrate")
+    batches = Batches(data, steps, batch_size)
+    layers = _moved_layers(model, batches.first())
+    saved = [(v, v.numpy()) for layer in layers for v in layer.non_trainable_variables]
+    measure = _measure_population if estimator == "population" else _measure_paper
+    try:
+        measure(model, layers, batches, verbose)
+    except BaseException:
+        for variable, value in saved:
+            variable.assign(value)
+        raise
+
+
+def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNormalization]:
+    """Return the normalization layers that training would move, in the order of their calls."""
+    if not model.built:
+        raise ValueError(
+            f"The model is not built: train it or call it first. Received: model={model.name!r}"
+        )
+    called: dict[int, keras.layers.BatchNormalization] = {}
+    moved: list[keras.layers.BatchNormalization] = []
+
+    def look(inputs: Any) -> list[Any]:
+        trace, looped = tracing.current_trace(), set()
+
+        def observe(call: Call) -> None:
+            if isinstance(call.layer, keras.layers.BatchNormalization):
+                called[id(call.layer)] = call.layer
+                if tracing.current_trace() is not trace:
+                    looped.add(call.layer.name)
+
+        with tapped(observe), keras.StatelessScope(state_mapping=seeds(model)) as scope:
+            model(inputs, **training_argument(model, True))
+        # Frozen, or called with training=False, a layer assigns nothing.
+        moved[:] = [
+            x for x in called.values() if scope.get_current_value(x.moving_mean) is not None
+        ]
+        if looped.intersection(layer.name for layer in moved):
+            raise ValueError(
+                "Layers inside a loop (an RNN's cell, what TimeDistributed wraps) cannot be "
+                f"measured; freeze them to leave them out. Received: {sorted(looped)}"
+            )
+        return []
+
+    tracing.compile_for(look, inputs)
+    if not moved:
+        raise ValueError(
+            "The model has no batch normalization layer that training would move. "
+            f"Received: model={model.name!r}, of whose layers {len(called)} are BatchNormalization"
+        )
+    return moved
+
+
+def _measure_population(
+    model: keras.Model,
+    layers: Sequence[keras.layers.BatchNormalization],
+    batches: Batches,
+    verbose: bool,
+) -> None:
+    if len(layers) > 1 and batches.is_spent_by_reading:
+        raise TypeError(
+            f'estimator="population" reads the data once per layer, here {len(layers)} times, and '
+            "an iterator can be read once: give a tf.data.Dataset, a PyDataset or arrays, or "
+            'choose estimator="paper".'
+        )
+    with _progress(len(layers), batches, verbose) as progress:
+        for layer in layers:
+            population = Population()
+            for _, part in _parts(model, [layer], batches, training=False, progress=progress):
+                population.add(part)
+            _assign(layer, population.statistics(getattr(layer, "unbiased_variance", False)))
+
+
+def _measure_paper(
+    model: keras.Model,
+    layers: Sequence[keras.layers.BatchNormalization],
+    batches: Batches,
+    verbose: bool,
+) -> None:
+    averages = [BatchAverage() for _ in layers]
+    with _progress(1, batches, verbose) as progress:
+        for index, part in _parts(model, layers, batches, training=True, progress=progress):
+            averages[index].add(part)
+    for layer, average in zip(layers, averages, strict=True):
+        _assign(layer, average.statistics())
+
+
+def _parts(
+    model: keras.Model,
+    layers: Sequence[keras.layers.BatchNormalization],
+    batches: Batches,
+    *,
+    training: bool,
+    progress: Progress,
+) -> Iterator[tuple[int, Part]]:
+    """Yield (index in `layers`, moments of what the layer was called on) for every call."""
+    indices = {id(layer): index for index, layer in enumerate(layers)}
+    order: list[int] = []
+
+    def look(numbered: Any) -> list[Any]:
+        inputs, number = numbered
+        rows: list[Any] = []
+        order.clear()
+
+        def observe(call: Call) -> None:
+            if id(call.layer) in indices:
+                order.append(indices[id(call.layer)])
+                rows.append(_rows(call))
+
+        # Random layers draw anew for every batch, and the model's own seeds stay where they are.
+        with tapped(observe), keras.StatelessScope(state_mapping=seeds(model, number)):
+            model(inputs, **training_argument(model, training))
+        return rows
+
+    run = tracing.compiled(look)
+    for number, inputs in enumerate(batches):
+        measured = run((inputs, np.int64(number)))
+        yield from ((index, Part(*rows)) for index, rows in zip(order, measured, strict=True))
+        progress()
+
+
+def _rows(call: Call) -> Any:
+    """Reduce what a layer was called on to the (5, C) rows of a `Part`, in float64."""
+    x = ops.cast(call.inputs, "float64")
+    axis = call.layer.axis % len(x.shape)
+    weights = weights_for(call.mask, x, axis)
+    part, _ = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
+    shape = ops.shape(part.pivot)
+    return ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
+
+
+def _assign(layer: keras.layers.BatchNormalization, measured: Statistics) -> None:
+    """Give `layer` its new statistics in the channels where something was measured."""
+    if not np.isfinite([measured.mean, measured.variance]).all():
+        raise ValueError(
+            "The inputs of a layer must be finite to be measured; nothing was changed. "
+            f"Received: inf or NaN in the inputs of layer {layer.name!r}"
+        )
+    known = measured.count > 1
+    new = {
+        "moving_mean": measured.mean,
+        "moving_variance": measured.variance,
+        "moving_stddev": np.sqrt(measured.variance + layer.epsilon),
+        "mean_count": measured.count,
+        "variance_count": measured.count,
+        "mean_debias": np.ones_like(measured.count),
+        "variance_debias": np.ones_like(measured.count),
+    }
+    for variable in layer.non_trainable_variables:
+        if variable.name in new:
+            variable.assign(np.where(known, new[variable.name], variable.numpy()))
+
+
+@contextlib.contextmanager
+def _progress(passes: int, batches: Batches, verbose: bool) -> Iterator[Progress]:
+    """Show a bar over all passes, of unknown length where that of the data is unknown."""
+    if not verbose:
+        yield lambda: None
+        return
+    done, target = 0, None if batches.steps is None else passes * batches.steps
+    bar = keras.utils.Progbar(target, unit_name="batch")
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        bar.update(done)
+
+    yield advance
+    if target is None:
+        bar.update(done, finalize=True)
