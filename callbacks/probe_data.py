@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from kbn.batches import batches_of, describe, inputs_of, is_batched
+from kbn.batches import batches_of, describe, inputs_of, is_data_set
 
 ACCEPTED = "an array, (x, y), a dict of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
 
@@ -23,7 +23,7 @@ def first_samples(data: Any, size: int) -> Any:
     """
     batches = []
     needed = size
-    for batch in batches_of(data) if is_batched(data) else [data]:
+    for batch in batches_of(data) if is_data_set(data) else [data]:
         arrays = tree.map_structure(lambda x: _array(x, data), inputs_of(batch))
         arrays = tree.map_structure(lambda x, n=needed: x[:n], arrays)
         batches.append(arrays)

@@ -61,7 +61,11 @@ class Recalibrate(keras.callbacks.Callback):
                 f"tf.data.Dataset or a PyDataset. Received: data={type(data).__name__}"
             )
         self._data = data
-        self._options = {"steps": steps, "estimator": estimator, "batch_size": batch_size}
+        self._options: dict[str, Any] = {
+            "steps": steps,
+            "estimator": estimator,
+            "batch_size": batch_size,
+        }
         self._epochs, self._due = 0, False
         self._every_epochs = checks.integer("every_epochs", every_epochs, low=1)
 
@@ -98,7 +102,7 @@ class Recalibrate(keras.callbacks.Callback):
             recalibrate(self.model, self._data, verbose=False, **self._options)
         except Exception as error:
             warnings.warn(
-                f"Recalibrate left the statistics of epoch {self._epochs} as they were, and training "
-                f"goes on: {type(error).__name__}: {error}",
+                f"Recalibrate left the statistics of epoch {self._epochs} as they were, and "
+                f"training goes on: {type(error).__name__}: {error}",
                 stacklevel=2,
             )

@@ -36,7 +36,8 @@ class Batches:
     def __init__(self, data: Any, steps: int | None = None, batch_size: int | None = None) -> None:
         self._data, self._steps = data, steps
         self.is_spent_by_reading = hasattr(data, "__next__")
-        if is_batched(data):
+        self._comes_in_batches = self.is_spent_by_reading or is_data_set(data)
+        if self._comes_in_batches:
             if batch_size is not None:
                 raise ValueError(
                     "batch_size is for arrays; this data comes in batches already. "
@@ -55,7 +56,7 @@ class Batches:
         """How many batches a pass has, where that is known before it ends."""
         if self._steps is not None:
             return self._steps
-        if not is_batched(self._data):
+        if not self._comes_in_batches:
             return -(-self._length // self._batch_size)
         if isinstance(self._data, keras.utils.PyDataset):
             return self._data.num_batches
@@ -78,7 +79,7 @@ class Batches:
             ValueError: where the data ends before `steps` batches, or at once.
         """
         read = 0
-        batches = batches_of(self._data) if is_batched(self._data) else self._slices()
+        batches = batches_of(self._data) if self._comes_in_batches else self._slices()
         for batch in islice(batches, self._steps):
             read += 1
             yield inputs_of(batch)
@@ -101,14 +102,10 @@ class Batches:
         return hasattr(self._data, "cardinality") and int(self._data.cardinality()) == -1
 
 
-def is_batched(data: Any) -> bool:
-    """Say whether `data` yields batches, rather than being arrays."""
+def is_data_set(data: Any) -> bool:
+    """Say whether `data` is a data set of batches, rather than arrays."""
     # A tf.data.Dataset has element_spec; asked so, TensorFlow need not be named.
-    return (
-        isinstance(data, keras.utils.PyDataset)
-        or hasattr(data, "element_spec")
-        or hasattr(data, "__next__")
-    )
+    return isinstance(data, keras.utils.PyDataset) or hasattr(data, "element_spec")
 
 
 def batches_of(data: Any) -> Iterator[Any]:

@@ -96,38 +96,50 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
         raise ValueError(
             f"The model is not built: train it or call it first. Received: model={model.name!r}"
         )
-    called: dict[int, keras.layers.BatchNormalization] = {}
-    moved: list[keras.layers.BatchNormalization] = []
+    layers = {
+        id(layer): layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    seen: dict[int, keras.layers.BatchNormalization] = {}
+    looped: set[int] = set()
+    moved: set[int] = set()
 
     def look(inputs: Any) -> list[Any]:
-        trace, looped = tracing.current_trace(), set()
+        trace = tracing.current_trace()
 
         def observe(call: Call) -> None:
-            if isinstance(call.layer, keras.layers.BatchNormalization):
-                called[id(call.layer)] = call.layer
+            if id(call.layer) in layers:
+                seen[id(call.layer)] = call.layer
                 if tracing.current_trace() is not trace:
-                    looped.add(call.layer.name)
+                    looped.add(id(call.layer))
 
         with tapped(observe), keras.StatelessScope(state_mapping=seeds(model)) as scope:
             model(inputs, **training_argument(model, True))
         # Frozen, or called with training=False, a layer assigns nothing.
-        moved[:] = [
-            x for x in called.values() if scope.get_current_value(x.moving_mean) is not None
-        ]
-        if looped.intersection(layer.name for layer in moved):
-            raise ValueError(
-                "Layers inside a loop (an RNN's cell, what TimeDistributed wraps) cannot be "
-                f"measured; freeze them to leave them out. Received: {sorted(looped)}"
-            )
+        moved.update(
+            key
+            for key, layer in layers.items()
+            if layer.built and scope.get_current_value(layer.moving_mean) is not None
+        )
         return []
 
     tracing.compile_for(look, inputs)
+    _refuse_unseen([layers[key].name for key in moved if key in looped or key not in seen])
     if not moved:
         raise ValueError(
             "The model has no batch normalization layer that training would move. "
-            f"Received: model={model.name!r}, of whose layers {len(called)} are BatchNormalization"
+            f"Received: model={model.name!r}, of whose layers {len(layers)} are BatchNormalization"
         )
-    return moved
+    return [layer for key, layer in seen.items() if key in moved]
+
+
+def _refuse_unseen(names: list[str]) -> None:
+    if names:
+        raise ValueError(
+            "Layers that are called inside a loop (an RNN's cell, what TimeDistributed wraps) "
+            f"cannot be measured; freeze them to leave them out. Received: {sorted(names)}"
+        )
 
 
 def _measure_population(
