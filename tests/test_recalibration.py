@@ -160,7 +160,8 @@ def test_frozen_layers_stay():
             self.frozen.trainable = False
 
         def call(self, x, training=False):
-            return self.free(self.frozen(self.base(x, training=False)))
+            x = self.frozen(self.base(x, training=False), training=training)
+            return self.free(x, training=training)
 
     model = FineTuned()
     model(IMAGES)
