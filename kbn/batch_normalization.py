@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from kbn import checkpoints, checks, renormalization, replicas, virtual_batches
+from kbn import checkpoints, checks, options, renormalization, replicas, virtual_batches
 from kbn.masks import weights_for, where_kept
 from kbn.moments import Moments, center
 from kbn.moving_statistics import Average, MovingStatistics, RenormStatistics
@@ -24,9 +24,9 @@ Tensor = Any
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization with the moving statistics that Ioffe & Szegedy (2015) define.
 
-    A `keras.layers.BatchNormalization` with the same arguments, defaults and variables, and two
-    options more; the README's table says where it differs. Let m be the number of values per
-    channel in a batch, `batch_mean` their mean and `batch_variance` their biased variance
+    A `keras.layers.BatchNormalization` with the same arguments, defaults and variables, and more
+    options; the README's table says where it differs. Let m be the number of values per channel
+    in a batch, `batch_mean` their mean and `batch_variance` their biased variance
     (Σ(x − batch_mean)²/m).
 
     **In training** (`training=True`) the batch is normalized with its own moments (Algorithm 1):
@@ -45,8 +45,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         y = gamma · (x − moving_mean) / √(moving_variance + epsilon) + beta
 
-    A batch moves only what it tells: a single value per channel (m = 1) moves the mean and leaves
-    the variance; an empty, wholly masked, inf or NaN channel moves neither.
+    **A batch moves only what it tells**, channel by channel: a single value (m = 1) moves the
+    mean and leaves the variance; an empty, wholly masked, inf or NaN channel moves neither.
+    `refused_updates` counts.
+
+    **Over replicas** (`tf.distribute`), `synchronized=True` normalizes with the moments of the
+    whole batch, merged by count. Otherwise each replica normalizes with its own, as in Keras,
+    and the moving statistics follow the mean over replicas, each weighted by its count; every
+    replica holds the same ones. Either takes one collective per forward pass in training.
+
+    **Frozen** (`trainable = False`) means inference mode: `gamma`, `beta` and the moving
+    statistics stay, also when called with `training=True`. Called directly, the layer obeys at
+    once; a model that was trained before keeps what it was compiled with until `compile` is
+    called again. To fine-tune, set `base.trainable = False`, or that of the normalization
+    layers alone, and then compile. Do not rely on `base(inputs, training=False)` in a functional
+    model: Keras 3.15 overrides it with the `training=True` of `fit`.
 
     Example:
         >>> import numpy as np
@@ -79,20 +92,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
         gamma_regularizer: regularizer of `gamma`.
         beta_constraint: constraint on `beta`.
         gamma_constraint: constraint on `gamma`.
-        renorm: batch renormalization; this version has none and raises.
-        renorm_clipping: belongs to `renorm`.
-        renorm_momentum: belongs to `renorm`; has no effect without it.
-        synchronized: statistics across replicas; this version has none and raises.
+        renorm: batch renormalization (Ioffe 2017): in training, x̂·r + d replaces x̂, with
+            r = σ_B/σ and d = (μ_B − μ)/σ held constant in gradients. μ and σ are the variables
+            `renorm_mean` and `renorm_stddev`, averages of μ_B and σ_B = √(batch_variance +
+            epsilon). `moving_stddev` averages √(kept variance + epsilon), and `moving_variance`
+            is its square − epsilon. Variables and their order are Keras's.
+        renorm_clipping: with `renorm`, the limits "rmin" ≤ r ≤ "rmax" and |d| ≤ "dmax"; one that
+            is missing does not clip. A number, or a `LearningRateSchedule` of the number of the
+            layer's training batches so far (the paper starts from rmax = 1, dmax = 0), which
+            adds a variable, `renorm_step`.
+        renorm_momentum: with `renorm`, the weight of the old value in μ and σ, in [0, 1].
+        synchronized: whether replicas share the moments of the whole batch.
         unbiased_variance: whether the moving variance estimates m/(m−1)·σ_B² (the paper, torch)
             or σ_B² (Keras). It never touches what normalizes a training batch.
+        zero_debias: whether the moving statistics are free of the bias towards their initial
+            values: hidden/(1 − momentumᵗ) after t updates, where `hidden` starts at zero (Kingma &
+            Ba 2015, §3). Adds two (C,) variables, `mean_debias` and `variance_debias`, which hold
+            1 − momentumᵗ. Statistics loaded from a file or by `set_weights` without them count as
+            settled; assigned otherwise, set them to 1.
+        virtual_batch_size: samples per virtual ("ghost") batch (Hoffer et al. 2017), or None: in
+            training, consecutive samples are normalized in batches of that size, the last one
+            of what remains, and move the statistics one after the other, as small batches would.
+        fused: "auto" or False; this version has no fused kernel, and True raises.
         **kwargs: `name`, `dtype`, `trainable` and what else a Keras layer takes.
 
     Call arguments:
         inputs: tensor of rank ≥ 1 with C channels along `axis`; integers are cast to float32.
         training: whether to normalize with the batch and move the statistics.
-        mask: boolean tensor of the shape of `inputs` without its channel axis, or one
-            broadcastable to that; False positions take no part in statistics or gradients,
-            not even as NaN, and their output is `beta`.
+        mask: which values take part; the others take none in statistics or gradients, not even
+            as NaN, and their output is `beta`. A tensor of the rank of `inputs` that broadcasts to
+            them, or a shorter one along their axes other than the channel axis, from the first:
+            (B,), (B, T), … Booleans and integers; or float weights, clipped to [0, 1], where the
+            m of a channel becomes (Σw)²/Σw², for which m/(m−1)·σ_B² is unbiased (Kish 1965).
 
     Returns:
         A tensor of the shape of `inputs`, in the policy's compute dtype. Statistics are computed
@@ -104,6 +135,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Reference:
         Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
         Internal Covariate Shift", 2015, https://arxiv.org/abs/1502.03167
+        Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized
+        Models", 2017, https://arxiv.org/abs/1702.03275
+        Hoffer, Hubara & Soudry, "Train longer, generalize better", 2017,
+        https://arxiv.org/abs/1705.08741
     """
 
     def __init__(
@@ -167,9 +202,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.momentum = momentum
         self.renorm_clipping = renormalization.checked_clipping(renorm, renorm_clipping)
         self.unbiased_variance = checks.boolean("unbiased_variance", unbiased_variance)
-        self.zero_debias = _checked_zero_debias(zero_debias, momentum)
-        self.virtual_batch_size = _checked_virtual_batch_size(virtual_batch_size, synchronized)
-        self.fused = _checked_fused(fused)
+        self.zero_debias = options.checked_zero_debias(zero_debias, momentum)
+        self.virtual_batch_size = options.checked_virtual_batch_size(
+            virtual_batch_size, synchronized
+        )
+        self.fused = options.checked_fused(fused)
         self._statistics: Any = None  # made by `build`
         self._own_variables: list[Any] = []
         self._renorm_step: Any = None
@@ -273,12 +310,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"{[v.name for v in variables]}, or those with or without renorm's. "
                 f"Received: {len(values)} variables"
             )
-        for variable in self._own_variables:
-            known = variable.name in own.keys()  # noqa: SIM118 - a store is no dict
-            variable.assign(
-                own[variable.name] if known else checkpoints.missing_value(variable, self.name)
-            )
-        for variable, value in zip(variables, fitting, strict=True):
+        fitting += [checkpoints.own_value(v, own, self.name) for v in self._own_variables]
+        for variable, value in zip(self.weights, fitting, strict=True):
             variable.assign(value)
 
     def _keras_variables(self) -> list[Any]:
@@ -294,16 +327,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _make_statistics(self, mean_seen: Any, spread_seen: Any) -> MovingStatistics:
         mean = Average(self.moving_mean, self.momentum, mean_seen)
-        options = {"unbiased": self.unbiased_variance, "synchronized": self.synchronized}
+        kept = {"unbiased": self.unbiased_variance, "synchronized": self.synchronized}
         if not self.renorm:
             variance = Average(self.moving_variance, self.momentum, spread_seen)
-            return MovingStatistics(mean, variance, **options)
+            return MovingStatistics(mean, variance, **kept)
         stddev = Average(self.moving_stddev, self.momentum, spread_seen)
         renorm = (
             Average(self.renorm_mean, self.renorm_momentum),
             Average(self.renorm_stddev, self.renorm_momentum),
         )
-        return RenormStatistics(mean, stddev, renorm, self.moving_variance, self.epsilon, **options)
+        return RenormStatistics(mean, stddev, renorm, self.moving_variance, self.epsilon, **kept)
 
     def _check_input_shape(self, input_shape: tuple[int | None, ...]) -> None:
         rank = len(input_shape)
@@ -394,33 +427,3 @@ def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
     if len(per_channel.shape) == 2:
         shape[0] = -1
     return ops.reshape(ops.cast(per_channel, x.dtype), shape)
-
-
-def _checked_zero_debias(zero_debias: Any, momentum: float | None) -> bool:
-    if checks.boolean("zero_debias", zero_debias) and (momentum is None or momentum == 1):
-        raise ValueError(
-            "zero_debias=True needs a momentum in [0, 1): the average of all batches "
-            "(momentum=None) has no bias towards its start, and with momentum=1 nothing moves. "
-            f"Received: momentum={momentum!r}"
-        )
-    return bool(zero_debias)
-
-
-def _checked_virtual_batch_size(size: Any, synchronized: bool) -> int | None:
-    if size is None:
-        return None
-    size = checks.integer("virtual_batch_size", size, low=1)
-    if synchronized:
-        raise ValueError(
-            "virtual_batch_size makes batches smaller and synchronized=True larger: choose one. "
-            f"Received: virtual_batch_size={size}, synchronized=True"
-        )
-    return size
-
-
-def _checked_fused(fused: Any) -> str | bool:
-    if fused is True:
-        raise NotImplementedError(
-            "This version has no fused kernel: fused must be 'auto' or False. Received: fused=True"
-        )
-    return checks.one_of("fused", fused, ("auto", False))

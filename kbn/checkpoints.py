@@ -40,15 +40,17 @@ def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> lis
         return [*values, stddev, mean, stddev]
     if not renorm and len(values) == wanted + RENORM_VARIABLES:
         return values[:wanted]
-    return values if len(values) == wanted else None
+    return list(values) if len(values) == wanted else None
 
 
-def missing_value(variable: Any, layer: str) -> np.ndarray:
-    """Return what `variable` is where the saved state does not hold it.
+def own_value(variable: Any, store: Any, layer: str) -> Any:
+    """Return what `store` holds for a variable of kbn's own, or what follows where it does not.
 
     Raises:
         ValueError: for the counts of `momentum=None`, which cannot be guessed.
     """
+    if variable.name in store.keys():  # noqa: SIM118 - stores are no dicts
+        return store[variable.name]
     if variable.name not in MISSING:
         raise ValueError(
             f"The saved state of layer {layer!r} holds no {variable.name}: with momentum=None the "

@@ -35,7 +35,15 @@ def test_the_first_block_has_ten_to_fifteen_lines_and_writes_records(python, tmp
     assert list((tmp_path / "runs/digits/covariate_shift").glob("events.*"))
 
 
-@pytest.mark.parametrize("name", ["kbn.batch_normalization", "kbn.callbacks.covariate_shift"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kbn.batch_normalization",
+        "kbn.callbacks.covariate_shift",
+        "kbn.callbacks.recalibrate",
+        "kbn.recalibration",
+    ],
+)
 def test_docstring_examples_run(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
