@@ -24,8 +24,11 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block, python):
     done = python("-W", "error::UserWarning", "-c", block)
-    if "moving_variance.numpy()" in block:
+    if "moving_variance.numpy() / x.var(axis=0))" in block:
         assert "1.142857" in done.stdout
+    if "kbn.recalibrate(" in block:
+        ratios = [float(x) for x in re.findall(r"[\d.]+", done.stdout.splitlines()[-1])]
+        assert ratios == pytest.approx([1] * 4, abs=1e-4)
 
 
 def test_the_first_block_has_ten_to_fifteen_lines_and_writes_records(python, tmp_path):
