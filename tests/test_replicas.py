@@ -208,7 +208,7 @@ WORKER = """
     import json, os, sys
     import numpy as np, tensorflow as tf
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    import kbn
+    import keras, kbn
     from tests.replicas import forward_and_gradients, run_on, statistics
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     results = {}
@@ -226,6 +226,11 @@ WORKER = """
             outputs = step(x, mask, factors)
             results[f"{name} {split}"] = [np.asarray(t).tolist() for t in outputs]
         results[name] = [s.tolist() for s in statistics(layer)]
+    with strategy.scope():
+        layers = [keras.layers.Input((3, 3)), *(kbn.BatchNormalization() for _ in range(2))]
+        model = keras.Sequential(layers)
+    kbn.recalibrate(model, np.load(sys.argv[1])["x"], verbose=False)
+    results["recalibrated"] = [s.tolist() for s in statistics(model.layers[0])]
     print("RESULT" + json.dumps(results))
 """
 
@@ -272,6 +277,8 @@ def test_two_worker_processes_agree_with_one(tmp_path):
     for result in results:
         np.testing.assert_allclose(result["True"], statistics(one), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(result["False"], results[0]["False"])
+        wanted = x.mean((0, 1)), x.var((0, 1)) * 24 / 23
+        np.testing.assert_allclose(result["recalibrated"], wanted, rtol=1e-5)
     assert np.abs(np.array(results[0]["False"]) - results[0]["True"]).max() > 1e-4
 
 
