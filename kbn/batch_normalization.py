@@ -370,7 +370,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self._statistics.move(batch.moments)
         scale, bias = self._transform(batch.moments.variance, correction)
         scale, bias = _along(scale, x, axis), _along(bias, x, axis)
-        # The offset is tiny, so unlike a mean it may be multiplied out.
+        # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
         outputs = batch.values * scale + (bias - batch.offset * scale)
         if weights is None:
             return outputs
