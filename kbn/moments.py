@@ -121,7 +121,7 @@ def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]
     parts = Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
     weight = ops.sum(parts.weight, 0)
     divisor = _or_one(weight)
-    pivot = ops.stop_gradient(ops.sum(parts.weight * parts.pivot, 0) / divisor)
+    pivot = ops.sum(parts.weight * parts.pivot, 0) / divisor
     means = (parts.pivot - pivot) + parts.offset
     offset = ops.sum(parts.weight * means, 0) / divisor
     squares = parts.weight * (parts.variance + ops.square(means - offset))

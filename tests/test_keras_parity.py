@@ -77,6 +77,24 @@ def test_every_argument_gives_the_same_numbers(arguments):
         )
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_every_argument_gives_the_same_gradients(arguments, training):
+    gradients = []
+    for make in CLASSES.values():
+        layer = make(**arguments)
+        after_training(layer)
+        x = tf.cast(X, layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(tf.cast(layer(x, training=training), "float32")))
+        sources = [x, *(v.value for v in layer.trainable_variables)]
+        gradients.append([tf.cast(g, "float64") for g in tape.gradient(loss, sources)])
+    tolerance = 5e-2 if "bfloat16" in arguments.get("dtype", "") else 1e-4
+    for mine, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(mine, other, tolerance, tolerance)
+
+
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 def test_weights_have_the_same_names_order_and_flags(arguments):
     described = []

@@ -153,6 +153,13 @@ def test_one_replicas_nan_poisons_nothing(strategy, synchronized):
     assert (layer.moving_mean.numpy() != 0).tolist() == [True, not synchronized, True]
 
 
+def test_gathered_rows_are_those_of_each_replica_even_beside_nan(strategy):
+    rows = np.float32([[[1, 2]], [[np.nan, np.inf]]])
+    (gathered,) = run_on(strategy, lambda rows: [replicas.gather(rows)], rows)
+    for received in gathered:
+        np.testing.assert_array_equal(received, rows)
+
+
 @pytest.mark.parametrize("synchronized", [False, True])
 @pytest.mark.parametrize("renorm", [False, True])
 def test_one_collective_per_layer_and_forward_pass(strategy, monkeypatch, synchronized, renorm):
