@@ -78,7 +78,7 @@ class Probe:
             path = paths.get(id(call.layer))
             if path is None:
                 return
-            if tracing.current_trace() is not trace:
+            if call.trace is not trace:
                 looped.add(path)
                 return
             for site, value in (("input", call.inputs), ("output", call.outputs)):

@@ -16,13 +16,14 @@ class Recalibrate(keras.callbacks.Callback):
     Training goes on from the recalibrated statistics, which normalize no training batch and so
     do not change what is learned (with `renorm=True`, training normalizes with statistics of its
     own, which stay). Callbacks that save the model at an epoch's end save the new statistics; in
-    a fit without validation data, put them behind this one in the list.
+    a fit without validation data, put them behind this one in the list. Put this one behind an
+    `EarlyStopping` that restores weights, which come with the statistics of their time.
 
     Args:
         data: what the statistics are measured over, as for `kbn.recalibrate`: training data, whole
             or in part, without augmentation that inference does not have. No iterator.
         steps: how many batches of it; None for all.
-        every_epochs: the cadence; the last epoch of `fit` is always one.
+        every_epochs: the cadence; it is also done when training ends, however early.
         estimator: "population" or "paper", see `kbn.recalibrate`.
         batch_size: samples per batch of arrays; 32 if None.
 
@@ -52,9 +53,6 @@ class Recalibrate(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
-        for name, value in (("steps", steps), ("batch_size", batch_size)):
-            if value is not None:
-                checks.integer(name, value, low=1)
         if Batches(data, steps, batch_size).is_spent_by_reading:
             raise TypeError(
                 "data is read at every epoch's end, so it must not be an iterator: give arrays, a "
@@ -66,7 +64,8 @@ class Recalibrate(keras.callbacks.Callback):
             "estimator": estimator,
             "batch_size": batch_size,
         }
-        self._epochs, self._due = 0, False
+        self._epochs = self._measured_at = 0
+        self._due = False
         self._every_epochs = checks.integer("every_epochs", every_epochs, low=1)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -94,10 +93,15 @@ class Recalibrate(keras.callbacks.Callback):
         """Measure where there was no validation."""
         self._measure()
 
+    def on_train_end(self, logs: Any = None) -> None:
+        """Measure where training ended before the cadence came round."""
+        self._due = self._measured_at != self._epochs
+        self._measure()
+
     def _measure(self) -> None:
         if not self._due:
             return
-        self._due = False
+        self._due, self._measured_at = False, self._epochs
         try:
             recalibrate(self.model, self._data, verbose=False, **self._options)
         except Exception as error:

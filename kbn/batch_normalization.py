@@ -5,6 +5,7 @@ The maths is in `moments`, `moving_average` and `renormalization`, the state in
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -98,9 +99,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon). `moving_stddev` averages √(kept variance + epsilon), and `moving_variance`
             is its square − epsilon. Variables and their order are Keras's.
         renorm_clipping: with `renorm`, the limits "rmin" ≤ r ≤ "rmax" and |d| ≤ "dmax"; one that
-            is missing does not clip. A number, or a `LearningRateSchedule` of the number of the
-            layer's training batches so far (the paper starts from rmax = 1, dmax = 0), which
-            adds a variable, `renorm_step`.
+            is missing does not clip. A number, or a `LearningRateSchedule` of the number of
+            batches that moved the statistics so far (the paper starts from rmax = 1, dmax = 0),
+            which adds a variable, `renorm_step`.
         renorm_momentum: with `renorm`, the weight of the old value in μ and σ, in [0, 1].
         synchronized: whether replicas share the moments of the whole batch.
         unbiased_variance: whether the moving variance estimates m/(m−1)·σ_B² (the paper, torch)
@@ -108,8 +109,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         zero_debias: whether the moving statistics are free of the bias towards their initial
             values: hidden/(1 − momentumᵗ) after t updates, where `hidden` starts at zero (Kingma &
             Ba 2015, §3). Adds two (C,) variables, `mean_debias` and `variance_debias`, which hold
-            1 − momentumᵗ. Statistics loaded from a file or by `set_weights` without them count as
-            settled; assigned otherwise, set them to 1.
+            1 − momentumᵗ. Statistics loaded from a `.keras` or `.weights.h5` file or by
+            `set_weights` without them count as settled; where they are assigned otherwise, set
+            these to 1. (Keras refuses old-format `.h5` weights whose number differs.)
         virtual_batch_size: samples per virtual ("ghost") batch (Hoffer et al. 2017), or None: in
             training, consecutive samples are normalized in batches of that size, the last one
             of what remains, and move the statistics one after the other, as small batches would.
@@ -131,6 +133,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Raises:
         TypeError, ValueError: for arguments outside what is said here, with what was received.
+        NotImplementedError: for `fused=True`.
 
     Reference:
         Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
@@ -207,9 +210,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             virtual_batch_size, synchronized
         )
         self.fused = options.checked_fused(fused)
-        self._statistics: Any = None  # made by `build`
-        self._own_variables: list[Any] = []
-        self._renorm_step: Any = None
+        self._hidden: Any = None  # made by `build`
+        self._own_names: list[str] = []
 
     @property
     def refused_updates(self) -> np.ndarray:
@@ -218,16 +220,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Empty, wholly masked, single-value, inf or NaN, counted per channel, virtual batches and
         those of replicas one by one. No weight, and not saved.
         """
-        if self._statistics is None:
+        if self._hidden is None:
             raise ValueError(f"The layer is not built yet. Received: layer={self.name!r}")
-        return self._statistics.refused.numpy()
+        return self._hidden.refused.numpy()
 
     def add_weight(
         self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any
     ) -> Any:
         """Add a variable as Keras does, but statistics never below float32."""
-        if not trainable:
-            dtype = backend.result_type(dtype or self.variable_dtype, "float32")
+        dtype = dtype or self.variable_dtype
+        if not trainable and backend.is_float_dtype(dtype):
+            dtype = backend.result_type(dtype, "float32")
         return super().add_weight(*args, trainable=trainable, dtype=dtype, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -235,12 +238,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self._check_input_shape(input_shape)
         super().build(input_shape)
         self._channel_axis = self.axis % len(input_shape)
-        rule = "count" if self.momentum is None else "debias" if self.zero_debias else None
-        names = [f"mean_{rule}", f"variance_{rule}"] if rule else []
-        seen = [self._add_state(name, self.moving_mean.shape) for name in names]
+        for name in self._remembered():
+            self._add_state(name, tuple(self.moving_mean.shape))
         if renormalization.is_scheduled(self.renorm_clipping):
-            self._renorm_step = self._add_state("renorm_step", ())
-        self._statistics = self._make_statistics(*seen or (None, None))
+            self._add_state("renorm_step", ())
+        # Hidden from Keras, so that the layer's weights stay those of Keras's layer.
+        self._hidden = SimpleNamespace(refused=_zeros("refused_updates", self.moving_mean.shape))
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
@@ -276,7 +279,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def save_own_variables(self, store: Any) -> None:
         """Write Keras's variables as Keras does, and kbn's own by name."""
-        checkpoints.save(self._keras_variables(), self._own_variables, store)
+        checkpoints.save(self._keras_variables(), self._own_variables(), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Read the state from a file of kbn's or Keras's layer, with or without renorm.
@@ -310,33 +313,70 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"{[v.name for v in variables]}, or those with or without renorm's. "
                 f"Received: {len(values)} variables"
             )
-        fitting += [checkpoints.own_value(v, own, self.name) for v in self._own_variables]
+        fitting += [checkpoints.own_value(v, own, self.name) for v in self._own_variables()]
+        checkpoints.check_shapes(self.weights, fitting, self.name)
         for variable, value in zip(self.weights, fitting, strict=True):
             variable.assign(value)
 
     def _keras_variables(self) -> list[Any]:
-        return self.weights[: len(self.weights) - len(self._own_variables)]
+        return self.weights[: len(self.weights) - len(self._own_names)]
 
-    def _add_state(self, name: str, shape: tuple[int, ...]) -> Any:
+    def _add_state(self, name: str, shape: tuple[int, ...]) -> None:
         """Add a variable that Keras's layer does not have, behind those that it has."""
         variable = self.add_weight(
             shape=shape, name=name, initializer="zeros", trainable=False, autocast=False
         )
-        self._own_variables = [*self._own_variables, variable]
-        return variable
+        setattr(self, name, variable)  # an attribute: tf.train.Checkpoint looks for those
+        self._own_names = [*self._own_names, name]
 
-    def _make_statistics(self, mean_seen: Any, spread_seen: Any) -> MovingStatistics:
-        mean = Average(self.moving_mean, self.momentum, mean_seen)
+    def _own_variables(self) -> list[Any]:
+        return [getattr(self, name) for name in self._own_names]
+
+    def _remembered(self) -> tuple[str, ...]:
+        """Return the names of what the averages must remember beside themselves."""
+        if self.momentum is None:
+            return "mean_count", "variance_count"
+        return ("mean_debias", "variance_debias") if self.zero_debias else ()
+
+    def _moving_statistics(self) -> MovingStatistics:
+        """Return how the variables move by the options as they are now, as Keras's would."""
+        missing = [name for name in self._remembered() if name not in self._own_names]
+        if missing or self.renorm != hasattr(self, "renorm_mean"):
+            raise ValueError(
+                "momentum=None, zero_debias and renorm need variables of their own and cannot be "
+                f"changed once the layer is built. Received: momentum={self.momentum}, "
+                f"zero_debias={self.zero_debias}, renorm={self.renorm} after build"
+            )
+        seen = [getattr(self, name) for name in self._remembered()] or [None, None]
+        spread = self.moving_stddev if self.renorm else self.moving_variance
+        mean, spread = (
+            Average(variable, self.momentum, remembered)
+            for variable, remembered in zip((self.moving_mean, spread), seen, strict=True)
+        )
         kept = {"unbiased": self.unbiased_variance, "synchronized": self.synchronized}
         if not self.renorm:
-            variance = Average(self.moving_variance, self.momentum, spread_seen)
-            return MovingStatistics(mean, variance, **kept)
-        stddev = Average(self.moving_stddev, self.momentum, spread_seen)
-        renorm = (
-            Average(self.renorm_mean, self.renorm_momentum),
-            Average(self.renorm_stddev, self.renorm_momentum),
+            return MovingStatistics(mean, spread, self._hidden.refused, **kept)
+        return RenormStatistics(
+            mean,
+            spread,
+            self._hidden.refused,
+            renorm=(
+                Average(self.renorm_mean, self.renorm_momentum),
+                Average(self.renorm_stddev, self.renorm_momentum),
+            ),
+            variance=self.moving_variance,
+            epsilon=self.epsilon,
+            clock=getattr(self, "renorm_step", None),
+            **kept,
         )
-        return RenormStatistics(mean, stddev, renorm, self.moving_variance, self.epsilon, **kept)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        # TensorFlow asks. A training function that is exported counts refusals, and a variable
+        # that nobody owns cannot be saved; a checkpoint holds what one of Keras's layer does.
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel" and self._hidden is not None:
+            children["refused_updates"] = self._hidden.refused.value
+        return children
 
     def _check_input_shape(self, input_shape: tuple[int | None, ...]) -> None:
         rank = len(input_shape)
@@ -362,12 +402,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         Where `axis` lies behind an axis of virtual batches, each has moments of its own.
         """
+        statistics = self._moving_statistics()
         first = axis - self._channel_axis
         axes = [i for i in range(first, len(x.shape)) if i != axis]
         gather = replicas.gather if self.synchronized and replicas.several() else None
         batch = center(x, axes, weights, gather)
         correction = self._correction(batch.moments) if self.renorm else None
-        self._statistics.move(batch.moments)
+        statistics.move(batch.moments)
         scale, bias = self._transform(batch.moments.variance, correction)
         scale, bias = _along(scale, x, axis), _along(bias, x, axis)
         # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
@@ -405,10 +446,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _correction(self, batch: Moments) -> Correction:
         """Return renorm's correction for a batch, by the statistics before it moves them."""
-        step = None if self._renorm_step is None else self._renorm_step.value
+        scheduled = renormalization.is_scheduled(self.renorm_clipping)
+        step = self.renorm_step.value if scheduled else None
         limits = renormalization.limits_at(self.renorm_clipping or {}, step)
-        if step is not None:
-            self._renorm_step.assign(step + 1)
         dtype = batch.mean.dtype
         least = self.epsilon**0.5  # no batch has a smaller one
         return renormalization.correction(
@@ -418,6 +458,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             ops.maximum(ops.cast(self.renorm_stddev.value, dtype), ops.cast(least, dtype)),
             limits,
         )
+
+
+def _zeros(name: str, shape: tuple[int, ...]) -> Any:
+    return keras.Variable(
+        initializer="zeros", shape=tuple(shape), dtype="int64", trainable=False, name=name
+    )
 
 
 def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from kbn import checks
+
 ACCEPTED = (
     "an array, (x, y), a dict of arrays, a tf.data.Dataset, a keras.utils.PyDataset or an iterator "
     "of batches"
@@ -34,6 +36,9 @@ class Batches:
     """
 
     def __init__(self, data: Any, steps: int | None = None, batch_size: int | None = None) -> None:
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            if value is not None:
+                checks.integer(name, value, low=1)
         self._data, self._steps = data, steps
         self.is_spent_by_reading = hasattr(data, "__next__")
         self._comes_in_batches = self.is_spent_by_reading or is_data_set(data)

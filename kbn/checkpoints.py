@@ -58,3 +58,17 @@ def own_value(variable: Any, store: Any, layer: str) -> Any:
             "layer with a momentum, or measure the statistics anew with kbn.recalibrate."
         )
     return np.full(tuple(variable.shape), MISSING[variable.name])
+
+
+def check_shapes(variables: Sequence[Any], values: Sequence[Any], layer: str) -> None:
+    """Check all values before any is assigned.
+
+    Raises:
+        ValueError: with the first variable that its value does not fit.
+    """
+    for variable, value in zip(variables, values, strict=True):
+        if tuple(variable.shape) != tuple(np.shape(value)):
+            raise ValueError(
+                f"Variable {variable.name!r} of layer {layer!r} has shape {tuple(variable.shape)}. "
+                f"Received: a value of shape {tuple(np.shape(value))}"
+            )

@@ -105,7 +105,7 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tupl
         return ops.sum(weighted, axes, keepdims=True)
 
     weight, squared_weight = _weight(x, axes, weights)
-    divisor = _or_one(weight)
+    divisor = or_one(weight)
     pivot = ops.stop_gradient(total(where_kept(weights, x, ops.zeros_like(x))) / divisor)
     values = where_kept(weights, x - pivot, ops.zeros_like(x))
     offset = total(values) / divisor
@@ -120,7 +120,7 @@ def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]
     rows = ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
     parts = Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
     weight = ops.sum(parts.weight, 0)
-    divisor = _or_one(weight)
+    divisor = or_one(weight)
     pivot = ops.sum(parts.weight * parts.pivot, 0) / divisor
     means = (parts.pivot - pivot) + parts.offset
     offset = ops.sum(parts.weight * means, 0) / divisor
@@ -137,7 +137,9 @@ def _weight(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[T
     if weights is None:
         everything = ops.reshape(ops.cast(size, x.dtype), [1] * len(x.shape))
         return everything, everything
-    repeats = ops.cast(size // ops.maximum(_size(weights, axes), 1), x.dtype)
+    repeats = ops.cast(
+        size // ops.maximum(_size(weights, axes), ops.ones((), dtype="int64")), x.dtype
+    )
     weights, mask = ops.cast(weights, x.dtype), is_mask(weights)
     weight = ops.sum(weights, axes, keepdims=True) * repeats
     return weight, weight if mask else ops.sum(ops.square(weights), axes, keepdims=True) * repeats
@@ -146,15 +148,16 @@ def _weight(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[T
 def _effective_count(part: Part) -> Tensor:
     if part.squared_weight is part.weight:
         return part.weight
-    return ops.square(part.weight) / _or_one(part.squared_weight)
+    return ops.square(part.weight) / or_one(part.squared_weight)
 
 
-def _or_one(divisor: Tensor) -> Tensor:
+def or_one(divisor: Tensor) -> Tensor:
+    """Return a divisor for sums that are 0 where `divisor` is."""
     return ops.where(divisor > 0, divisor, ops.ones_like(divisor))
 
 
-def _size(x: Tensor, axes: tuple[int, ...]) -> Any:
+def _size(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     sizes = [ops.shape(x)[axis] for axis in axes]
     if all(isinstance(size, int) for size in sizes):
-        return math.prod(sizes)
+        return ops.convert_to_tensor(math.prod(sizes), dtype="int64")
     return ops.prod(ops.stack([ops.cast(size, "int64") for size in sizes]))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from kbn.moments import Moments
+from kbn.moments import Moments, or_one
 
 Tensor = Any
 
@@ -109,7 +109,7 @@ def debiased(average: Tensor, step: Step, seen: Tensor) -> tuple[Tensor, Tensor]
         seen: 1 − momentumᵗ so far; 1 for an average whose start is long forgotten.
     """
     seen = seen * (1.0 - step.rate) + step.rate
-    share = step.rate / _or_one(seen)
+    share = step.rate / or_one(seen)
     return average * (1.0 - share) + step.value * share, seen
 
 
@@ -122,13 +122,10 @@ def cumulative(average: Tensor, step: Step, seen: Tensor) -> tuple[Tensor, Tenso
         seen: the number of values so far.
     """
     seen = seen + step.count
-    share = step.count / _or_one(seen)
+    share = step.count / or_one(seen)
     return average * (1.0 - share) + step.value * share, seen
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return ops.sum(values * weights, 0) / _or_one(ops.sum(weights, 0))
-
-
-def _or_one(divisor: Tensor) -> Tensor:
-    return ops.where(divisor > 0, divisor, ops.ones_like(divisor))
+    # Weights of sum 1, so that no sum of large values overflows.
+    return ops.sum(values * (weights / or_one(ops.sum(weights, 0))), 0)

@@ -27,10 +27,8 @@ class Average:
 
     def step(self, value: Tensor, tells: Tensor, count: Tensor) -> Step:
         """Return the step that `value` means; (C,) of one batch, (G, C) of G in sequence."""
-        # The variable's dtype may be wider or narrower than the inputs' (float64 data, say).
-        value, count = ops.cast(value, self.variable.dtype), ops.cast(count, self.variable.dtype)
         rule = moving_average.one_batch if len(value.shape) == 1 else moving_average.batch_sequence
-        return rule(value, tells, count, self.momentum)
+        return rule(value, tells, ops.cast(count, value.dtype), self.momentum)
 
     def move(self, step: Step) -> None:
         """Take the step."""
@@ -44,49 +42,42 @@ class Average:
         self.seen.assign(seen)
 
 
+Observation = tuple[Average, Tensor, Tensor]  # what it is shown, and where it may use it
+
+
 class MovingStatistics:
     """The statistics that inference normalizes with, and how many batches they refused.
 
     Args:
         mean: the average of batch means.
         variance: the average of batch variances.
+        refused: (C,) int64 variable, the number of batches that told no variance.
         unbiased: whether the latter averages m/(m−1)·σ_B² or σ_B².
         synchronized: whether all replicas see the same moments, so that nothing is to be agreed.
     """
 
     def __init__(
-        self, mean: Average, variance: Average, unbiased: bool, synchronized: bool
+        self, mean: Average, variance: Average, refused: Any, *, unbiased: bool, synchronized: bool
     ) -> None:
         self._mean, self._variance = mean, variance
         self._unbiased, self._synchronized = unbiased, synchronized
-        # A plain object hides it from Keras, so that the layer's weights stay those of Keras's.
-        self.refused = keras.Variable(
-            initializer="zeros",
-            shape=tuple(mean.variable.shape),
-            dtype="int64",
-            trainable=False,
-            name="refused_updates",
-        )
+        self._refused = refused
 
     def move(self, batch: Moments) -> None:
         """Let the batch, or the virtual batches one after the other, move the statistics."""
-        tells_variance = moving_average.tells_variance(batch)
-        observed = self._observed(batch, moving_average.tells_mean(batch), tells_variance)
-        averages = [average for average, _, _ in observed]
+        observed = [_fitted(*observation) for observation in self._observed(batch)]
         steps = [average.step(value, tells, batch.count) for average, value, tells in observed]
-        refused = _count(ops.logical_not(tells_variance))
+        refused = _count(ops.logical_not(observed[1][2]))
         if not self._synchronized and replicas.several():
             steps, refused = _agreed_over_replicas(steps, refused)
-        self.refused.assign(self.refused.value + ops.cast(refused, "int64"))
-        self._take(averages, steps)
+        self._refused.assign(self._refused.value + ops.cast(refused, "int64"))
+        self._take([average for average, _, _ in observed], steps)
 
-    def _observed(
-        self, batch: Moments, tells_mean: Tensor, tells_variance: Tensor
-    ) -> list[tuple[Average, Tensor, Tensor]]:
-        """Return what each average is shown, and in which channels it may use it."""
+    def _observed(self, batch: Moments) -> list[Observation]:
+        """Return what each average is shown, first that of the mean, then that of the variance."""
         return [
-            (self._mean, batch.mean, tells_mean),
-            (self._variance, self._kept_variance(batch), tells_variance),
+            (self._mean, batch.mean, moving_average.tells_mean(batch)),
+            (self._variance, self._kept_variance(batch), moving_average.tells_variance(batch)),
         ]
 
     def _kept_variance(self, batch: Moments) -> Tensor:
@@ -108,9 +99,11 @@ class RenormStatistics(MovingStatistics):
     Args:
         mean: the average of batch means.
         stddev: the average of batch standard deviations.
+        refused: as for `MovingStatistics`.
         renorm: the averages of μ and σ.
         variance: (C,) variable that follows `stddev`.
         epsilon: ε.
+        clock: variable, the number of batches of which anything was taken; None if nobody asks.
         **options: as for `MovingStatistics`.
     """
 
@@ -118,17 +111,21 @@ class RenormStatistics(MovingStatistics):
         self,
         mean: Average,
         stddev: Average,
+        refused: Any,
+        *,
         renorm: tuple[Average, Average],
         variance: Any,
         epsilon: float,
+        clock: Any,
         **options: bool,
     ) -> None:
-        super().__init__(mean, stddev, **options)
-        self._renorm, self._variance_variable, self._epsilon = renorm, variance, epsilon
+        super().__init__(mean, stddev, refused, **options)
+        self._renorm, self._variance_variable = renorm, variance
+        self._epsilon, self._clock = epsilon, clock
 
-    def _observed(
-        self, batch: Moments, tells_mean: Tensor, tells_variance: Tensor
-    ) -> list[tuple[Average, Tensor, Tensor]]:
+    def _observed(self, batch: Moments) -> list[Observation]:
+        tells_mean = moving_average.tells_mean(batch)
+        tells_variance = moving_average.tells_variance(batch)
         kept = ops.sqrt(self._kept_variance(batch) + self._epsilon)
         biased = ops.sqrt(batch.variance + self._epsilon)
         return [
@@ -140,9 +137,18 @@ class RenormStatistics(MovingStatistics):
 
     def _take(self, averages: list[Average], steps: list[Step]) -> None:
         super()._take(averages, steps)
+        if self._clock is not None:
+            taken = ops.any(steps[0].count > 0)
+            self._clock.assign(self._clock.value + ops.cast(taken, self._clock.dtype))
         follows = ops.relu(ops.square(averages[1].variable.value) - self._epsilon)
         old = self._variance_variable.value
         self._variance_variable.assign(ops.where(steps[1].count > 0, follows, old))
+
+
+def _fitted(average: Average, value: Tensor, tells: Tensor) -> Observation:
+    """Return the observation in the dtype of the average, where it may have become infinite."""
+    value = ops.cast(value, average.variable.dtype)
+    return average, value, ops.logical_and(tells, ops.isfinite(value))
 
 
 def _count(flags: Tensor) -> Tensor:

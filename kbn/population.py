@@ -8,17 +8,19 @@ from kbn.moments import Part
 
 
 class Statistics(NamedTuple):
-    """What inference normalizes with.
+    """What inference normalizes with; all (C,) float64.
 
     Attributes:
-        mean: (C,) float64.
-        variance: (C,) float64.
-        count: (C,) float64, the number of values behind them; 0 where there was none.
+        mean: the mean.
+        variance: the variance.
+        mean_count: the number of values behind the mean; 0 where there was none.
+        variance_count: the number of values behind the variance; 0 where none told one.
     """
 
     mean: np.ndarray
     variance: np.ndarray
-    count: np.ndarray  # type: ignore[assignment] # hides tuple.count
+    mean_count: np.ndarray
+    variance_count: np.ndarray
 
 
 class Population:
@@ -49,7 +51,7 @@ class Population:
         variance = np.asarray(self._squares / _or_one(self._weight))
         if unbiased:
             variance = variance * count / _or_one(count - 1)
-        return Statistics(np.asarray(self._mean), variance, count)
+        return Statistics(np.asarray(self._mean), variance, count, np.where(count > 1, count, 0))
 
 
 class BatchAverage:
@@ -76,6 +78,7 @@ class BatchAverage:
         return Statistics(
             np.asarray(self._mean / _or_one(self._count)),
             np.asarray(self._variance / _or_one(self._variance_count)),
+            np.asarray(self._count),
             np.asarray(self._variance_count),
         )
 

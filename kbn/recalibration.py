@@ -48,7 +48,11 @@ def recalibrate(
     do it: one pass in which every layer normalizes with its batch, as in training (dropout on).
     E[x] is the mean over batches of μ_B, Var[x] that of m/(m−1)·σ_B², each batch weighted by m.
     Statistics then depend on the batches, and a layer behind another one sees in inference
-    slightly other inputs than those measured.
+    slightly other inputs than those measured. Layers without a seed of their own (that draw from
+    Keras's global seed) draw the same for every batch.
+
+    A layer that the model calls several times pools all its calls, and one that feeds itself is
+    measured behind its old statistics. A model that runs eagerly is measured eagerly.
 
     Args:
         model: a built model of any kind.
@@ -61,7 +65,8 @@ def recalibrate(
 
     Raises:
         ValueError: where the model has nothing to measure or is not built, where the data ends
-            before `steps`, or where an activation is inf or NaN.
+            before `steps` or shows a layer no more than one value, or where an activation is inf or
+            NaN.
         TypeError: where an iterator would be needed more than once.
 
     Example:
@@ -74,9 +79,6 @@ def recalibrate(
     """
     checks.one_of("estimator", estimator, ESTIMATORS)
     checks.boolean("verbose", verbose)
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if value is not None:
-            checks.integer(name, value, low=1)
     tracing.check_backend("kbn.recalibrate")
     batches = Batches(data, steps, batch_size)
     layers = _moved_layers(model, batches.first())
@@ -96,42 +98,54 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
         raise ValueError(
             f"The model is not built: train it or call it first. Received: model={model.name!r}"
         )
-    layers = {
-        id(layer): layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    }
-    seen: dict[int, keras.layers.BatchNormalization] = {}
-    looped: set[int] = set()
+    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    seen: list[keras.layers.BatchNormalization] = []
     moved: set[int] = set()
 
     def look(inputs: Any) -> list[Any]:
         trace = tracing.current_trace()
-
-        def observe(call: Call) -> None:
-            if id(call.layer) in layers:
-                seen[id(call.layer)] = call.layer
-                if tracing.current_trace() is not trace:
-                    looped.add(id(call.layer))
-
-        with tapped(observe), keras.StatelessScope(state_mapping=seeds(model)) as scope:
-            model(inputs, **training_argument(model, True))
+        calls, scope = _calls(model, inputs, training=True)
         # Frozen, or called with training=False, a layer assigns nothing.
         moved.update(
-            key
-            for key, layer in layers.items()
+            id(layer)
+            for layer in norms
             if layer.built and scope.get_current_value(layer.moving_mean) is not None
         )
+        looped = {id(call.layer) for call in calls if call.trace is not trace}
+        seen.extend(call.layer for call in calls if id(call.layer) not in looped)
         return []
 
-    tracing.compile_for(look, inputs)
-    _refuse_unseen([layers[key].name for key in moved if key in looped or key not in seen])
+    tracing.compiled(look, eagerly=_runs_eagerly(model))(inputs)
+    in_order = list(dict.fromkeys(layer for layer in seen if id(layer) in moved))
+    _refuse_unseen([x.name for x in norms if id(x) in moved and x not in in_order])
     if not moved:
         raise ValueError(
             "The model has no batch normalization layer that training would move. "
-            f"Received: model={model.name!r}, of whose layers {len(layers)} are BatchNormalization"
+            f"Received: model={model.name!r}, of whose layers {len(norms)} are BatchNormalization"
         )
-    return [layer for key, layer in seen.items() if key in moved]
+    return in_order
+
+
+def _runs_eagerly(model: keras.Model) -> bool:
+    return bool(getattr(model, "run_eagerly", False))
+
+
+def _calls(
+    model: keras.Model, inputs: Any, *, training: bool, number: Any = 0
+) -> tuple[list[Call], keras.StatelessScope]:
+    """Run `model` and return the calls of its normalization layers; it stays as it is.
+
+    Layers with seeds of their own draw anew for every `number`.
+    """
+    calls: list[Call] = []
+
+    def observe(call: Call) -> None:
+        if isinstance(call.layer, keras.layers.BatchNormalization):
+            calls.append(call)
+
+    with tapped(observe), keras.StatelessScope(state_mapping=seeds(model, number)) as scope:
+        model(inputs, **training_argument(model, training))
+    return calls, scope
 
 
 def _refuse_unseen(names: list[str]) -> None:
@@ -190,20 +204,12 @@ def _parts(
 
     def look(numbered: Any) -> list[Any]:
         inputs, number = numbered
-        rows: list[Any] = []
-        order.clear()
+        calls, _ = _calls(model, inputs, training=training, number=number)
+        calls = [call for call in calls if id(call.layer) in indices]
+        order[:] = [indices[id(call.layer)] for call in calls]
+        return [_rows(call) for call in calls]
 
-        def observe(call: Call) -> None:
-            if id(call.layer) in indices:
-                order.append(indices[id(call.layer)])
-                rows.append(_rows(call))
-
-        # Random layers draw anew for every batch, and the model's own seeds stay where they are.
-        with tapped(observe), keras.StatelessScope(state_mapping=seeds(model, number)):
-            model(inputs, **training_argument(model, training))
-        return rows
-
-    run = tracing.compiled(look)
+    run = tracing.compiled(look, eagerly=_runs_eagerly(model))
     for number, inputs in enumerate(batches):
         measured = run((inputs, np.int64(number)))
         yield from ((index, Part(*rows)) for index, rows in zip(order, measured, strict=True))
@@ -222,24 +228,39 @@ def _rows(call: Call) -> Any:
 
 def _assign(layer: keras.layers.BatchNormalization, measured: Statistics) -> None:
     """Give `layer` its new statistics in the channels where something was measured."""
-    if not np.isfinite([measured.mean, measured.variance]).all():
+    if not (measured.variance_count > 0).any():
         raise ValueError(
-            "The inputs of a layer must be finite to be measured; nothing was changed. "
-            f"Received: inf or NaN in the inputs of layer {layer.name!r}"
+            "The data must show every layer more than one value per channel (in a batch, with "
+            f'estimator="paper"); nothing was changed. Received: layer {layer.name!r} saw at most '
+            f"{np.max(measured.mean_count):g}"
         )
-    known = measured.count > 1
+    stddev = np.sqrt(measured.variance + layer.epsilon)
+    settled = np.ones_like(stddev)
     new = {
-        "moving_mean": measured.mean,
-        "moving_variance": measured.variance,
-        "moving_stddev": np.sqrt(measured.variance + layer.epsilon),
-        "mean_count": measured.count,
-        "variance_count": measured.count,
-        "mean_debias": np.ones_like(measured.count),
-        "variance_debias": np.ones_like(measured.count),
+        "moving_mean": (measured.mean, measured.mean_count),
+        "moving_variance": (measured.variance, measured.variance_count),
+        "moving_stddev": (stddev, measured.variance_count),
+        "mean_count": (measured.mean_count, measured.mean_count),
+        "variance_count": (measured.variance_count, measured.variance_count),
+        "mean_debias": (settled, measured.mean_count),
+        "variance_debias": (settled, measured.variance_count),
     }
     for variable in layer.non_trainable_variables:
         if variable.name in new:
-            variable.assign(np.where(known, new[variable.name], variable.numpy()))
+            value, count = new[variable.name]
+            old = variable.numpy()
+            with np.errstate(over="ignore"):
+                value = np.where(count > 0, value, old).astype(old.dtype)
+            _check_finite(value, layer)
+            variable.assign(value)
+
+
+def _check_finite(value: np.ndarray, layer: keras.layers.BatchNormalization) -> None:
+    if not np.isfinite(value).all():
+        raise ValueError(
+            "The inputs of a layer must be finite, and their variance too, to be measured; nothing "
+            f"was changed. Received: inf or NaN from the inputs of layer {layer.name!r}"
+        )
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """Look at every layer's call while a function runs or is traced; nothing stays attached."""
 
 import contextlib
+import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops, tree
+
+from kbn import tracing
 
 
 class Call(NamedTuple):
@@ -14,15 +17,17 @@ class Call(NamedTuple):
 
     Attributes:
         layer: the layer.
-        inputs: its first argument that holds a tensor, or None.
+        inputs: its first argument, in the order of its `call`, that holds a tensor; or None.
         mask: the mask that came with it, as an argument or on the tensor, or None.
         outputs: what it returned.
+        trace: the trace it ran in (see `tracing.current_trace`).
     """
 
     layer: keras.layers.Layer
     inputs: Any
     mask: Any
     outputs: Any
+    trace: Any
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -43,11 +48,7 @@ def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
     def tapped_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         outputs = original(layer, *args, **kwargs)
         if threading.get_ident() == owner:
-            inputs = _first_argument(args, kwargs)
-            # Keras lets masks travel on the tensor, and takes an argument first.
-            mask = kwargs.get("mask")
-            mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
-            observe(Call(layer, inputs, mask, outputs))
+            observe(_call(layer, args, kwargs, outputs))
         return outputs
 
     keras.layers.Layer.__call__ = tapped_call
@@ -57,9 +58,21 @@ def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
         keras.layers.Layer.__call__ = original
 
 
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    candidates = (*args, *kwargs.values())
-    return next((x for x in candidates if any(map(ops.is_tensor, tree.flatten(x)))), None)
+def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any) -> Call:
+    arguments = _in_order(layer, args, kwargs)
+    inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
+    # Keras lets masks travel on the tensor, and takes an argument first.
+    mask = arguments.get("mask")
+    mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
+    return Call(layer, inputs, mask, outputs, tracing.current_trace())
+
+
+def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:
+    """Return the arguments by name, in the order of `call` whatever the caller's order was."""
+    try:
+        return inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # arguments that Keras takes for itself
+        return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
 
 
 def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:

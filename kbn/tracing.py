@@ -26,18 +26,37 @@ def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any
     return lambda: tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat))
 
 
-def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def compiled(function: Callable[[Any], Any], *, eagerly: bool = False) -> Callable[[Any], Any]:
     """Return `function` compiled, from structures of arrays or tensors to structures of arrays.
 
-    Traced anew for new shapes, and soon for any batch size; never by XLA.
+    Traced for the first shapes it sees, and for any batch size once others come; never by XLA.
+
+    Args:
+        function: takes a structure of tensors.
+        eagerly: whether not to compile: for models that Python must run.
     """
     import tensorflow as tf
 
-    traced = tf.function(function, autograph=False, jit_compile=False, reduce_retracing=True)
+    traces: dict[Any, Callable[..., Any]] = {}
+
+    def trace_for(tensors: Any) -> Callable[..., Any]:
+        exact = tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), tensors)
+        relaxed = tree.map_structure(
+            lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype), tensors
+        )
+        keys = [tuple(tree.flatten(specs)) for specs in (exact, relaxed)]
+        known = next((traces[key] for key in keys if key in traces), None)
+        if known is None:
+            # Concrete functions: TensorFlow warns where one function is traced for many layers.
+            specs, key = (relaxed, keys[1]) if traces else (exact, keys[0])
+            traced = tf.function(function, autograph=False, jit_compile=False)
+            known = traces[key] = traced.get_concrete_function(specs)
+        return known
 
     def call(inputs: Any) -> Any:
         tensors = tree.map_structure(tf.convert_to_tensor, inputs)
-        return tf.nest.map_structure(ops.convert_to_numpy, traced(tensors))
+        outputs = function(tensors) if eagerly else trace_for(tensors)(*tree.flatten(tensors))
+        return tf.nest.map_structure(ops.convert_to_numpy, outputs)
 
     return call
 

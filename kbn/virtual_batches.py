@@ -8,7 +8,7 @@ Tensor = Any
 
 
 def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Cut `x` into G = ⌈B/size⌉ virtual batches of consecutive samples.
+    """Cut `x` into G = max(1, ⌈B/size⌉) virtual batches of consecutive samples.
 
     Args:
         x: (B, …) tensor.
@@ -22,7 +22,8 @@ def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, 
     batch = ops.shape(x)[0]
     if weights is not None:
         weights = ops.broadcast_to(weights, [batch, *list(ops.shape(weights))[1:]])
-    filling = -batch % size
+    at_least = max if isinstance(batch, int) else ops.maximum
+    filling = at_least(-(-batch // size), 1) * size - batch
     if not isinstance(filling, int) or filling:
         if weights is None:
             weights = ops.ones([batch, *[1] * (len(x.shape) - 1)], dtype="bool")

@@ -48,7 +48,7 @@ class BatchNormalizationOracle:
         renorm = self.renorm_mean[c], max(self.renorm_stddev[c], np.sqrt(self.epsilon))
         parts = [slice(i, i + size) for i in range(0, len(x), size)] or [slice(0, 0)]
         y = np.empty_like(x)
-        for part in parts if self.virtual is None or len(x) else []:
+        for part in parts:
             mean, variance, m = moments(x[part][w[part] > 0], w[part][w[part] > 0])
             sigma = np.sqrt(variance + self.epsilon)
             normalized = (x[part] - mean) / sigma

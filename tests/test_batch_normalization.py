@@ -81,11 +81,12 @@ PATHS = [
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("steps", [4, None])
 @pytest.mark.parametrize("options", PATHS, ids=str)
-def test_graph_and_xla_agree_with_eager(options, masked, jit):
+def test_graph_and_xla_agree_with_eager(options, steps, masked, jit):
     eager, compiled = kbn.BatchNormalization(**options), kbn.BatchNormalization(**options)
-    compiled.build((None, 4, 5))
-    specs = [tf.TensorSpec((None, 4, 5)), tf.TensorSpec((None, None), "bool")]
+    compiled.build((None, steps, 5))
+    specs = [tf.TensorSpec((None, steps, 5)), tf.TensorSpec((None, None), "bool")]
 
     @tf.function(input_signature=specs if masked else specs[:1], jit_compile=jit)
     def step(x, mask=None):
@@ -437,6 +438,73 @@ def test_refused_updates_are_counted_per_channel():
     np.testing.assert_array_equal(layer.refused_updates, [2, 3])
     assert layer.refused_updates.dtype == "int64"
     assert len(layer.weights) == 4
+
+
+LARGE = [
+    ({}, [[1.8e19], [-1.8e19]], np.full((2, 1), 0.1, "float32")),
+    ({"momentum": None, "virtual_batch_size": 2}, [[1e19], [-1e19]], None),
+    ({"momentum": None, "virtual_batch_size": 2}, np.full((4, 1), 1e38), None),
+    ({"momentum": 0.0, "virtual_batch_size": 1}, np.full((4, 1), 3e38), None),
+    ({"renorm": True}, [[1.5e19], [-1.5e19]], None),
+    ({"autocast": False}, np.array([[1e30], [-1e30]]), None),
+]
+
+
+@pytest.mark.parametrize(("options", "x", "mask"), LARGE, ids=str)
+def test_values_too_large_for_the_statistics_leave_them_finite(options, x, mask):
+    layer = kbn.BatchNormalization(**options)
+    layer.build((None, 1))
+    layer(x if "autocast" in options else np.float32(x), training=True, mask=mask)
+    assert np.isfinite(np.concatenate(layer.get_weights())).all(), layer.get_weights()
+    moved = (layer.moving_variance.numpy() != 1).all()
+    assert moved == (layer.refused_updates == 0).all()
+
+
+def test_a_refused_batch_changes_nothing_at_all():
+    schedule = Relaxed(1.0, 3.0, 0, 4)
+    for options in (*PATHS, {"renorm": True, "renorm_clipping": {"rmax": schedule}}):
+        layer = kbn.BatchNormalization(**options)
+        layer.build((None, 4, 5))
+        before = layer.get_weights()
+        layer(np.ones((6, 4, 5), "float32"), training=True, mask=np.zeros((6, 4), bool))
+        layer(np.ones((0, 4, 5), "float32"), training=True)
+        layer(np.full((6, 4, 5), np.nan, "float32"), training=True)
+        for value, old in zip(layer.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(value, old)
+        size = options.get("virtual_batch_size", 6)
+        assert (layer.refused_updates == 2 * -(-6 // size) + 1).all()
+
+
+def test_state_that_a_subclass_adds_keeps_its_dtype():
+    class Counting(kbn.BatchNormalization):
+        def build(self, input_shape):
+            self.calls = self.add_weight(shape=(), dtype="int32", trainable=False, name="calls")
+            super().build(input_shape)
+
+    layer = Counting(dtype="float16")
+    layer.build((None, 2))
+    assert (layer.calls.dtype, layer.moving_mean.dtype) == ("int32", "float32")
+
+
+@pytest.mark.parametrize(
+    ("built_with", "changed"),
+    [
+        ({}, {"momentum": None}),
+        ({}, {"zero_debias": True}),
+        ({}, {"renorm": True}),
+        ({"renorm": True}, {"renorm": False}),
+    ],
+    ids=str,
+)
+def test_options_with_variables_cannot_change_after_build(built_with, changed):
+    layer = kbn.BatchNormalization(**built_with)
+    layer.build((None, 2))
+    for name, value in changed.items():
+        setattr(layer, name, value)
+    with pytest.raises(
+        ValueError, match=r"cannot be changed once the layer is built\. Received: mo"
+    ):
+        layer(np.ones((4, 2), "float32"), training=True)
 
 
 def test_a_skipped_step_of_mixed_precision_leaves_the_statistics(recwarn):

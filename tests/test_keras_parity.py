@@ -116,6 +116,24 @@ def test_configs_are_the_same_but_for_what_kbn_adds(arguments):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"momentum": 0.0}, {"epsilon": 0.5}, {"renorm_momentum": 0.1}, {"synchronized": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("renorm", [False, True])
+def test_options_may_change_after_build(changed, renorm):
+    results = []
+    for make in CLASSES.values():
+        layer = make(renorm=renorm)
+        layer.build(X.shape)
+        for name, value in changed.items():
+            setattr(layer, name, value)
+        results.append(after_training(layer))
+    for mine, other in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, other, 1e-4, 1e-4)
+
+
 @each_class
 def test_constraints_hold_after_a_step(make):
     layer = make(gamma_constraint="non_neg", beta_constraint=keras.constraints.MaxNorm(0.1))
@@ -264,6 +282,24 @@ def test_exports_to_saved_model(make, tmp_path):
     model.export(tmp_path / "saved", verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     np.testing.assert_allclose(loaded.serve(images), model(images), atol=1e-5)
+
+
+@each_class
+def test_a_training_function_exports_to_saved_model(make, tmp_path):
+    class Trained(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = keras.Sequential([layers.Input((3,)), make(momentum=0.0), layers.Dense(1)])
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+        def train(self, x):
+            return self.model(x, training=True), self.model.layers[0].moving_mean.value
+
+    module, x = Trained(), X[:, 0, :3]
+    tf.saved_model.save(module, str(tmp_path / "trained"))
+    loaded = tf.saved_model.load(str(tmp_path / "trained"))
+    _, mean = loaded.train(tf.constant(x))
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5)
 
 
 @each_class

@@ -17,6 +17,9 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(2, 3, (1000, 4, 4, 2)).astype("float32")
 
 
+UNTAPPED = layers.Layer.__call__
+
+
 def stacked(norm=kbn.BatchNormalization, **options):
     return keras.Sequential(
         [
@@ -131,7 +134,7 @@ def test_nothing_but_the_statistics_changes(kind, estimator):
     assert [layer.trainable for layer in model._flatten_layers()] == flags
     for value, old in zip(statistics(model), moved, strict=True):
         assert (value != old).any()
-    assert "__call__" not in vars(layers.BatchNormalization)
+    assert layers.Layer.__call__ is UNTAPPED
 
 
 def test_keras_layers_are_recalibrated_too_and_keep_their_biased_variance():
@@ -256,6 +259,10 @@ REFUSED = [
     ({"data": iter([IMAGES])}, "reads the data once per layer, here 3 times"),
     ({"data": iter([])}, "The data holds no batch"),
     ({"data": [IMAGES, IMAGES[:3]]}, "the same number of samples. Received: [3, 1000]"),
+    (
+        {"data": IMAGES * 1e25},
+        "and their variance too, to be measured; nothing was changed",
+    ),
     ({"steps": 99}, "The data ended after 32 batches. Received: steps=99"),
 ]
 
@@ -294,10 +301,6 @@ def test_models_that_cannot_be_measured_are_told(model, message):
 
 @pytest.mark.parametrize("estimator", ["population", "paper"])
 def test_everything_comes_back_if_the_data_raises_or_is_not_finite(estimator):
-    def failing():
-        yield IMAGES[:10]
-        raise OSError("the disk is gone")
-
     class Failing(Batched):
         def __getitem__(self, index):
             if index == 9 and norms(model)[0].moving_mean.numpy()[0] != 0:
@@ -312,13 +315,89 @@ def test_everything_comes_back_if_the_data_raises_or_is_not_finite(estimator):
     poisoned[5, 0, 0, 1] = np.inf
     cases = (
         (Failing(), OSError, "the disk is gone"),
-        (poisoned, ValueError, "inf or NaN in the inputs"),
+        (poisoned, ValueError, "inf or NaN from the inputs"),
     )
     for data, error, message in cases:
         with pytest.raises(error, match=message):
             kbn.recalibrate(model, data, estimator=estimator, verbose=False)
         for value, old in zip(state(model), before, strict=True):
             np.testing.assert_array_equal(value, old)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "seen"),
+    [
+        (np.ones((1, 2)), {}, 1),
+        (np.ones((8, 2)), {"batch_size": 1, "estimator": "paper"}, 8),
+    ],
+    ids=["one sample", "batches of one"],
+)
+def test_data_that_tells_no_variance_is_told(data, options, seen):
+    model = keras.Sequential([layers.Input((2,)), kbn.BatchNormalization(name="norm")])
+    message = f"Received: layer 'norm' saw at most {seen}"
+    with pytest.raises(ValueError, match=message):
+        kbn.recalibrate(model, data, verbose=False, **options)
+    np.testing.assert_array_equal(statistics(model), [[0, 0], [1, 1]])
+
+
+def test_data_that_is_all_padding_is_told():
+    model = keras.Sequential([layers.Input((5, 2)), layers.Masking(), kbn.BatchNormalization()])
+    with pytest.raises(ValueError, match="saw at most 0"):
+        kbn.recalibrate(model, np.zeros((8, 5, 2)), verbose=False)
+
+
+def test_the_inputs_are_measured_in_whatever_order_they_are_given():
+    class Swapped(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = kbn.BatchNormalization()
+
+        def call(self, x, training=None):
+            return self.norm(mask=x > 2, inputs=x, training=training)
+
+    model = Swapped()
+    model(IMAGES)
+    kbn.recalibrate(model, IMAGES, verbose=False)
+    kept = [IMAGES[..., c][IMAGES[..., c] > 2].mean() for c in range(2)]
+    np.testing.assert_allclose(statistics(model)[0], kept, rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["population", "paper"])
+def test_a_model_that_python_must_run_is_measured_eagerly(estimator):
+    class Branching(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = kbn.BatchNormalization()
+
+        def call(self, x, training=None):
+            if not hasattr(x, "shape") or (hasattr(x, "numpy") and x.numpy().max() > 1e9):
+                return x
+            return self.norm(x, training=training)
+
+    model = Branching()
+    model.compile("sgd", "mse", run_eagerly=True)
+    model(IMAGES)
+    kbn.recalibrate(model, IMAGES, estimator=estimator, verbose=False)
+    np.testing.assert_allclose(statistics(model)[0], IMAGES.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_every_layer_is_traced_once_and_once_more_for_an_uneven_batch(caplog):
+    traces = []
+
+    class Traced(layers.Layer):
+        def call(self, x):
+            traces.append(x.shape[0])
+            return x
+
+    model = keras.Sequential([Traced(), *stacked().layers])
+    model(IMAGES[:2])
+    traces.clear()
+    kbn.recalibrate(model, IMAGES, batch_size=100, verbose=False)
+    assert traces == [100] * 4  # to find the layers, and one for each of three
+    traces.clear()
+    kbn.recalibrate(model, IMAGES, batch_size=300, verbose=False)
+    assert traces == [300, *[300, None] * 3]
+    assert "retracing" not in caplog.text
 
 
 def test_works_under_a_strategy_on_all_replicas():
@@ -426,6 +505,15 @@ def test_the_callback_follows_its_cadence_and_ends_with_the_last_epoch(every_epo
     trained([kbn.callbacks.Recalibrate(IMAGES, every_epochs=every_epochs), seen], epochs=5)
     exact = [np.allclose(mean, IMAGES.mean((0, 1, 2)), rtol=1e-5) for mean in seen.at_end]
     assert exact == [epoch % every_epochs == 0 or epoch == 5 for epoch in range(1, 6)]
+
+
+def test_the_callback_measures_when_training_is_stopped_early():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    model, _ = trained([kbn.callbacks.Recalibrate(IMAGES, every_epochs=5), Stop()], epochs=10)
+    np.testing.assert_allclose(statistics(model)[0], IMAGES.mean((0, 1, 2)), rtol=1e-5)
 
 
 def test_the_callback_changes_nothing_that_is_learned():

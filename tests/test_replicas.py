@@ -143,6 +143,24 @@ def test_replicas_that_tell_nothing_hold_nobody_back(strategy):
     np.testing.assert_array_equal(layer.refused_updates, [3] * 4)
 
 
+@pytest.mark.parametrize("momentum", [None, 0.0])
+def test_sums_over_replicas_do_not_overflow(strategy, momentum):
+    layer = built(strategy, (None, 1), momentum=momentum)
+    x = np.full((4, 1), 3e38, "float32")
+    run_on(strategy, lambda x: [layer(x, training=True)], cut(x, (1, 1)))
+    np.testing.assert_allclose(layer.moving_mean, [3e38], rtol=1e-6)
+
+
+def test_an_option_changed_after_build_holds_on_all_replicas(strategy):
+    layer = built(strategy, synchronized=True)
+    layer.synchronized = False
+    x, _, _ = data()
+    x[4:] += 10
+    run_on(strategy, lambda x: [layer(x, training=True)], cut(x, (4, 4)))
+    for variable in layer.non_trainable_variables:
+        np.testing.assert_array_equal(*(v.numpy() for v in variable.value.values))
+
+
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_one_replicas_nan_poisons_nothing(strategy, synchronized):
     x, _, _ = data()
@@ -168,6 +186,10 @@ def test_one_collective_per_layer_and_forward_pass(strategy, monkeypatch, synchr
     layer = built(strategy, synchronized=synchronized, renorm=renorm)
     run_on(strategy, lambda x: [layer(x, training=True)], cut(data()[0], (4, 4)))
     assert len(calls) == 2  # one in each of two replicas
+    parts = strategy.experimental_distribute_values_from_function(lambda _: tf.zeros((4, 3, 3)))
+    step = tf.function(lambda x: strategy.run(lambda x: layer(x, training=True), args=(x,)))
+    operations = step.get_concrete_function(parts).graph.get_operations()
+    assert sum("CollectiveReduce" in operation.type for operation in operations) == 2
 
 
 def test_every_replica_holds_and_predicts_the_same(strategy):

@@ -3,6 +3,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kbn
 
@@ -202,6 +203,38 @@ def test_what_does_not_fit_is_told_with_names():
     message = r"expects 4 variables of Keras's layer, \['gamma', .*Received: 3 variables"
     with pytest.raises(ValueError, match=message):
         layer.set_weights(layer.get_weights()[:3])
+
+
+def test_a_value_of_the_wrong_shape_is_told_before_anything_is_assigned():
+    layer = kbn.BatchNormalization(zero_debias=True)
+    layer.build((None, 6))
+    values = [np.full(6, 9.0)] * 3 + [np.ones(5)]
+    message = r"'moving_variance' of layer '.*' has shape \(6,\)\. Received: .* shape \(5,\)"
+    with pytest.raises(ValueError, match=message):
+        layer.set_weights(values)
+    np.testing.assert_array_equal(layer.gamma, np.ones(6))
+
+
+@EVERY
+def test_a_tensorflow_checkpoint_holds_the_whole_state(options, tmp_path):
+    source, target = layer_in_model(**options), layer_in_model(**options)
+    for _ in range(3):
+        source(X, training=True)
+    path = tf.train.Checkpoint(model=source).save(str(tmp_path / "c"))
+    tf.train.Checkpoint(model=target).restore(path).assert_consumed()
+    for model in (source, target):
+        model(X + 9, training=True)
+    for value, wanted in zip(target.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-6)
+
+
+def test_a_tensorflow_checkpoint_moves_between_keras_layer_and_ours(tmp_path):
+    ours, theirs = layer_in_model(), layer_in_model(keras.layers.BatchNormalization)
+    for source, target in ((ours, theirs), (theirs, ours)):
+        source(X, training=True)
+        path = tf.train.Checkpoint(model=source).save(str(tmp_path / "c"))
+        tf.train.Checkpoint(model=target).restore(path).assert_consumed()
+        np.testing.assert_allclose(target(X), source(X), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ OPTIONS = {
     "average_by_count": {"momentum": None},
     "zero_debias": {"zero_debias": True},
     "virtual_batches": {"virtual_batch_size": 4, "scale": False},
+    "renorm_schedule": {
+        "renorm": True,
+        "renorm_clipping": {"rmax": keras.optimizers.schedules.PolynomialDecay(1.0, 5, 3.0)},
+    },
+    "channels_first": {"axis": 1, "fused": False},
     "renorm": {"renorm": True, "renorm_clipping": {"rmax": 2.0, "rmin": 0.5, "dmax": 1.0}},
     "synchronized": {"synchronized": True, "center": False},
 }
