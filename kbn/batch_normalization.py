@@ -455,7 +455,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             batch.mean,
             ops.sqrt(batch.variance + self.epsilon),
             ops.cast(self.renorm_mean.value, dtype),
-            ops.maximum(ops.cast(self.renorm_stddev.value, dtype), ops.cast(least, dtype)),
+            ops.maximum(
+                ops.cast(self.renorm_stddev.value, dtype), ops.convert_to_tensor(least, dtype)
+            ),
             limits,
         )
 

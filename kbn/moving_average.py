@@ -60,7 +60,7 @@ def one_batch(value: Tensor, tells: Tensor, count: Tensor, momentum: float | Non
     rate = 1.0 if momentum is None else 1.0 - momentum
     return Step(
         ops.where(tells, value, zeros),
-        ops.where(tells, ops.cast(rate, value.dtype), zeros),
+        ops.where(tells, ops.convert_to_tensor(rate, value.dtype), zeros),
         ops.where(tells, count, zeros),
     )
 
@@ -78,7 +78,7 @@ def batch_sequence(value: Tensor, tells: Tensor, count: Tensor, momentum: float 
         rate = ops.cast(ops.sum(told, 0) > 0, value.dtype)
     else:
         after = ops.sum(told, 0) - ops.cumsum(told, 0)
-        weight = told * ops.power(ops.cast(momentum, value.dtype), after)
+        weight = told * ops.power(ops.convert_to_tensor(momentum, value.dtype), after)
         rate = (1.0 - momentum) * ops.sum(weight, 0)
     return Step(_mean(value, weight), rate, ops.sum(count, 0))
 

@@ -38,11 +38,11 @@ def correction(
     """
     r, d = stddev / renorm_stddev, (mean - renorm_mean) / renorm_stddev
     if "rmin" in limits:
-        r = ops.maximum(r, ops.cast(limits["rmin"], r.dtype))
+        r = ops.maximum(r, ops.convert_to_tensor(limits["rmin"], r.dtype))
     if "rmax" in limits:
-        r = ops.minimum(r, ops.cast(limits["rmax"], r.dtype))
+        r = ops.minimum(r, ops.convert_to_tensor(limits["rmax"], r.dtype))
     if "dmax" in limits:
-        dmax = ops.cast(limits["dmax"], d.dtype)
+        dmax = ops.convert_to_tensor(limits["dmax"], d.dtype)
         d = ops.maximum(ops.minimum(d, dmax), -dmax)
     return Correction(ops.stop_gradient(r), ops.stop_gradient(d))
 
