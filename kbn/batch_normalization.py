@@ -12,10 +12,11 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from kbn import checkpoints, checks, options, renormalization, replicas, virtual_batches
+from kbn import checkpoints, checks, renormalization, replicas, virtual_batches
 from kbn.masks import weights_for, where_kept
 from kbn.moments import Moments, center
 from kbn.moving_statistics import Average, MovingStatistics, RenormStatistics
+from kbn.options import checked_fused, checked_virtual_batch_size, checked_zero_debias
 from kbn.renormalization import Correction
 
 Tensor = Any
@@ -205,11 +206,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.momentum = momentum
         self.renorm_clipping = renormalization.checked_clipping(renorm, renorm_clipping)
         self.unbiased_variance = checks.boolean("unbiased_variance", unbiased_variance)
-        self.zero_debias = options.checked_zero_debias(zero_debias, momentum)
-        self.virtual_batch_size = options.checked_virtual_batch_size(
-            virtual_batch_size, synchronized
-        )
-        self.fused = options.checked_fused(fused)
+        self.zero_debias = checked_zero_debias(zero_debias, momentum)
+        self.virtual_batch_size = checked_virtual_batch_size(virtual_batch_size, synchronized)
+        self.fused = checked_fused(fused)
         self._hidden: Any = None  # made by `build`
         self._own_names: list[str] = []
 
@@ -340,35 +339,41 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _moving_statistics(self) -> MovingStatistics:
         """Return how the variables move by the options as they are now, as Keras's would."""
-        missing = [name for name in self._remembered() if name not in self._own_names]
-        if missing or self.renorm != hasattr(self, "renorm_mean"):
-            raise ValueError(
-                "momentum=None, zero_debias and renorm need variables of their own and cannot be "
-                f"changed once the layer is built. Received: momentum={self.momentum}, "
-                f"zero_debias={self.zero_debias}, renorm={self.renorm} after build"
-            )
+        self._check_own_state()
         seen = [getattr(self, name) for name in self._remembered()] or [None, None]
         spread = self.moving_stddev if self.renorm else self.moving_variance
         mean, spread = (
             Average(variable, self.momentum, remembered)
             for variable, remembered in zip((self.moving_mean, spread), seen, strict=True)
         )
-        kept = {"unbiased": self.unbiased_variance, "synchronized": self.synchronized}
+        options = {
+            "refused": self._hidden.refused,
+            "unbiased": self.unbiased_variance,
+            "synchronized": self.synchronized,
+        }
         if not self.renorm:
-            return MovingStatistics(mean, spread, self._hidden.refused, **kept)
+            return MovingStatistics(mean, spread, **options)
         return RenormStatistics(
             mean,
             spread,
-            self._hidden.refused,
-            renorm=(
-                Average(self.renorm_mean, self.renorm_momentum),
-                Average(self.renorm_stddev, self.renorm_momentum),
-            ),
+            Average(self.renorm_mean, self.renorm_momentum),
+            Average(self.renorm_stddev, self.renorm_momentum),
             variance=self.moving_variance,
             epsilon=self.epsilon,
             clock=getattr(self, "renorm_step", None),
-            **kept,
+            **options,
         )
+
+    def _check_own_state(self) -> None:
+        scheduled = renormalization.is_scheduled(self.renorm_clipping)
+        wanted = [*self._remembered(), *["renorm_step"] * scheduled]
+        if set(wanted) - set(self._own_names) or self.renorm != hasattr(self, "renorm_mean"):
+            raise ValueError(
+                "momentum=None, zero_debias, renorm and a renorm schedule need variables of their "
+                "own and cannot be given once the layer is built. Received, after build: "
+                f"momentum={self.momentum}, zero_debias={self.zero_debias}, renorm={self.renorm}, "
+                f"renorm_clipping={self.renorm_clipping}"
+            )
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
         # TensorFlow asks. A training function that is exported counts refusals, and a variable

@@ -57,7 +57,7 @@ class MovingStatistics:
     """
 
     def __init__(
-        self, mean: Average, variance: Average, refused: Any, *, unbiased: bool, synchronized: bool
+        self, mean: Average, variance: Average, *, refused: Any, unbiased: bool, synchronized: bool
     ) -> None:
         self._mean, self._variance = mean, variance
         self._unbiased, self._synchronized = unbiased, synchronized
@@ -99,8 +99,8 @@ class RenormStatistics(MovingStatistics):
     Args:
         mean: the average of batch means.
         stddev: the average of batch standard deviations.
-        refused: as for `MovingStatistics`.
-        renorm: the averages of μ and σ.
+        renorm_mean: the average μ.
+        renorm_stddev: the average σ.
         variance: (C,) variable that follows `stddev`.
         epsilon: ε.
         clock: variable, the number of batches of which anything was taken; None if nobody asks.
@@ -111,16 +111,17 @@ class RenormStatistics(MovingStatistics):
         self,
         mean: Average,
         stddev: Average,
-        refused: Any,
+        renorm_mean: Average,
+        renorm_stddev: Average,
         *,
-        renorm: tuple[Average, Average],
         variance: Any,
         epsilon: float,
         clock: Any,
-        **options: bool,
+        **options: Any,
     ) -> None:
-        super().__init__(mean, stddev, refused, **options)
-        self._renorm, self._variance_variable = renorm, variance
+        super().__init__(mean, stddev, **options)
+        self._renorm_mean, self._renorm_stddev = renorm_mean, renorm_stddev
+        self._variance_variable = variance
         self._epsilon, self._clock = epsilon, clock
 
     def _observed(self, batch: Moments) -> list[Observation]:
@@ -131,8 +132,8 @@ class RenormStatistics(MovingStatistics):
         return [
             (self._mean, batch.mean, tells_mean),
             (self._variance, kept, tells_variance),
-            (self._renorm[0], batch.mean, tells_mean),
-            (self._renorm[1], biased, tells_variance),
+            (self._renorm_mean, batch.mean, tells_mean),
+            (self._renorm_stddev, biased, tells_variance),
         ]
 
     def _take(self, averages: list[Average], steps: list[Step]) -> None:

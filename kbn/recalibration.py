@@ -247,20 +247,21 @@ def _assign(layer: keras.layers.BatchNormalization, measured: Statistics) -> Non
     }
     for variable in layer.non_trainable_variables:
         if variable.name in new:
-            value, count = new[variable.name]
-            old = variable.numpy()
-            with np.errstate(over="ignore"):
-                value = np.where(count > 0, value, old).astype(old.dtype)
-            _check_finite(value, layer)
-            variable.assign(value)
+            variable.assign(_checked(layer, variable.numpy(), *new[variable.name]))
 
 
-def _check_finite(value: np.ndarray, layer: keras.layers.BatchNormalization) -> None:
+def _checked(
+    layer: keras.layers.BatchNormalization, old: np.ndarray, new: np.ndarray, count: np.ndarray
+) -> np.ndarray:
+    """Return `new` where there were values, else `old`, in the dtype of the variable."""
+    with np.errstate(over="ignore"):
+        value = np.where(count > 0, new, old).astype(old.dtype)
     if not np.isfinite(value).all():
         raise ValueError(
             "The inputs of a layer must be finite, and their variance too, to be measured; nothing "
             f"was changed. Received: inf or NaN from the inputs of layer {layer.name!r}"
         )
+    return value
 
 
 @contextlib.contextmanager

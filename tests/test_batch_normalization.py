@@ -493,6 +493,7 @@ def test_state_that_a_subclass_adds_keeps_its_dtype():
         ({}, {"zero_debias": True}),
         ({}, {"renorm": True}),
         ({"renorm": True}, {"renorm": False}),
+        ({"renorm": True}, {"renorm_clipping": {"rmax": lambda step: 1.0 + step}}),
     ],
     ids=str,
 )
@@ -502,7 +503,7 @@ def test_options_with_variables_cannot_change_after_build(built_with, changed):
     for name, value in changed.items():
         setattr(layer, name, value)
     with pytest.raises(
-        ValueError, match=r"cannot be changed once the layer is built\. Received: mo"
+        ValueError, match=r"cannot be given once the layer is built\. Received, after build: mo"
     ):
         layer(np.ones((4, 2), "float32"), training=True)
 
