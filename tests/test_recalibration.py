@@ -370,7 +370,7 @@ def test_a_model_that_python_must_run_is_measured_eagerly(estimator):
             self.norm = kbn.BatchNormalization()
 
         def call(self, x, training=None):
-            if not hasattr(x, "shape") or (hasattr(x, "numpy") and x.numpy().max() > 1e9):
+            if float(keras.ops.max(x)) > 1e9:  # no trace can tell
                 return x
             return self.norm(x, training=training)
 
