@@ -91,7 +91,7 @@ class MovingStatistics:
 class RenormStatistics(MovingStatistics):
     """The statistics of batch renormalization, in Keras's variables (Ioffe 2017).
 
-    `renorm_mean` and `renorm_stddev`, μ and σ of the paper, average μ_B and σ_B = √(σ_B² + ε)
+    `renorm_mean` and `renorm_stddev`, μ and σ of the paper, average μ_B and √(σ_B² + ε)
     with `renorm_momentum`; training normalizes with them, so they are biased as the batch's own
     normalization is. For inference, `moving_mean` and `moving_stddev` average with `momentum`,
     the latter over √(kept variance + ε), and `moving_variance` is moving_stddev² − ε.
