@@ -15,7 +15,7 @@ and the line can go); kbn's must pass.
 | all_padding | drags the statistics |
 | outputs_at_padding | up to hundreds, where beta is right |
 | mask_with_channels_first | shape error, or silently wrong where C == T |
-| one_channel_with_a_middle_axis | IndexError |
+| one_channel_with_a_mask_and_axis_2 | IndexError; a shape error where axis 2 is not the last |
 | masks_of_other_shapes | (B,), (B, T, 1), (B, T, C) refused, though documented as broadcastable |
 | nan_in_padding | NaN gradients at valid positions |
 | pure_bfloat16 | the moving mean stalls at 8 where 10 is right |
@@ -160,9 +160,10 @@ def test_mask_with_channels_first(cls, channels):
 
 
 @each_layer
-def test_one_channel_with_a_middle_axis(cls):
-    x, mask = normal(3, 1, (4, 5, 1, 2)), np.ones((4, 5, 2), bool)
-    layer = trained(cls(axis=2, momentum=0.0), x, mask=mask)
+@pytest.mark.parametrize(("shape", "mask_shape"), [((4, 5, 1), (4, 5)), ((4, 5, 1, 2), (4, 5, 2))])
+def test_one_channel_with_a_mask_and_axis_2(cls, shape, mask_shape):
+    x = normal(3, 1, shape)
+    layer = trained(cls(axis=2, momentum=0.0), x, mask=np.ones(mask_shape, bool))
     np.testing.assert_allclose(layer.moving_mean, [x.mean()], rtol=1e-5)
 
 
