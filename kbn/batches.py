@@ -97,7 +97,7 @@ class Batches:
     def _slices(self) -> Iterator[Any]:
         inputs = inputs_of(self._data)
         for start in range(0, self._length, self._batch_size):
-            # A list: a tuple of inputs would pass for (x, y).
+            # In a tuple of one: inputs that are a tuple themselves would pass for (x, y).
             part = tree.map_structure(lambda x, i=start: x[i : i + self._batch_size], inputs)
             yield (part,)
 
