@@ -12,11 +12,20 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from kbn import checkpoints, checks, renormalization, replicas, virtual_batches
+from kbn import (
+    checkpoints,
+    checks,
+    fused_kernel,
+    renormalization,
+    replicas,
+    virtual_batches,
+)
+from kbn.channel_sums import affine
 from kbn.masks import weights_for, where_kept
 from kbn.moments import Moments, center
 from kbn.moving_statistics import Average, MovingStatistics, RenormStatistics
 from kbn.options import checked_fused, checked_virtual_batch_size, checked_zero_debias
+from kbn.path import Path, choose
 from kbn.renormalization import Correction
 
 Tensor = Any
@@ -208,7 +217,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.unbiased_variance = checks.boolean("unbiased_variance", unbiased_variance)
         self.zero_debias = checked_zero_debias(zero_debias, momentum)
         self.virtual_batch_size = checked_virtual_batch_size(virtual_batch_size, synchronized)
-        self.fused = checked_fused(fused)
+        self.fused = checked_fused(
+            fused, renorm=renorm, synchronized=synchronized, virtual=virtual_batch_size
+        )
         self._hidden: Any = None  # made by `build`
         self._own_names: list[str] = []
 
@@ -248,17 +259,36 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize `inputs`; in training, move the statistics too."""
-        x = ops.cast(inputs, backend.result_type(inputs.dtype, "float32"))
-        weights = weights_for(mask, x, self.axis)
-        if not (training and self.trainable):
-            outputs = self._normalize_by_moving_statistics(x, weights)
-        elif self.virtual_batch_size is None:
-            outputs = self._normalize_batch(x, weights, self._channel_axis)
+        x = _floating(inputs)
+        path = self.execution_path(x, training=training, mask=mask)
+        weights = None
+        if mask is not None:
+            x = ops.cast(x, backend.result_type(x.dtype, "float32"))
+            weights = weights_for(mask, x, self.axis)
+            x = where_kept(weights, x, ops.zeros_like(x))
+        if training and self.trainable:
+            normalize = self._fused_batch if path.fused else self._portable_batch
         else:
-            groups, weights = virtual_batches.split(x, self.virtual_batch_size, weights)
-            outputs = self._normalize_batch(groups, weights, self._channel_axis + 1)
-            outputs = virtual_batches.join(outputs, x)
-        return ops.cast(outputs, self.compute_dtype)
+            normalize = self._fused_inference if path.fused else self._portable_inference
+        return ops.cast(normalize(x, weights), self.compute_dtype)
+
+    def execution_path(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Path:
+        """Say how a call with these arguments would compute, and why.
+
+        The fused kernel takes what it computes right: float32, float16 and bfloat16 without
+        masks, virtual batches, renorm or statistics shared by replicas, outside XLA.
+
+        Returns:
+            `Path(fused, reason)`: whether by TensorFlow's fused kernel, and a clause that says why.
+
+        Raises:
+            ValueError: where `fused=True` demands what cannot be had.
+        """
+        dtype = backend.standardize_dtype(_floating(inputs).dtype)
+        by_batch = bool(training and self.trainable)
+        return choose(self, dtype, training=by_batch, masked=mask is not None)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return `input_shape`."""
@@ -402,14 +432,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"input_shape={tuple(input_shape)}"
             )
 
-    def _normalize_batch(self, x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
-        """Normalize `x` with its own moments and let them move the statistics.
+    def _fused_batch(self, x: Tensor, _: None) -> Tensor:
+        """Normalize `x` with its own moments and let them move the statistics, by the kernel."""
+        outputs, batch = fused_kernel.normalize_batch(
+            x, self._channel_axis, self._gamma("float32"), self._beta("float32"), self.epsilon
+        )
+        self._moving_statistics().move(batch)
+        return outputs
 
-        Where `axis` lies behind an axis of virtual batches, each has moments of its own.
-        """
+    def _portable_batch(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Normalize `x` with its own moments and let them move the statistics."""
+        if self.virtual_batch_size is None:
+            return self._portable_groups(x, weights, self._channel_axis)
+        groups, weights = virtual_batches.split(x, self.virtual_batch_size, weights)
+        outputs = self._portable_groups(groups, weights, self._channel_axis + 1)
+        return virtual_batches.join(outputs, x)
+
+    def _portable_groups(self, x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+        """Normalize `x`; where virtual batches lie before `axis`, each by its own moments."""
         statistics = self._moving_statistics()
-        first = axis - self._channel_axis
-        axes = [i for i in range(first, len(x.shape)) if i != axis]
+        axes = _all_but(axis, x, first=axis - self._channel_axis)
         gather = replicas.gather if self.synchronized and replicas.several() else None
         batch = center(x, axes, weights, gather)
         correction = self._correction(batch.moments) if self.renorm else None
@@ -417,21 +459,35 @@ class BatchNormalization(keras.layers.BatchNormalization):
         scale, bias = self._transform(batch.moments.variance, correction)
         scale, bias = _along(scale, x, axis), _along(bias, x, axis)
         # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
-        outputs = batch.values * scale + (bias - batch.offset * scale)
+        outputs = affine(x, batch.pivot, scale, bias - batch.offset * scale, axes)
+        return self._or_beta(outputs, weights, axis)
+
+    def _fused_inference(self, x: Tensor, _: None) -> Tensor:
+        """Normalize `x` with the moving statistics, by the kernel."""
+        return fused_kernel.normalize(
+            x,
+            self._channel_axis,
+            self._gamma("float32"),
+            self._beta("float32"),
+            ops.cast(self.moving_mean.value, "float32"),
+            ops.cast(self.moving_variance.value, "float32"),
+            self.epsilon,
+        )
+
+    def _portable_inference(self, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Normalize `x` with the moving statistics."""
+        axis, dtype = self._channel_axis, backend.result_type(x.dtype, "float32")
+        scale, bias = self._transform(ops.cast(self.moving_variance.value, dtype))
+        mean = ops.cast(self.moving_mean.value, dtype)
+        mean, scale, bias = (_along(values, x, axis) for values in (mean, scale, bias))
+        outputs = affine(x, mean, scale, bias if self.center else None, _all_but(axis, x))
+        return self._or_beta(outputs, weights, axis)
+
+    def _or_beta(self, outputs: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+        """Return `outputs`, and beta where masked."""
         if weights is None:
             return outputs
-        return where_kept(weights, outputs, _along(self._beta(), x, axis))
-
-    def _normalize_by_moving_statistics(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        """Normalize `x` as the class says of inference; masked positions give beta."""
-        scale, beta = self._transform(ops.cast(self.moving_variance.value, x.dtype))
-        scale, beta, mean = (
-            _along(per_channel, x, self._channel_axis)
-            for per_channel in (scale, beta, self.moving_mean.value)
-        )
-        # Subtract first: x·scale + (beta − mean·scale) cancels badly at a large mean.
-        deviation = where_kept(weights, x - mean, ops.zeros_like(x))
-        return deviation * scale + beta if self.center else deviation * scale
+        return where_kept(weights, outputs, _along(self._beta(outputs.dtype), outputs, axis))
 
     def _transform(
         self, variance: Tensor, correction: Correction | None = None
@@ -442,12 +498,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if correction is not None:
             scale, bias = scale * correction.r, correction.d
         if self.scale:
-            gamma = ops.cast(self.gamma.value, scale.dtype)
+            gamma = self._gamma(scale.dtype)
             scale, bias = scale * gamma, bias * gamma
-        return scale, bias + ops.cast(self._beta(), scale.dtype)
+        return scale, bias + self._beta(scale.dtype)
 
-    def _beta(self) -> Tensor:
-        return self.beta.value if self.center else ops.zeros_like(self.moving_mean.value)
+    def _gamma(self, dtype: Any) -> Tensor:
+        gamma = self.gamma.value if self.scale else ops.ones_like(self.moving_mean.value)
+        return ops.cast(gamma, dtype)
+
+    def _beta(self, dtype: Any) -> Tensor:
+        beta = self.beta.value if self.center else ops.zeros_like(self.moving_mean.value)
+        return ops.cast(beta, dtype)
 
     def _correction(self, batch: Moments) -> Correction:
         """Return renorm's correction for a batch, by the statistics before it moves them."""
@@ -473,10 +534,20 @@ def _zeros(name: str, shape: tuple[int, ...]) -> Any:
     )
 
 
+def _floating(x: Tensor) -> Tensor:
+    if backend.is_float_dtype(backend.standardize_dtype(x.dtype)):
+        return x
+    return ops.cast(x, backend.result_type(x.dtype, "float32"))
+
+
+def _all_but(axis: int, x: Tensor, first: int = 0) -> list[int]:
+    return [i for i in range(first, len(x.shape)) if i != axis]
+
+
 def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
     """Lay (C,) along `axis` of `x`; of (G, C), G lies along axis 0."""
     shape = [1] * len(x.shape)
     shape[axis] = x.shape[axis]
     if len(per_channel.shape) == 2:
         shape[0] = -1
-    return ops.reshape(ops.cast(per_channel, x.dtype), shape)
+    return ops.reshape(per_channel, shape)

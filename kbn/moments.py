@@ -1,15 +1,16 @@
 """What one batch says about each channel: mean, biased variance and count of values.
 
 One routine for every kind of batch: plain, masked, weighted, cut into virtual batches, spread
-over replicas.
+over replicas. The loops over the activation are in `channel_sums`.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import backend, ops
 
+from kbn import channel_sums
 from kbn.masks import is_mask, where_kept
 
 Tensor = Any
@@ -22,26 +23,27 @@ class Moments(NamedTuple):
     Attributes:
         mean: (C,) float, the mean μ_B.
         variance: (C,) float, the biased variance σ_B² = mean((x − μ_B)²).
-        count: (C,) float, the number m of values behind each channel; with weights, how many
-            values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so that m/(m−1)·σ_B² is
-            unbiased for them too.
+        count: the number m of values behind each channel: (C,) float; or, where it is the same for
+            all of them, () float, or a Python float if it is known before the batch is. With
+            weights, how many values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so
+            that m/(m−1)·σ_B² is unbiased for them too.
     """
 
     mean: Tensor
     variance: Tensor
-    count: Tensor
+    count: Any
 
 
 class Centered(NamedTuple):
     """A batch as seen from a pivot close to its mean, at which a large mean costs no accuracy.
 
     Attributes:
-        values: x − pivot, in the shape of x; 0 where masked.
-        offset: mean − pivot, with the reduced axes kept as 1. So `values − offset` is x − mean.
+        pivot: the pivot, with the reduced axes kept as 1.
+        offset: mean − pivot, likewise. So (x − pivot) − offset is x − mean.
         moments: the moments, reduced axes dropped.
     """
 
-    values: Tensor
+    pivot: Tensor
     offset: Tensor
     moments: Moments
 
@@ -67,51 +69,81 @@ class Part(NamedTuple):
 def center(
     x: Tensor, axes: Sequence[int], weights: Tensor | None = None, gather: Gather | None = None
 ) -> Centered:
-    """Center `x` over `axes` and compute its moments.
+    """Find a pivot for `x` over `axes` and compute its moments.
 
-    The pivot is the mean as one pass of sums gives it, a constant for gradients; the mean of what
-    is left corrects it (the shifted algorithm of Chan, Golub & LeVeque 1983 with the best shift).
-    At mean/std = 10⁴ in float32, `values − offset` is still exact to a few ulp. Where no value is
-    left, mean and variance are 0 and the count says so.
+    The pivot is a constant for gradients; the mean of what is left corrects it (the shifted
+    algorithm of Chan, Golub & LeVeque 1983). At mean/std = 10⁴ in float32, what is left is
+    still exact to a few ulp. Where there is no value, mean and variance are 0, and the count too.
 
     Args:
-        x: float32 or float64 tensor of any shape.
+        x: float tensor of any shape; its moments are computed in float32 at least.
         axes: the axes to reduce; what is left is the channel axis, alone or behind groups.
         weights: None, a bool mask, or float weights in [0, 1], of the rank of `x` and
-            broadcastable to it. Values of weight 0 or False take no part, not even as NaN.
+            broadcastable to it. Values of weight 0 or False take no part, but must be finite.
         gather: takes this replica's (k, C) to all replicas' (R, k, C); None where there is one.
     """
     axes = tuple(axes)
-    part, values = local_part(x, axes, weights)
+    part = local_part(x, axes, weights)
     pivot, offset, variance, count = (
         (part.pivot, part.offset, part.variance, _effective_count(part))
         if gather is None
         else _merged(part, gather)
     )
     mean = ops.squeeze(pivot + offset, axes)
-    moments = Moments(
-        mean,
-        ops.squeeze(variance, axes),
-        ops.broadcast_to(ops.squeeze(count, axes), ops.shape(mean)),
-    )
-    return Centered(values, offset - (part.pivot - pivot), moments)
+    if gather is None and weights is None:
+        count = count_of(x, axes)
+    else:
+        count = ops.broadcast_to(ops.squeeze(count, axes), ops.shape(mean))
+    moments = Moments(mean, ops.squeeze(variance, axes), count)
+    return Centered(part.pivot, offset - (part.pivot - pivot), moments)
 
 
-def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Part, Tensor]:
-    """Return this replica's share of the moments, and x − pivot, 0 where masked."""
+def count_of(x: Tensor, axes: Sequence[int]) -> Any:
+    """Return the number of values along `axes`: a Python float where known, else () float32."""
+    sizes = [ops.shape(x)[axis] for axis in axes]
+    if all(isinstance(size, int) for size in sizes):
+        return float(math.prod(sizes))
+    return ops.cast(_size(x, axes), "float32")
 
-    def total(kept: Tensor) -> Tensor:
-        weighted = kept if weights is None or is_mask(weights) else kept * weights
-        return ops.sum(weighted, axes, keepdims=True)
 
-    weight, squared_weight = _weight(x, axes, weights)
+def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> Part:
+    """Return this replica's share of the moments; `weights` as for `center`."""
+    dtype = backend.result_type(x.dtype, "float32")
+    weight, squared_weight = _weight(x, axes, weights, dtype)
     divisor = or_one(weight)
-    pivot = ops.stop_gradient(total(where_kept(weights, x, ops.zeros_like(x))) / divisor)
-    values = where_kept(weights, x - pivot, ops.zeros_like(x))
-    offset = total(values) / divisor
-    square = total(ops.square(values)) / divisor
+    if weights is None:
+        pivot = ops.stop_gradient(_mean_of_sample(x, axes, dtype))
+        first, second = channel_sums.shifted(x, pivot, axes)
+    else:
+        x = ops.cast(x, dtype)
+        pivot = ops.stop_gradient(_total(x, weights, axes) / divisor)
+        values = x - pivot
+        first = _total(values, weights, axes)
+        second = _total(ops.square(values), weights, axes)
+    offset = first / divisor
+    square = second / divisor
     variance = ops.maximum(square - ops.square(offset), ops.zeros_like(square))
-    return Part(weight, squared_weight, pivot, offset, variance), values
+    return Part(weight, squared_weight, pivot, offset, variance)
+
+
+def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
+    """Return the mean of some 32 values of each channel, spread over the batch where it is known.
+
+    By Cauchy and Schwarz it is within √(m/32) standard deviations of the mean, whatever they are.
+    """
+    each = {1: 32, 2: 6, 3: 4}.get(len(axes), 3)
+    where = [slice(None)] * len(x.shape)
+    for axis in axes:
+        step = max((x.shape[axis] or 0) // each, 1)
+        where[axis] = slice(0, each * step, step)
+    sample = ops.cast(x[tuple(where)], dtype)
+    size = ops.cast(ops.maximum(_size(sample, axes), 1), dtype)
+    return ops.sum(sample, axes, keepdims=True) / size
+
+
+def _total(values: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
+    kept = where_kept(weights, values, ops.zeros_like(values))
+    return ops.sum(kept if is_mask(weights) else kept * weights, axes, keepdims=True)
 
 
 def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,16 +163,18 @@ def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return tuple(ops.reshape(result, shape) for result in results)
 
 
-def _weight(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _weight(
+    x: Tensor, axes: tuple[int, ...], weights: Tensor | None, dtype: str
+) -> tuple[Tensor, Tensor]:
     """Return Σw and Σw² over `axes`, without blowing the weights up to the shape of `x`."""
     size = _size(x, axes)
     if weights is None:
-        everything = ops.reshape(ops.cast(size, x.dtype), [1] * len(x.shape))
+        everything = ops.reshape(ops.cast(size, dtype), [1] * len(x.shape))
         return everything, everything
     repeats = ops.cast(
-        size // ops.maximum(_size(weights, axes), ops.ones((), dtype="int64")), x.dtype
+        size // ops.maximum(_size(weights, axes), ops.ones((), dtype="int64")), dtype
     )
-    weights, mask = ops.cast(weights, x.dtype), is_mask(weights)
+    weights, mask = ops.cast(weights, dtype), is_mask(weights)
     weight = ops.sum(weights, axes, keepdims=True) * repeats
     return weight, weight if mask else ops.sum(ops.square(weights), axes, keepdims=True) * repeats
 
@@ -156,7 +190,7 @@ def or_one(divisor: Tensor) -> Tensor:
     return ops.where(divisor > 0, divisor, ops.ones_like(divisor))
 
 
-def _size(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _size(x: Tensor, axes: Sequence[int]) -> Tensor:
     sizes = [ops.shape(x)[axis] for axis in axes]
     if all(isinstance(size, int) for size in sizes):
         return ops.convert_to_tensor(math.prod(sizes), dtype="int64")

@@ -12,6 +12,22 @@ Tensor = Any
 MORE_THAN_ONE = 1.0001
 
 
+class Told(NamedTuple):
+    """Where a batch, or G in sequence, tells a moving average something, and how much it counts.
+
+    Attributes:
+        flags: (C,) or (G, C) bool, the channels in which the batch's statistic may be used.
+        weight: (G, C) float, what each batch of a sequence contributes; None for one batch.
+        rate: (C,) float in [0, 1], as in `Step`.
+        count: (C,) float, as in `Step`.
+    """
+
+    flags: Tensor
+    weight: Tensor | None
+    rate: Tensor
+    count: Tensor
+
+
 class Step(NamedTuple):
     """What one training step has to tell a moving average, per channel.
 
@@ -31,56 +47,66 @@ def unbiased_variance(batch: Moments) -> Tensor:
 
     A channel with a single value has none: its entry is 0 and `tells_variance` says not to use it.
     """
+    if isinstance(batch.count, float):
+        many = batch.count > MORE_THAN_ONE
+        return batch.variance * (batch.count / (batch.count - 1.0) if many else 0.0)
     many = batch.count > MORE_THAN_ONE
     freedom = ops.where(many, batch.count - 1.0, ops.ones_like(batch.count))
     return ops.where(many, batch.variance * (batch.count / freedom), ops.zeros_like(batch.variance))
 
 
-def tells_mean(batch: Moments) -> Tensor:
-    """Say per channel whether the batch has values and only finite ones."""
-    finite = ops.logical_and(ops.isfinite(batch.mean), ops.isfinite(batch.variance))
-    return ops.logical_and(finite, batch.count > 0)
+def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Say per channel whether the batch tells a mean, and whether it tells a variance.
 
-
-def tells_variance(batch: Moments) -> Tensor:
-    """Say per channel whether the batch tells a variance: one value alone does not."""
-    return ops.logical_and(tells_mean(batch), batch.count > MORE_THAN_ONE)
-
-
-def one_batch(value: Tensor, tells: Tensor, count: Tensor, momentum: float | None) -> Step:
-    """Return the step that a single batch makes.
+    Empty, inf and NaN channels tell neither, single values no variance.
 
     Args:
-        value: (C,) float, the batch's statistic.
-        tells: (C,) bool, the channels in which it may be used.
-        count: (C,) float, the number of values behind it.
-        momentum: weight of the old value in [0, 1], or None for the average by count.
+        batch: the batch's moments.
+        kept_variance: what the moving variance would take from them.
     """
-    zeros = ops.zeros_like(value)
-    rate = 1.0 if momentum is None else 1.0 - momentum
-    return Step(
-        ops.where(tells, value, zeros),
-        ops.where(tells, ops.convert_to_tensor(rate, value.dtype), zeros),
-        ops.where(tells, count, zeros),
+    # A value that is not finite makes the variance so too, and so does a sum that overflows.
+    finite = ops.isfinite(kept_variance)
+    if isinstance(batch.count, float) and batch.count > MORE_THAN_ONE:
+        return finite, finite
+    values, many = batch.count > 0, batch.count > MORE_THAN_ONE
+    return (
+        ops.logical_and(ops.isfinite(batch.variance), values),
+        ops.logical_and(finite, many),
     )
 
 
-def batch_sequence(value: Tensor, tells: Tensor, count: Tensor, momentum: float | None) -> Step:
-    """Return the one step equal to those of G batches after each other; arguments are (G, C).
+def told(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Told:
+    """Return what `flags` mean for an average.
 
-    With momentum, batch g of the n that tell has the weight (1 − momentum)·momentumᵃ, where a of
-    them come after it, and the old average momentumⁿ (Hoffer, Hubara & Soudry 2017, Algorithm 1).
+    In a sequence with momentum, batch g of the n that tell has the weight
+    (1 − momentum)·momentumᵃ, where a of them come after it, and the old average momentumⁿ (Hoffer,
+    Hubara & Soudry 2017, Algorithm 1).
+
+    Args:
+        flags: (C,) bool of one batch, (G, C) of G in sequence.
+        count: broadcastable to `flags`, the number of values behind each.
+        momentum: weight of the old value in [0, 1], or None for the average by count.
+        dtype: that of the average.
     """
-    value = ops.where(tells, value, ops.zeros_like(value))
-    told, count = ops.cast(tells, value.dtype), ops.where(tells, count, ops.zeros_like(value))
+    count = ops.where(flags, ops.cast(count, dtype), ops.zeros((), dtype))
+    if len(flags.shape) == 1:
+        rate = 1.0 if momentum is None else 1.0 - momentum
+        rates = ops.where(flags, ops.convert_to_tensor(rate, dtype), ops.zeros((), dtype))
+        return Told(flags, None, rates, count)
+    one = ops.cast(flags, dtype)
     if momentum is None:
-        weight = count
-        rate = ops.cast(ops.sum(told, 0) > 0, value.dtype)
+        weight, rate = count, ops.cast(ops.any(flags, 0), dtype)
     else:
-        after = ops.sum(told, 0) - ops.cumsum(told, 0)
-        weight = told * ops.power(ops.convert_to_tensor(momentum, value.dtype), after)
+        after = ops.sum(one, 0) - ops.cumsum(one, 0)
+        weight = one * ops.power(ops.convert_to_tensor(momentum, dtype), after)
         rate = (1.0 - momentum) * ops.sum(weight, 0)
-    return Step(_mean(value, weight), rate, ops.sum(count, 0))
+    return Told(flags, weight, rate, ops.sum(count, 0))
+
+
+def step(value: Tensor, told: Told) -> Step:
+    """Return the one step equal to what the batch, or the sequence, tells; shapes as `told`'s."""
+    value = ops.where(told.flags, value, ops.zeros_like(value))
+    return Step(value if told.weight is None else _mean(value, told.weight), told.rate, told.count)
 
 
 def agreed(steps: Step) -> Step:

@@ -7,7 +7,7 @@ from keras import ops
 
 from kbn import moving_average, replicas
 from kbn.moments import Moments
-from kbn.moving_average import Step
+from kbn.moving_average import Step, Told
 
 Tensor = Any
 
@@ -24,11 +24,6 @@ class Average:
 
     def __init__(self, variable: Any, momentum: float | None, seen: Any = None) -> None:
         self.variable, self.momentum, self.seen = variable, momentum, seen
-
-    def step(self, value: Tensor, tells: Tensor, count: Tensor) -> Step:
-        """Return the step that `value` means; (C,) of one batch, (G, C) of G in sequence."""
-        rule = moving_average.one_batch if len(value.shape) == 1 else moving_average.batch_sequence
-        return rule(value, tells, ops.cast(count, value.dtype), self.momentum)
 
     def move(self, step: Step) -> None:
         """Take the step."""
@@ -66,19 +61,18 @@ class MovingStatistics:
     def move(self, batch: Moments) -> None:
         """Let the batch, or the virtual batches one after the other, move the statistics."""
         observed = [_fitted(*observation) for observation in self._observed(batch)]
-        steps = [average.step(value, tells, batch.count) for average, value, tells in observed]
+        steps = _steps(observed, batch.count)
         refused = _count(ops.logical_not(observed[1][2]))
         if not self._synchronized and replicas.several():
             steps, refused = _agreed_over_replicas(steps, refused)
-        self._refused.assign(self._refused.value + ops.cast(refused, "int64"))
+        self._refused.assign_add(ops.cast(refused, "int64"))
         self._take([average for average, _, _ in observed], steps)
 
     def _observed(self, batch: Moments) -> list[Observation]:
         """Return what each average is shown, first that of the mean, then that of the variance."""
-        return [
-            (self._mean, batch.mean, moving_average.tells_mean(batch)),
-            (self._variance, self._kept_variance(batch), moving_average.tells_variance(batch)),
-        ]
+        kept = self._kept_variance(batch)
+        tells_mean, tells_variance = moving_average.tells(batch, kept)
+        return [(self._mean, batch.mean, tells_mean), (self._variance, kept, tells_variance)]
 
     def _kept_variance(self, batch: Moments) -> Tensor:
         return moving_average.unbiased_variance(batch) if self._unbiased else batch.variance
@@ -125,9 +119,9 @@ class RenormStatistics(MovingStatistics):
         self._epsilon, self._clock = epsilon, clock
 
     def _observed(self, batch: Moments) -> list[Observation]:
-        tells_mean = moving_average.tells_mean(batch)
-        tells_variance = moving_average.tells_variance(batch)
-        kept = ops.sqrt(self._kept_variance(batch) + self._epsilon)
+        kept = self._kept_variance(batch)
+        tells_mean, tells_variance = moving_average.tells(batch, kept)
+        kept = ops.sqrt(kept + self._epsilon)
         biased = ops.sqrt(batch.variance + self._epsilon)
         return [
             (self._mean, batch.mean, tells_mean),
@@ -147,14 +141,28 @@ class RenormStatistics(MovingStatistics):
 
 
 def _fitted(average: Average, value: Tensor, tells: Tensor) -> Observation:
-    """Return the observation in the dtype of the average, where it may have become infinite."""
+    """Return the observation in the dtype of the average, in which it may become infinite."""
+    if value.dtype == average.variable.value.dtype:
+        return average, value, tells
     value = ops.cast(value, average.variable.dtype)
     return average, value, ops.logical_and(tells, ops.isfinite(value))
 
 
+def _steps(observed: list[Observation], count: Any) -> list[Step]:
+    """Return the step of each average; those that listen alike share the work."""
+    shared: dict[Any, Told] = {}
+    steps = []
+    for average, value, flags in observed:
+        key = id(flags), average.momentum, average.variable.dtype
+        if key not in shared:
+            shared[key] = moving_average.told(flags, count, average.momentum, key[2])
+        steps.append(moving_average.step(value, shared[key]))
+    return steps
+
+
 def _count(flags: Tensor) -> Tensor:
-    """Return (C,) float: how many of the batches, (C,) or (G, C), have the flag."""
-    flags = ops.cast(flags, "float32")
+    """Return (C,) int64: how many of the batches, (C,) or (G, C), have the flag."""
+    flags = ops.cast(flags, "int64")
     return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
 
 

@@ -29,10 +29,12 @@ def checked_virtual_batch_size(size: Any, synchronized: bool) -> int | None:
     return size
 
 
-def checked_fused(fused: Any) -> str | bool:
-    """Check `fused`."""
-    if fused is True:
-        raise NotImplementedError(
-            "This version has no fused kernel: fused must be 'auto' or False. Received: fused=True"
+def checked_fused(fused: Any, *, renorm: bool, synchronized: bool, virtual: Any) -> str | bool:
+    """Check `fused` against what the fused kernel cannot do."""
+    if fused is True and (renorm or synchronized or virtual is not None):
+        raise ValueError(
+            "fused=True contradicts renorm, synchronized and virtual_batch_size, which the fused "
+            "kernel does not know: use fused='auto'. Received: fused=True, "
+            f"renorm={renorm}, synchronized={synchronized}, virtual_batch_size={virtual}"
         )
-    return checks.one_of("fused", fused, ("auto", False))
+    return checks.one_of("fused", fused, ("auto", True, False))

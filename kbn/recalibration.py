@@ -10,7 +10,7 @@ from keras import ops
 
 from kbn import checks, tracing
 from kbn.batches import Batches
-from kbn.masks import weights_for
+from kbn.masks import weights_for, where_kept
 from kbn.moments import Part, local_part
 from kbn.population import BatchAverage, Population, Statistics
 from kbn.tap import Call, seeds, tapped, training_argument
@@ -221,7 +221,8 @@ def _rows(call: Call) -> Any:
     x = ops.cast(call.inputs, "float64")
     axis = call.layer.axis % len(x.shape)
     weights = weights_for(call.mask, x, axis)
-    part, _ = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
+    x = where_kept(weights, x, ops.zeros_like(x))
+    part = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
     shape = ops.shape(part.pivot)
     return ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
 

@@ -61,7 +61,7 @@ def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[st
     rows, columns = (int(size) for size in by_channel.shape)
     kept = sample_positions(rows, columns, max_samples)
     finite = ops.isfinite(by_channel)
-    moments = center(by_channel, [0], finite).moments
+    moments = center(ops.where(finite, by_channel, 0.0), [0], finite).moments
     return {
         "values": _take(_take(by_channel, kept.rows, axis=0), kept.columns, axis=1),
         **{name: _take(x, kept.columns, axis=0) for name, x in moments._asdict().items()},

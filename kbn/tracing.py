@@ -1,4 +1,4 @@
-"""The tracing switch: the one place where callbacks and recalibration meet the compiler."""
+"""The tracing switch: the one place where kbn meets the compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +59,22 @@ def compiled(function: Callable[[Any], Any], *, eagerly: bool = False) -> Callab
         return tf.nest.map_structure(ops.convert_to_numpy, outputs)
 
     return call
+
+
+def inside_xla() -> bool:
+    """Say whether what runs now becomes part of a program of XLA."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    if tf.executing_eagerly():
+        return False
+    # Auto-clustering hands parts of a graph to XLA later, nobody knows which.
+    return bool(
+        GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        or tf.config.optimizer.get_jit()
+    )
 
 
 def check_backend(who: str) -> None:

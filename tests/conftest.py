@@ -38,6 +38,18 @@ def _fresh_keras():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _fused(monkeypatch):
+    """Let KBN_FUSED say which path fused="auto" takes: on, off, or (auto) as it is.
+
+    "on" is the fused kernel wherever it can be had, "off" the portable path everywhere.
+    """
+    from kbn import path
+
+    if os.environ.get("KBN_FUSED", "auto") == "off":
+        monkeypatch.setattr(path, "_obstacle", lambda *_, **__: "KBN_FUSED=off")
+
+
 @pytest.fixture
 def python(tmp_path):
     """Run Python code or arguments in a process of its own, in an empty folder."""

@@ -291,8 +291,11 @@ REFUSED = [
         ValueError,
         "choose one. Received: virtual_batch_size=4, synchronized=True",
     ),
-    ({"fused": True}, NotImplementedError, "must be 'auto' or False. Received: fused=True"),
-    ({"fused": "yes"}, ValueError, "fused must be one of 'auto', False. Received: fused='yes'"),
+    *[
+        ({"fused": True, **option}, ValueError, "fused=True contradicts renorm, synchronized and")
+        for option in ({"renorm": True}, {"synchronized": True}, {"virtual_batch_size": 4})
+    ],
+    ({"fused": "yes"}, ValueError, "fused must be one of 'auto', True, False. Received"),
     ({"synchronized": 2}, TypeError, "Received: synchronized=2"),
     ({"renorm_clipping": {"rmax": 3}}, ValueError, "renorm_clipping={'rmax': 3}"),
     ({"beta_initializer": "nonsense"}, ValueError, "Received: beta_initializer='nonsense'"),

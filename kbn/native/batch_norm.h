@@ -1,0 +1,135 @@
+// Batch normalization over an activation of any layout, from the loops of loops.h.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "dispatch.h"
+#include "parallel.h"
+#include "plan.h"
+
+namespace kbn {
+
+using Floats = std::vector<float>;  // one per channel
+
+struct Sums {
+  std::vector<double> first, second;  // one per channel
+};
+
+// Values of the channels, laid along the lanes of a row; nothing where there are no rows.
+inline Floats along_lanes(const Plan& plan, const Floats& values) {
+  if (plan.planar()) return {};
+  Floats lanes(plan.width());
+  plan.each_lane([&](int64_t lane, int64_t channel) { lanes[lane] = values[channel]; });
+  return lanes;
+}
+
+// The sums of loops.h per channel. Every addition has its place, whichever thread makes it.
+template <bool kGradient, typename T>
+Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
+  const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
+  const int64_t width = plan.planar() ? plan.planes() : plan.width();
+  const int64_t copies = plan.planar() ? 1 : plan.tasks();
+  std::vector<double> first(copies * width), second(copies * width);
+  const Floats pivots = along_lanes(plan, pivot);
+  Pool::shared().run(plan.tasks(), [&](int64_t task) {
+    if (plan.planar()) {
+      plan.each_plane(task, [&](int64_t plane, int64_t channel, int64_t start, int64_t size) {
+        loops.sum_plane(x + start, dy + start, pivot[channel], size, &first[plane],
+                        &second[plane]);
+      });
+    } else {
+      const Plan::Rows rows = plan.rows(task);
+      loops.sum_rows(x + rows.start, dy + rows.start, pivots.data(), rows.size, width,
+                     &first[task * width], &second[task * width]);
+    }
+  });
+  for (int64_t copy = 1; copy < copies; ++copy) {
+    for (int64_t lane = 0; lane < width; ++lane) {
+      first[lane] += first[copy * width + lane];
+      second[lane] += second[copy * width + lane];
+    }
+  }
+  Sums sums{std::vector<double>(plan.channels()), std::vector<double>(plan.channels())};
+  plan.each_lane([&](int64_t lane, int64_t channel) {
+    sums.first[channel] += first[lane];
+    sums.second[channel] += second[lane];
+  });
+  return sums;
+}
+
+// What an activation is mapped by: (x − mean)·scale + bias, or dy·factor − (x − mean)·scale + bias.
+struct Coefficients {
+  Floats mean, factor, scale, bias;
+
+  explicit Coefficients(int64_t channels)
+      : mean(channels), factor(channels), scale(channels), bias(channels) {}
+};
+
+template <bool kGradient, typename T>
+void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y) {
+  const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
+  const Floats mean = along_lanes(plan, by.mean), factor = along_lanes(plan, by.factor);
+  const Floats scale = along_lanes(plan, by.scale), bias = along_lanes(plan, by.bias);
+  Pool::shared().run(plan.tasks(), [&](int64_t task) {
+    if (plan.planar()) {
+      plan.each_plane(task, [&](int64_t, int64_t c, int64_t start, int64_t size) {
+        loops.map_plane(x + start, dy + start, by.mean[c], by.factor[c], by.scale[c], by.bias[c],
+                        size, y + start);
+      });
+    } else {
+      const Plan::Rows rows = plan.rows(task);
+      loops.map_rows(x + rows.start, dy + rows.start, mean.data(), factor.data(), scale.data(),
+                     bias.data(), rows.size, plan.width(), y + rows.start);
+    }
+  });
+}
+
+// Moments of a batch, one per channel; the mean in two parts, since a large one does not fit into
+// a float well enough.
+struct Moments {
+  Floats mean, rest, variance;
+
+  explicit Moments(int64_t channels) : mean(channels), rest(channels), variance(channels) {}
+};
+
+// A number close to each channel's mean: the mean of up to kSample values spread over the batch.
+// By Cauchy and Schwarz it is within √(m/kSample) standard deviations, whatever the values are.
+template <typename T>
+Floats pivot_of(const Plan& plan, const T* x) {
+  constexpr int64_t kSample = 32;
+  const int64_t samples = std::min(kSample, plan.count()), stride = plan.stride();
+  Floats pivot(plan.channels());
+  for (int64_t s = 0; s < samples; ++s) {
+    const T* values = x + plan.index(plan.count() * s / samples);
+    if (stride == 1) {  // said aloud, so that it is vectorized
+      for (size_t c = 0; c < pivot.size(); ++c) pivot[c] += to_float(values[c]);
+    } else {
+      for (size_t c = 0; c < pivot.size(); ++c) pivot[c] += to_float(values[c * stride]);
+    }
+  }
+  for (float& value : pivot) value /= samples;
+  return pivot;
+}
+
+// One pass over x: sums of x − pivot and its square (Chan, Golub & LeVeque 1983, shifted data).
+template <typename T>
+Moments moments(const Plan& plan, const T* x) {
+  const Floats pivot = pivot_of(plan, x);
+  const Sums sums = sum<false>(plan, x, x, pivot);
+  Moments result(plan.channels());
+  const double m = plan.count();
+  for (int64_t c = 0; c < plan.channels(); ++c) {
+    const double offset = sums.first[c] / m, mean = pivot[c] + offset;
+    const double variance = sums.second[c] / m - offset * offset;
+    result.mean[c] = mean;
+    result.rest[c] = mean - result.mean[c];
+    result.variance[c] = variance < 0 ? 0 : variance;  // NaN stays
+  }
+  return result;
+}
+
+}  // namespace kbn

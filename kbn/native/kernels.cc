@@ -1,0 +1,319 @@
+// kbn's CPU kernels for TensorFlow's FusedBatchNormV3 and FusedBatchNormGradV3.
+//
+// They compute what those ops are defined to compute, from and into the same tensors, so graphs
+// stay TensorFlow's own: a saved model runs anywhere, there with TensorFlow's kernels. Faster,
+// because each makes one pass less, and exact where the mean is large against the spread.
+
+#include <cstring>
+
+#include "batch_norm.h"
+#include "tensorflow_c.h"
+
+namespace {
+
+using kbn::Floats;
+using kbn::Plan;
+using tf::api;
+
+constexpr int kInvalidArgument = 3;
+
+struct Attributes {
+  float epsilon = 0, factor = 1;
+  bool training = true, channels_first = false;
+};
+
+// A status that deletes itself.
+class Status {
+ public:
+  Status() : status_(api.NewStatus()) {}
+  ~Status() { api.DeleteStatus(status_); }
+  Status(const Status&) = delete;
+  tf::Status* get() { return status_; }
+  bool ok() const { return api.GetCode(status_) == 0; }
+  void refuse(const char* reason) { api.SetStatus(status_, kInvalidArgument, reason); }
+
+ private:
+  tf::Status* status_;
+};
+
+// A tensor that deletes itself; what it points to is the context's.
+class Tensor {
+ public:
+  explicit Tensor(tf::Tensor* tensor) : tensor_(tensor) {}
+  ~Tensor() {
+    if (tensor_ != nullptr) api.DeleteTensor(tensor_);
+  }
+  Tensor(const Tensor&) = delete;
+  template <typename T>
+  T* data() const {
+    return static_cast<T*>(api.TensorData(tensor_));
+  }
+  int64_t size() const { return api.TensorElementCount(tensor_); }
+  int rank() const { return api.NumDims(tensor_); }
+  int64_t dim(int i) const { return api.Dim(tensor_, i); }
+  explicit operator bool() const { return tensor_ != nullptr; }
+
+ private:
+  tf::Tensor* tensor_;
+};
+
+template <typename T>
+struct TypeOf;
+template <>
+struct TypeOf<float> {
+  static constexpr int value = tf::kFloat;
+};
+template <>
+struct TypeOf<kbn::BFloat16> {
+  static constexpr int value = tf::kBFloat16;
+};
+template <>
+struct TypeOf<kbn::Half> {
+  static constexpr int value = tf::kHalf;
+};
+
+// One call of a kernel: its inputs, its outputs, and what went wrong.
+class Call {
+ public:
+  explicit Call(tf::Context* context) : context_(context) {}
+
+  Tensor input(int i) {
+    tf::Tensor* tensor = nullptr;
+    if (status_.ok()) api.GetInput(context_, i, &tensor, status_.get());
+    return Tensor(tensor);
+  }
+
+  template <typename T>
+  Tensor output(int i, const int64_t* shape, int rank) {
+    size_t bytes = sizeof(T);
+    for (int k = 0; k < rank; ++k) bytes *= shape[k];
+    if (!status_.ok()) return Tensor(nullptr);
+    return Tensor(api.AllocateOutput(context_, i, TypeOf<T>::value, shape, rank, bytes,
+                                     status_.get()));
+  }
+
+  template <typename T>
+  Tensor output_like(int i, const Tensor& other) {
+    int64_t shape[4];
+    for (int k = 0; k < 4; ++k) shape[k] = other.dim(k);
+    return output<T>(i, shape, 4);
+  }
+
+  // Writes a vector per channel.
+  void write(int i, const Floats& values) {
+    const int64_t size = values.size();
+    const Tensor tensor = output<float>(i, &size, 1);
+    if (tensor) std::copy(values.begin(), values.end(), tensor.data<float>());
+  }
+
+  bool ok() const { return status_.ok(); }
+  bool require(bool condition, const char* reason) {
+    if (status_.ok() && !condition) status_.refuse(reason);
+    return status_.ok();
+  }
+  ~Call() {
+    if (!status_.ok()) api.OpKernelContext_Failure(context_, status_.get());
+  }
+
+ private:
+  tf::Context* context_;
+  Status status_;
+};
+
+Plan plan_of(const Tensor& x, bool channels_first) {
+  const int64_t a = x.dim(0), b = x.dim(1), c = x.dim(2), d = x.dim(3);
+  return channels_first ? Plan(a, b, c * d) : Plan(a * b * c, d, 1);
+}
+
+bool per_channel(const Tensor& values, const Plan& plan) {
+  return values.rank() == 1 && values.size() == plan.channels();
+}
+
+Floats vector_of(const Tensor& values) {
+  const float* data = values.data<float>();
+  return Floats(data, data + values.size());
+}
+
+// new·factor + old·(1 − factor), as the op defines; factor 1 reads no old value.
+Floats averaged(const Floats& now, const Tensor& old, float factor) {
+  Floats result = now;
+  if (factor == 1.0f) return result;
+  for (size_t c = 0; c < now.size(); ++c) {
+    result[c] = now[c] * factor + old.data<float>()[c] * (1.0f - factor);
+  }
+  return result;
+}
+
+// x, scale, offset, mean, variance -> y, batch_mean, batch_variance, reserve_1, reserve_2, reserve_3
+//
+// As in TensorFlow's CPU kernel, batch_variance has the factor m/(m−1), and reserve_1 and
+// reserve_2 are the mean and the biased variance. reserve_3, which it leaves empty, holds what
+// the mean lost to rounding.
+template <typename T>
+void forward(void* attributes, tf::Context* context) {
+  const Attributes& attribute = *static_cast<Attributes*>(attributes);
+  Call call(context);
+  const Tensor x = call.input(0), scale = call.input(1), offset = call.input(2);
+  const Tensor mean = call.input(3), variance = call.input(4);
+  if (!call.require(x && variance && x.rank() == 4, "FusedBatchNorm: x must have 4 dimensions")) {
+    return;
+  }
+  const Plan plan = plan_of(x, attribute.channels_first);
+  const bool reads = !attribute.training || attribute.factor != 1.0f;
+  if (!call.require(per_channel(scale, plan) && per_channel(offset, plan) &&
+                        (!reads || (per_channel(mean, plan) && per_channel(variance, plan))),
+                    "FusedBatchNorm: scale, offset, mean and variance need a value per channel")) {
+    return;
+  }
+  const int64_t channels = plan.channels();
+  kbn::Moments batch(channels);
+  Floats kept;
+  if (attribute.training) {
+    batch = kbn::moments(plan, x.data<T>());
+    const double m = plan.count(), unbias = m / std::max(m - 1.0, 1.0);
+    kept = batch.variance;
+    for (float& value : kept) value *= unbias;
+    call.write(1, averaged(batch.mean, mean, attribute.factor));
+    call.write(2, averaged(kept, variance, attribute.factor));
+  } else {
+    batch.mean = vector_of(mean);
+    batch.variance = vector_of(variance);
+    call.write(1, batch.mean);
+    call.write(2, batch.variance);
+  }
+  call.write(3, batch.mean);
+  call.write(4, batch.variance);
+  call.write(5, attribute.training ? batch.rest : Floats());
+  const Tensor y = call.output_like<T>(0, x);
+  if (!call.ok()) return;
+  kbn::Coefficients by(channels);
+  by.mean = batch.mean;
+  for (int64_t c = 0; c < channels; ++c) {
+    by.scale[c] = scale.data<float>()[c] /
+                  std::sqrt(static_cast<double>(batch.variance[c]) + attribute.epsilon);
+    by.bias[c] = offset.data<float>()[c] - batch.rest[c] * by.scale[c];
+  }
+  kbn::map<false>(plan, x.data<T>(), x.data<T>(), by, y.data<T>());
+}
+
+// dy, x, scale, reserve_1, reserve_2, reserve_3 -> dx, dscale, doffset, empty, empty
+//
+// In training (Ioffe & Szegedy 2015, §3), with x̂ = (x − mean)·s and s = 1/√(variance + ε):
+//   dx = scale·s·(dy − mean(dy) − x̂·mean(dy·x̂)). In inference, dx = scale·s·dy.
+template <typename T>
+void backward(void* attributes, tf::Context* context) {
+  const Attributes& attribute = *static_cast<Attributes*>(attributes);
+  Call call(context);
+  const Tensor dy = call.input(0), x = call.input(1), scale = call.input(2);
+  const Tensor reserve_1 = call.input(3), reserve_2 = call.input(4), reserve_3 = call.input(5);
+  if (!call.require(x && reserve_3 && x.rank() == 4 && dy.rank() == 4 && dy.size() == x.size(),
+                    "FusedBatchNormGrad: y_backprop and x must have the same 4 dimensions")) {
+    return;
+  }
+  const Plan plan = plan_of(x, attribute.channels_first);
+  if (!call.require(per_channel(scale, plan) && per_channel(reserve_1, plan) &&
+                        per_channel(reserve_2, plan),
+                    "FusedBatchNormGrad: scale and reserves need a value per channel")) {
+    return;
+  }
+  const int64_t channels = plan.channels();
+  kbn::Coefficients by(channels);
+  by.mean = vector_of(reserve_1);
+  const kbn::Sums sums = kbn::sum<true>(plan, x.data<T>(), dy.data<T>(), by.mean);
+  const bool exact = attribute.training && per_channel(reserve_3, plan);
+  const double m = std::max<double>(plan.count(), 1);
+  Floats dscale(channels), doffset(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double s =
+        1.0 / std::sqrt(static_cast<double>(reserve_2.data<float>()[c]) + attribute.epsilon);
+    const double rest = exact ? reserve_3.data<float>()[c] : 0.0;
+    const double projection = s * (sums.second[c] - rest * sums.first[c]);
+    dscale[c] = projection;
+    doffset[c] = sums.first[c];
+    const double factor = scale.data<float>()[c] * s, slope = factor * s * projection / m;
+    by.factor[c] = factor;
+    by.scale[c] = slope;
+    by.bias[c] = slope * rest - factor * sums.first[c] / m;
+  }
+  call.write(1, dscale);
+  call.write(2, doffset);
+  call.write(3, {});
+  call.write(4, {});
+  const Tensor dx = call.output_like<T>(0, x);
+  if (!call.ok()) return;
+  if (attribute.training) {
+    kbn::map<true>(plan, x.data<T>(), dy.data<T>(), by, dx.data<T>());
+  } else {
+    kbn::Coefficients frozen(channels);
+    frozen.scale = by.factor;
+    kbn::map<false>(plan, dy.data<T>(), dy.data<T>(), frozen, dx.data<T>());
+  }
+}
+
+template <bool kAveraging>
+void* create(tf::Construction* construction) {
+  Status status;
+  auto* attributes = new Attributes;
+  unsigned char training = 1;
+  char format[8] = {};
+  api.OpKernelConstruction_GetAttrFloat(construction, "epsilon", &attributes->epsilon,
+                                        status.get());
+  if (status.ok()) {
+    api.OpKernelConstruction_GetAttrBool(construction, "is_training", &training, status.get());
+  }
+  if (status.ok()) {
+    api.OpKernelConstruction_GetAttrString(construction, "data_format", format, sizeof format - 1,
+                                           status.get());
+  }
+  if (kAveraging && status.ok()) {
+    api.OpKernelConstruction_GetAttrFloat(construction, "exponential_avg_factor",
+                                          &attributes->factor, status.get());
+  }
+  attributes->training = training != 0;
+  attributes->channels_first = std::strncmp(format, "NCHW", 4) == 0;
+  if (!status.ok()) api.OpKernelConstruction_Failure(construction, status.get());
+  return attributes;
+}
+
+void destroy(void* attributes) { delete static_cast<Attributes*>(attributes); }
+
+template <typename T>
+bool add(const char* op, const char* label, bool gradient) {
+  Status status;
+  tf::KernelBuilder* builder =
+      gradient ? api.NewKernelBuilder(op, "CPU", create<false>, backward<T>, destroy)
+               : api.NewKernelBuilder(op, "CPU", create<true>, forward<T>, destroy);
+  api.KernelBuilder_TypeConstraint(builder, "T", TypeOf<T>::value, status.get());
+  if (!status.ok()) return false;
+  api.KernelBuilder_TypeConstraint(builder, "U", tf::kFloat, status.get());
+  if (!status.ok()) return false;
+  if (label != nullptr) api.KernelBuilder_Label(builder, label);
+  api.KernelBuilder_Priority(builder, 1);  // TensorFlow's own have 0
+  api.RegisterKernelBuilder(op, builder, status.get());
+  return status.ok();
+}
+
+bool add_all(const char* forward_op, const char* gradient_op, const char* label) {
+  bool added = true;
+  for (bool gradient : {false, true}) {
+    const char* op = gradient ? gradient_op : forward_op;
+    added = added && add<float>(op, label, gradient);
+    added = added && add<kbn::BFloat16>(op, label, gradient);
+    added = added && add<kbn::Half>(op, label, gradient);
+  }
+  return added;
+}
+
+}  // namespace
+
+// Puts the kernels before TensorFlow's, whose library the process has loaded from `library`, with
+// `threads` threads. Returns whether all went well; to be called once.
+extern "C" __attribute__((visibility("default"))) int kbn_register(const char* library,
+                                                                    int threads) {
+  if (!api.find(library)) return 0;
+  kbn::Pool::shared().set_threads(threads);
+  // Where oneDNN is on, TensorFlow renames the ops before it looks for kernels.
+  return add_all("FusedBatchNormV3", "FusedBatchNormGradV3", nullptr) &&
+         add_all("_MklNativeFusedBatchNormV3", "_MklNativeFusedBatchNormGradV3",
+                 "MklNameChangeOp");
+}

@@ -1,0 +1,31 @@
+"""What setup.cfg cannot say: kbn's CPU kernels.
+
+Compiled where a C++ compiler is at hand; without one, TensorFlow's own kernels run.
+"""
+
+from glob import glob
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "kbn._native",
+            ["kbn/native/kernels.cc"],
+            depends=sorted(glob("kbn/native/*.h")),
+            language="c++",
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-fvisibility=hidden",
+                "-ffp-contract=fast",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+            ],
+            extra_link_args=["-pthread"],
+            libraries=["dl"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+)
