@@ -17,8 +17,8 @@ test: $(VENV)/.test ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.test ## the layer and the hook against Keras, side by side
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.test ## the layer and the hook side by side with Keras (and torch), into docs/benchmarks.md
+	$(BIN)/python -m benchmarks
 
 pictures: $(VENV)/.test ## the README's picture, from the demonstration
 	$(BIN)/python docs/make_pictures.py

@@ -13,8 +13,10 @@ from kbn import tracing
 
 Tensor = Any
 
-# How many values a step of XLA's loop takes: enough to be worth it, few enough to stay in cache.
-BLOCK = 32768
+# How many values a step of XLA's loop takes, at least and at most: enough to be worth it, few
+# enough to stay in cache. Between these, the loop has STEPS steps.
+BLOCK = 8192, 32768
+STEPS = 32
 
 
 def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -121,29 +123,30 @@ def _sums_by_blocks(
     """
     shape = ops.shape(activations[0])
     axis = next(i for i in range(len(shape)) if i not in axes)
-    channels, inner = shape[axis], _product(shape[axis + 1 :])
-    # (outer, C) where channels come last, else (outer, C, inner): nothing is moved.
-    tail = (channels,) if axis == len(shape) - 1 else (channels, inner)
-    rows = [ops.reshape(x, (_product(shape[:axis]), *tail)) for x in activations]
-    along = ops.reshape(pivot, (1, channels, 1)[: 1 + len(tail)])
-    reduced = [i for i in range(1 + len(tail)) if i != 1]
+    outer, channels = _product(shape[:axis]), shape[axis]
+    # (outer, C) or (outer, C, inner), as it lies in memory: nothing is moved.
+    tail = (channels, *([_product(shape[axis + 1 :])] if axis < len(shape) - 1 else []))
+    rows = [ops.reshape(x, (outer, *tail)) for x in activations]
+    pivots = ops.reshape(pivot, (1, channels, 1)[: 1 + len(tail)])
 
     def add(totals: tuple[Tensor, Tensor], parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        first, second = terms(*parts, along)
-        return totals[0] + ops.sum(first, reduced), totals[1] + ops.sum(second, reduced)
+        first, second = terms(*parts, pivots)
+        return totals[0] + ops.sum(first, 0), totals[1] + ops.sum(second, 0)
 
-    outer = ops.shape(rows[0])[0]
-    size = ops.minimum(outer, ops.maximum(BLOCK // ops.maximum(_product(tail), 1), 1))
+    least, most = (ops.maximum(block // ops.maximum(_product(tail), 1), 1) for block in BLOCK)
+    size = ops.minimum(ops.minimum(ops.maximum(outer // STEPS, least), most), outer)
     steps = outer // ops.maximum(size, 1)
 
     def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         begin = (i * size, *[0] * len(tail))
         return add(totals, [ops.slice(x, begin, (size, *tail)) for x in rows])
 
-    zeros = ops.zeros((channels,), dtype=pivot.dtype)
+    zeros = ops.zeros(tail, dtype=pivot.dtype)
     totals = ops.fori_loop(0, steps, step, (zeros, zeros))
     totals = add(totals, [x[steps * size :] for x in rows])
-    return ops.reshape(totals[0], ops.shape(pivot)), ops.reshape(totals[1], ops.shape(pivot))
+    inner = tuple(range(1, len(tail)))
+    first, second = (ops.sum(total, inner) if inner else total for total in totals)
+    return ops.reshape(first, ops.shape(pivot)), ops.reshape(second, ops.shape(pivot))
 
 
 def _product(sizes: Sequence[Any]) -> Any:

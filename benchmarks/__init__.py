@@ -1,0 +1,1 @@
+"""kbn's layer and hook against Keras's and torch's, side by side: `make bench`."""

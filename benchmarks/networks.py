@@ -1,0 +1,132 @@
+"""Whole networks in `fit`: what normalization adds to a step, and the peak of memory."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import keras
+import numpy as np
+
+import kbn
+from benchmarks.timing import Action, interleaved
+
+LAYERS = {"kbn": kbn.BatchNormalization, "keras": keras.layers.BatchNormalization, "none": None}
+
+
+def resnet20(cls: Any) -> keras.Model:
+    """Return ResNet-20 for 32×32 images (He et al. 2015, §4.2), normalized by `cls` or not."""
+
+    def normalized(x: Any) -> Any:
+        return x if cls is None else cls()(x)
+
+    def convolution(x: Any, filters: int, strides: int = 1, size: int = 3) -> Any:
+        return keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = keras.activations.relu(normalized(convolution(inputs, 16)))
+    for filters in (16, 32, 64):
+        for block in range(3):
+            strides = 2 if filters > 16 and block == 0 else 1
+            y = keras.activations.relu(normalized(convolution(x, filters, strides)))
+            y = normalized(convolution(y, filters))
+            shortcut = x if strides == 1 else normalized(convolution(x, filters, strides, 1))
+            x = keras.activations.relu(y + shortcut)
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, outputs)
+
+
+def three_by_100(cls: Any) -> keras.Model:
+    """Return the 3×100 net of Ioffe & Szegedy (2015, §4.1), normalized by `cls` or not."""
+    model = keras.Sequential([keras.Input((784,))])
+    for _ in range(3):
+        model.add(keras.layers.Dense(100, use_bias=cls is None))
+        if cls is not None:
+            model.add(cls())
+        model.add(keras.layers.Activation("sigmoid"))
+    model.add(keras.layers.Dense(10))
+    return model
+
+
+NETWORKS = {
+    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 6),
+    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 200),
+}
+
+
+class Clock(keras.callbacks.Callback):
+    """Keeps the milliseconds of the steps of every `fit` but the first, which starts things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Look at the clock."""
+        now = time.perf_counter()
+        if batch > 0:
+            self.steps.append(1e3 * (now - self._last))
+        self._last = now
+
+
+def rows(quick: bool) -> Iterator[dict[str, Any]]:
+    """Measure the milliseconds of a step of `fit`: kbn's layer, Keras's, and without."""
+    for name, (network, shape, batch, steps) in NETWORKS.items():
+        clocks = {kind: Clock() for kind in LAYERS}
+        fits = {
+            kind: _fit(network(cls), shape, batch, 3 if quick else steps, clocks[kind])
+            for kind, cls in LAYERS.items()
+        }
+        interleaved(fits, seconds=0, least=2 if quick else 12)
+        # The first two fits warm up.
+        kept = {kind: clock.steps[len(clock.steps) // 7 :] for kind, clock in clocks.items()}
+        yield {"group": "fit", "name": name, **{kind: median(kept[kind]) for kind in LAYERS}}
+
+
+def _fit(
+    model: keras.Model, shape: tuple[int, ...], batch: int, steps: int, *callbacks: Any
+) -> Action:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch * steps, *shape)).astype("float32")
+    y = rng.integers(0, 10, batch * steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    return lambda: model.fit(x, y, batch_size=batch, verbose=0, callbacks=list(callbacks))
+
+
+def memory_row(quick: bool) -> dict[str, Any]:
+    """Measure the peak of resident memory, in MB, that ResNet-20's steps add to the process."""
+    runs = {kind: [_peak(kind) for _ in range(1 if quick else 3)] for kind in LAYERS}
+    return {
+        "group": "memory",
+        "name": "ResNet-20 on 32×32, batch 128",
+        **{kind: median(values) for kind, values in runs.items()},
+    }
+
+
+def _peak(kind: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.networks", kind],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _measure_peak(kind: str) -> float:
+    import resource
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    network, shape, batch, _ = next(iter(NETWORKS.values()))
+    fit = _fit(network(LAYERS[kind]), shape, batch, 6)
+    before = peak()
+    fit()
+    return peak() - before
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_peak(sys.argv[1])))

@@ -1,0 +1,56 @@
+"""torch's layer, where torch is installed."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.timing import Action, cpus
+
+# Threads that spin after their work would slow down whoever comes next.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def available() -> bool:
+    """Say whether torch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
+    """Return one pass of torch's layer over such an activation, in a layout torch is good at."""
+    import torch
+
+    torch.set_num_threads(cpus())
+    x, dy = (_activation(torch, shape, axis, dtype) for _ in range(2))
+    kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}
+    layer = kinds.get(len(shape), torch.nn.BatchNorm3d)(x.shape[1], eps=1e-3, momentum=0.01)
+    if what == "inference":
+        layer.eval()
+
+        def infer() -> Any:
+            with torch.no_grad():
+                return layer(x)
+
+        return infer
+    x.requires_grad_()
+
+    def train() -> Any:
+        x.grad = None
+        layer.zero_grad()
+        y = layer(x)
+        y.backward(dy)
+        return y, x.grad
+
+    return train
+
+
+def _activation(torch: Any, shape: Sequence[int], axis: int, dtype: str) -> Any:
+    """Return random numbers whose axes torch calls (N, C, …).
+
+    Channels lie last in memory where ours do, but for 3-D, where torch knows the other way only.
+    """
+    x = torch.randn(*shape).to(getattr(torch, dtype))
+    if axis == 1 or len(shape) == 2:
+        return x
+    x = x.movedim(-1, 1)
+    return x.contiguous() if len(shape) == 3 else x
