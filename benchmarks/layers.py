@@ -80,7 +80,7 @@ def _training(layer: Any) -> Callable[..., Any]:
 
 
 def _inference(layer: Any) -> Callable[..., Any]:
-    def infer(x: Any, _: Any) -> Any:
+    def infer(x: Any, unused: Any) -> Any:
         return layer(x, training=False)
 
     return infer

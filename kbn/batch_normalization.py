@@ -125,7 +125,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         virtual_batch_size: samples per virtual ("ghost") batch (Hoffer et al. 2017), or None: in
             training, consecutive samples are normalized in batches of that size, the last one
             of what remains, and move the statistics one after the other, as small batches would.
-        fused: "auto" or False; this version has no fused kernel, and True raises.
+        fused: "auto", True or False: whether TensorFlow's fused kernel, `FusedBatchNormV3`, does
+            the work. "auto" takes it for float32, float16 and bfloat16, in inference and in
+            training, except for masks, `renorm`, `virtual_batch_size`, statistics shared by
+            replicas, and inside XLA, where it computes wrong variances. True raises there
+            instead; False never takes it. `execution_path` says what a call would do. On CPUs
+            the op runs on kernels of kbn's own where they were compiled (the README says more).
         **kwargs: `name`, `dtype`, `trainable` and what else a Keras layer takes.
 
     Call arguments:
@@ -142,8 +147,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         and kept in float32 at least, whatever the policy.
 
     Raises:
-        TypeError, ValueError: for arguments outside what is said here, with what was received.
-        NotImplementedError: for `fused=True`.
+        TypeError, ValueError: for arguments outside what is said here, with what was received; for
+            calls of a layer with `fused=True` that the fused kernel cannot do, with the reason.
 
     Reference:
         Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing

@@ -1,0 +1,152 @@
+"""The loops of the portable path: values, gradients and second-order gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kbn import channel_sums
+
+MODES = {"eager": None, "graph": False, "xla": True}
+SHAPES = [((100, 3), -1), ((40, 7, 3), -1), ((9, 3, 17), 1), ((4, 5, 6, 3), -1), ((3, 50), 0)]
+each_mode = pytest.mark.parametrize("jit", MODES.values(), ids=MODES)
+each_shape = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of a few rows, so that small arrays take many steps and leave a rest."""
+    monkeypatch.setattr(channel_sums, "BLOCK", (16, 64))
+
+
+def run(function, jit, *arguments):
+    tensors = [tf.constant(argument) for argument in arguments]
+    call = function if jit is None else tf.function(function, jit_compile=jit)
+    return [result.numpy() for result in call(*tensors)]
+
+
+def setting(shape, axis, seed=0):
+    rng = np.random.default_rng(seed)
+    axis %= len(shape)
+    axes = [i for i in range(len(shape)) if i != axis]
+    along = [1] * len(shape)
+    along[axis] = shape[axis]
+    x, dy = (rng.normal(1, 2, shape) for _ in range(2))
+    pivot, scale, bias = (rng.normal(size=along) for _ in range(3))
+    return axes, x, dy, pivot, scale, bias
+
+
+@each_mode
+@each_shape
+def test_sums(shape, axis, jit):
+    axes, x, dy, pivot, *_ = setting(shape, axis)
+    kept = {"axis": tuple(axes), "keepdims": True}
+    first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), jit, x, pivot)
+    np.testing.assert_allclose(first, (x - pivot).sum(**kept))
+    np.testing.assert_allclose(second, np.square(x - pivot).sum(**kept))
+    first, second = run(
+        lambda dy, x, p: channel_sums.products(dy, x, p, axes), jit, dy, x, pivot
+    )
+    np.testing.assert_allclose(first, dy.sum(**kept), rtol=1e-6)
+    np.testing.assert_allclose(second, (dy * (x - pivot)).sum(**kept), rtol=1e-6)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 40), st.integers(40, 90))
+def test_any_number_of_rows_and_any_block(rows, channels, least, most):
+    before, channel_sums.BLOCK = channel_sums.BLOCK, (least, most)
+    try:
+        axes, x, _, pivot, *_ = setting((rows, channels), -1)
+        first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), True, x, pivot)
+        np.testing.assert_allclose(first[0], (x - pivot).sum(0), atol=1e-9)
+        np.testing.assert_allclose(second[0], np.square(x - pivot).sum(0), atol=1e-9)
+    finally:
+        channel_sums.BLOCK = before
+
+
+def test_the_number_of_rows_may_be_unknown_when_traced():
+    step = tf.function(
+        lambda x, p: channel_sums.shifted(x, p, [0]), jit_compile=True,
+        input_signature=[tf.TensorSpec((None, 3), "float64"), tf.TensorSpec((1, 3), "float64")],
+    )  # fmt: skip
+    for rows in (0, 1, 5, 16, 100):
+        _, x, _, pivot, *_ = setting((rows, 3), -1)
+        np.testing.assert_allclose(step(x, pivot)[0][0], (x - pivot).sum(0), atol=1e-12)
+
+
+def plain_shifted(x, pivot, axes):
+    deviation = x - tf.stop_gradient(pivot)
+    return (
+        tf.reduce_sum(deviation, axes, keepdims=True),
+        tf.reduce_sum(tf.square(deviation), axes, keepdims=True),
+    )
+
+
+def plain_products(dy, x, pivot, axes):
+    return (
+        tf.reduce_sum(dy, axes, keepdims=True),
+        tf.reduce_sum(dy * (x - pivot), axes, keepdims=True),
+    )
+
+
+def plain_affine(x, center, scale, bias, axes):
+    return (x - center) * scale + bias
+
+
+def first_and_second_order(function, arguments):
+    def measured(*arguments):
+        with tf.GradientTape() as outer:
+            outer.watch(arguments)
+            with tf.GradientTape() as inner:
+                inner.watch(arguments)
+                results = tf.nest.flatten(function(*arguments))
+                loss = tf.add_n([tf.reduce_sum(tf.sin(result)) for result in results])
+            first = inner.gradient(loss, arguments, unconnected_gradients="zero")
+            norm = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in first])
+        return [*first, *outer.gradient(norm, arguments, unconnected_gradients="zero")]
+
+    return measured
+
+
+CASES = {
+    "shifted": (channel_sums.shifted, plain_shifted, "xp"),
+    "products": (channel_sums.products, plain_products, "dxp"),
+    "affine": (channel_sums.affine, plain_affine, "xpsb"),
+}
+
+
+@each_mode
+@each_shape
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_plain_formulas(case, shape, axis, jit):
+    ours, plain, names = CASES[case]
+    axes, *values = setting(shape, axis)
+    arguments = [dict(zip("xdpsb", values, strict=True))[name] for name in names]
+    call = first_and_second_order(lambda *a: ours(*a, axes), arguments)
+    right = first_and_second_order(lambda *a: plain(*a, axes), arguments)
+    for mine, other in zip(
+        run(call, jit, *arguments), run(right, None, *arguments), strict=True
+    ):
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-8)
+
+
+def test_nothing_is_added_without_a_bias():
+    axes, x, _, center, scale, _ = setting((6, 3), -1)
+    graph = tf.function(lambda x: channel_sums.affine(x, center, scale, None, axes))
+    types = [op.type for op in graph.get_concrete_function(tf.constant(x)).graph.get_operations()]
+    assert (types.count("Sub"), types.count("Mul")) == (1, 1)
+    assert not {"Add", "AddV2"} & set(types)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_widened_inside(dtype):
+    axes, x, *_ = setting((50_000, 2), -1)
+    x = keras.ops.cast(100 + x, dtype)
+    pivot = keras.ops.zeros((1, 2))
+    first, second = channel_sums.shifted(x, pivot, axes)
+    assert first.dtype == second.dtype == "float32"
+    wide = keras.ops.convert_to_numpy(keras.ops.cast(x, "float64"))
+    np.testing.assert_allclose(first[0], wide.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(second[0], np.square(wide).sum(0), rtol=1e-5)
