@@ -17,6 +17,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
+                "-g0",
                 "-fvisibility=hidden",
                 "-ffp-contract=fast",
                 "-fno-math-errno",

@@ -74,7 +74,9 @@ void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y
   const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
   const Floats mean = along_lanes(plan, by.mean), factor = along_lanes(plan, by.factor);
   const Floats scale = along_lanes(plan, by.scale), bias = along_lanes(plan, by.bias);
-  Pool::shared().run(plan.tasks(), [&](int64_t task) {
+  Pool::shared().run(plan.tasks(), [&](int64_t i) {
+    // Backwards: what the sums before read last is what the caches still hold.
+    const int64_t task = plan.tasks() - 1 - i;
     if (plan.planar()) {
       plan.each_plane(task, [&](int64_t, int64_t c, int64_t start, int64_t size) {
         loops.map_plane(x + start, dy + start, by.mean[c], by.factor[c], by.scale[c], by.bias[c],

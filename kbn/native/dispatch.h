@@ -5,7 +5,11 @@
 
 #include "numbers.h"
 
-#define KBN_X86 (defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__))
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define KBN_X86 1
+#else
+#define KBN_X86 0
+#endif
 
 namespace kbn {
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "batch_norm.h"
+#include "memory.h"
 #include "tensorflow_c.h"
 
 namespace {
@@ -43,7 +44,7 @@ class Tensor {
   ~Tensor() {
     if (tensor_ != nullptr) api.DeleteTensor(tensor_);
   }
-  Tensor(const Tensor&) = delete;
+  Tensor(Tensor&& other) : tensor_(other.tensor_) { other.tensor_ = nullptr; }
   template <typename T>
   T* data() const {
     return static_cast<T*>(api.TensorData(tensor_));
@@ -92,11 +93,20 @@ class Call {
                                      status_.get()));
   }
 
+  // Output 0, in the place of an input of the same shape where nobody else needs that: every value
+  // is read before it is written.
   template <typename T>
-  Tensor output_like(int i, const Tensor& other) {
+  Tensor output_over(int input, const Tensor& like) {
     int64_t shape[4];
-    for (int k = 0; k < 4; ++k) shape[k] = other.dim(k);
-    return output<T>(i, shape, 4);
+    for (int k = 0; k < 4; ++k) shape[k] = like.dim(k);
+    int forwarded = -1;
+    if (!status_.ok()) return Tensor(nullptr);
+    Tensor tensor(api.ForwardInputOrAllocateOutput(context_, &input, 1, 0, shape, 4, &forwarded,
+                                                   status_.get()));
+    if (tensor && forwarded < 0) {
+      kbn::prefer_huge_pages(tensor.data<T>(), tensor.size() * sizeof(T));
+    }
+    return tensor;
   }
 
   // Writes a vector per channel.
@@ -184,7 +194,7 @@ void forward(void* attributes, tf::Context* context) {
   call.write(3, batch.mean);
   call.write(4, batch.variance);
   call.write(5, attribute.training ? batch.rest : Floats());
-  const Tensor y = call.output_like<T>(0, x);
+  const Tensor y = call.output_over<T>(0, x);
   if (!call.ok()) return;
   kbn::Coefficients by(channels);
   by.mean = batch.mean;
@@ -221,9 +231,10 @@ void backward(void* attributes, tf::Context* context) {
   by.mean = vector_of(reserve_1);
   const kbn::Sums sums = kbn::sum<true>(plan, x.data<T>(), dy.data<T>(), by.mean);
   const bool exact = attribute.training && per_channel(reserve_3, plan);
-  const double m = std::max<double>(plan.count(), 1);
+  const double m = plan.count();
   Floats dscale(channels), doffset(channels);
-  for (int64_t c = 0; c < channels; ++c) {
+  // Of an empty batch all sums are 0, whatever its moments.
+  for (int64_t c = 0; c < channels && plan.count() > 0; ++c) {
     const double s =
         1.0 / std::sqrt(static_cast<double>(reserve_2.data<float>()[c]) + attribute.epsilon);
     const double rest = exact ? reserve_3.data<float>()[c] : 0.0;
@@ -239,7 +250,7 @@ void backward(void* attributes, tf::Context* context) {
   call.write(2, doffset);
   call.write(3, {});
   call.write(4, {});
-  const Tensor dx = call.output_like<T>(0, x);
+  const Tensor dx = call.output_over<T>(0, x);
   if (!call.ok()) return;
   if (attribute.training) {
     kbn::map<true>(plan, x.data<T>(), dy.data<T>(), by, dx.data<T>());

@@ -44,6 +44,8 @@ enum DataType : int { kFloat = 1, kBFloat16 = 14, kHalf = 19 };
   FUNCTION(void, GetInput, (Context*, int, Tensor**, Status*))                                   \
   FUNCTION(Tensor*, AllocateOutput,                                                              \
            (Context*, int, int, const int64_t*, int, size_t, Status*))                           \
+  FUNCTION(Tensor*, ForwardInputOrAllocateOutput,                                                \
+           (Context*, const int*, int, int, const int64_t*, int, int*, Status*))                 \
   FUNCTION(void, OpKernelContext_Failure, (Context*, Status*))
 
 struct Functions {
