@@ -104,6 +104,8 @@ def _sums(
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return the sums over `axes` of the two `terms` of some activations and the pivot."""
+    # The custom gradients speak for these: nobody is to differentiate the loop too.
+    *activations, pivot = map(ops.stop_gradient, (*activations, pivot))
     if len(axes) == len(pivot.shape) - 1 and tracing.inside_xla():
         return _sums_by_blocks(terms, activations, pivot, axes)
     first, second = terms(*activations, pivot)

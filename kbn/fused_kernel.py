@@ -54,7 +54,8 @@ def _kernel(
     import tensorflow as tf
 
     native_kernels.load()
-    mean, variance = statistics or (tf.zeros([0]), tf.zeros([0]))
+    nothing = tf.constant([], "float32")
+    mean, variance = statistics or (nothing, nothing)
     shape, layout = _image(x, axis)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x if shape is None else tf.reshape(x, shape),

@@ -25,6 +25,13 @@ class Average:
     def __init__(self, variable: Any, momentum: float | None, seen: Any = None) -> None:
         self.variable, self.momentum, self.seen = variable, momentum, seen
 
+    def follow(self, value: Tensor, tells: Tensor) -> None:
+        """Move by (C,) `value` where it tells something; for the plain exponential average."""
+        old = self.variable.value
+        rate = 1.0 - (self.momentum or 0.0)
+        new = moving_average.exponential(old, Step(value, rate, None))
+        self.variable.assign(ops.where(tells, new, old))
+
     def move(self, step: Step) -> None:
         """Take the step."""
         old = self.variable.value
@@ -61,12 +68,22 @@ class MovingStatistics:
     def move(self, batch: Moments) -> None:
         """Let the batch, or the virtual batches one after the other, move the statistics."""
         observed = [_fitted(*observation) for observation in self._observed(batch)]
-        steps = _steps(observed, batch.count)
         refused = _count(ops.logical_not(observed[1][2]))
-        if not self._synchronized and replicas.several():
+        alone = self._synchronized or not replicas.several()
+        if alone and self._is_plain(batch):
+            self._refused.assign_add(refused)
+            for average, value, tells in observed:
+                average.follow(value, tells)
+            return
+        steps = _steps(observed, batch.count)
+        if not alone:
             steps, refused = _agreed_over_replicas(steps, refused)
         self._refused.assign_add(ops.cast(refused, "int64"))
         self._take([average for average, _, _ in observed], steps)
+
+    def _is_plain(self, batch: Moments) -> bool:
+        """Say whether it is one batch for exponential averages: fewer ops do the same."""
+        return len(batch.mean.shape) == 1 and self._mean.seen is None
 
     def _observed(self, batch: Moments) -> list[Observation]:
         """Return what each average is shown, first that of the mean, then that of the variance."""
@@ -117,6 +134,9 @@ class RenormStatistics(MovingStatistics):
         self._renorm_mean, self._renorm_stddev = renorm_mean, renorm_stddev
         self._variance_variable = variance
         self._epsilon, self._clock = epsilon, clock
+
+    def _is_plain(self, batch: Moments) -> bool:
+        return False  # `moving_variance` is to follow
 
     def _observed(self, batch: Moments) -> list[Observation]:
         kept = self._kept_variance(batch)

@@ -6,7 +6,6 @@ without kbn's.
 
 import os
 
-
 import keras
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from tests.conftest import needed
 EPSILON = 1e-3
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 NATIVE = native_kernels.load().active
+# TensorFlow's own kernels add a whole activation up in float32.
+STATISTICS = 1e-5 if NATIVE else 2e-4
 native = pytest.mark.skipif(os.environ.get("KBN_NATIVE") == "0", reason="without kbn's kernels")
 
 
@@ -71,7 +72,7 @@ def compare(shape, axis, dtype, seed=0):
             continue  # NaN, as the op says; the layer's gate keeps it out
         scale = np.sqrt(m) if name in ("dgamma", "dbeta") else 1
         statistic = name in ("mean", "variance")
-        tolerance = 1e-5 if statistic else TOLERANCE[dtype] * max(scale, 1)
+        tolerance = STATISTICS if statistic else TOLERANCE[dtype] * max(scale, 1)
         np.testing.assert_allclose(mine, right, tolerance, tolerance, err_msg=f"{name} {shape}")
 
 
@@ -245,12 +246,15 @@ for layout, shape in (("NHWC", (6, 5, 4, 3)), ("NCHW", (6, 3, 5, 4)), ("NCHW", (
                 x=x, scale=scale, offset=offset, mean=old[0], variance=old[1], epsilon=0.01,
                 exponential_avg_factor=factor, data_format=layout, is_training=training)
             reserved = forward[3:] if training else (mean, variance, empty)
-            backward = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy, x=x, scale=scale, reserve_space_1=reserved[0],
-                reserve_space_2=reserved[1], reserve_space_3=reserved[2], epsilon=0.01,
-                data_format=layout, is_training=training)
+            if layout == "NCHW" and not training:
+                backward = ()  # which TensorFlow's own kernel cannot
+            else:
+                backward = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=dy, x=x, scale=scale, reserve_space_1=reserved[0],
+                    reserve_space_2=reserved[1], reserve_space_3=reserved[2], epsilon=0.01,
+                    data_format=layout, is_training=training)
             key = f"{layout} {shape} {dtype} {training} {factor}"
-            for i, value in enumerate([*forward[:5], *backward[:3]]):
+            for i, value in enumerate([*forward[: 5 if training else 3], *backward[:3]]):
                 found[f"{key} {i}"] = tf.cast(value, "float32").numpy()
 np.savez(sys.argv[1], **found)
 """
@@ -338,7 +342,9 @@ def test_why_kbns_kernels_do_not_run(python, monkeypatch):
 
 def test_a_wrong_call_of_the_op_is_told():
     x, two = tf.zeros((2, 2, 2, 3)), tf.zeros(2)
-    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="(?i)scale|channel|dim"):
+    with pytest.raises(
+        (tf.errors.InvalidArgumentError, ValueError), match=r"(?i)scale|channel|dim"
+    ):
         fused_kernel.normalize_batch(x, 3, two, two, EPSILON)
 
 
@@ -352,10 +358,9 @@ def test_saved_models_run_without_kbn(python, tmp_path):
     code = """
 import sys, numpy as np, tensorflow as tf
 data = np.load("data.npz")
-y = tf.saved_model.load("saved").serve(data["x"])
+saved = tf.saved_model.load("saved")
+y = saved.serve(data["x"])
 np.testing.assert_allclose(y, data["y"], rtol=1e-4, atol=1e-5)
 print("kbn" in sys.modules)
 """
     assert python("-c", code).stdout.strip() == "False"
-
-
