@@ -99,8 +99,8 @@ with the gradients of inputs, γ and β; *inference* is `training=False`. The fl
 the fewest possible readings and writings of the activation take at the speed of a copy by all CPUs,
 measured in the same row: x; x, y forward; x, dy; x, dy, dx backward; x, y in inference. It counts
 no calls of Python and no allocation of memory, which the other columns contain. torch runs eagerly,
-in the same memory layout (3-D: in its own), also beside the rows of graph and XLA. *Added* is what a
-step of `fit` takes more than that of the same net without normalization."""
+in the same memory layout (3-D: in its own), also beside the rows of graph and XLA. *Added* is what
+a step of `fit` takes more than that of the same net without normalization."""
 
 
 def _layer_cells(row: Row) -> list[str]:

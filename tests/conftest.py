@@ -40,14 +40,27 @@ def _fresh_keras():
 
 @pytest.fixture(autouse=True)
 def _fused(monkeypatch):
-    """Let KBN_FUSED say which path fused="auto" takes: on, off, or (auto) as it is.
+    """Let KBN_FUSED force what fused="auto" chooses.
 
-    "on" is the fused kernel wherever it can be had, "off" the portable path everywhere.
+    "off" is the portable path everywhere, "on" the fused kernel wherever nothing forbids it; "auto",
+    the default, is as it is.
     """
     from kbn import path
 
-    if os.environ.get("KBN_FUSED", "auto") == "off":
+    forced = os.environ.get("KBN_FUSED", "auto")
+    assert forced in ("on", "off", "auto")
+    obstacle = path._obstacle
+    if forced == "off":
         monkeypatch.setattr(path, "_obstacle", lambda *_, **__: "KBN_FUSED=off")
+    elif forced == "on":
+
+        def choose(layer, dtype, **situation):
+            if layer.fused == "auto" and obstacle(layer, dtype, **situation) is None:
+                return path.Path(True, "KBN_FUSED=on")
+            return chosen(layer, dtype, **situation)
+
+        chosen = path.choose
+        monkeypatch.setattr("kbn.batch_normalization.choose", choose)
 
 
 @pytest.fixture
