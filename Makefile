@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BACKEND := $(shell if nvidia-smi >/dev/null 2>&1; then echo gpu; \
 	elif [ "$$(uname -s)" = Linux ]; then echo cpu; else echo tensorflow; fi)
 
-.PHONY: demo test bench pictures clean
+.PHONY: demo test test-paths bench pictures clean
 
 demo: $(VENV)/.demo ## train on real data, show the result and where to look
 	$(BIN)/python -m kbn demo
@@ -16,6 +16,14 @@ test: $(VENV)/.test ## lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The layer's tests.
+LAYER := $(addprefix tests/test_,$(addsuffix .py,batch_normalization keras_parity keras_defects \
+	oracle replicas recalibration serialization))
+
+test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off, and on
+	KBN_FUSED=off $(BIN)/python -m pytest $(LAYER)
+	KBN_FUSED=on $(BIN)/python -m pytest $(LAYER)
 
 bench: $(VENV)/.test ## the layer and the hook side by side with Keras (and torch), into docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -42,8 +42,8 @@ def _fresh_keras():
 def _fused(monkeypatch):
     """Let KBN_FUSED force what fused="auto" chooses.
 
-    "off" is the portable path everywhere, "on" the fused kernel wherever nothing forbids it; "auto",
-    the default, is as it is.
+    "off" is the portable path everywhere, "on" the fused kernel wherever nothing forbids it;
+    "auto", the default, is as it is.
     """
     from kbn import path
 

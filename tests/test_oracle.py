@@ -41,6 +41,7 @@ def cases(draw):
             "unbiased_variance": draw(st.booleans(), "unbiased"),
             "zero_debias": may_debias and draw(st.booleans(), "zero_debias"),
             "virtual_batch_size": virtual,
+            "fused": draw(st.sampled_from(["auto", "auto", False]), "fused"),
             "renorm": renorm,
             "renorm_clipping": draw(CLIPPINGS) if renorm else None,
             "renorm_momentum": draw(st.sampled_from([0.5, 0.99]), "renorm_momentum"),
