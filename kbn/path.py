@@ -53,7 +53,7 @@ def _obstacle(layer: Any, dtype: str, *, training: bool, masked: bool) -> str | 
         "it is a kernel of TensorFlow": keras.backend.backend() != "tensorflow",
         f"it has no {dtype}": dtype not in fused_kernel.DTYPES,
         "it knows no mask": masked,
-        **(training_obstacles(layer) if training else {}),
+        **(_training_obstacles(layer) if training else {}),
     }
     found = next((reason for reason, holds in obstacles.items() if holds), None)
     if found is None and tracing.inside_xla():
@@ -61,7 +61,7 @@ def _obstacle(layer: Any, dtype: str, *, training: bool, masked: bool) -> str | 
     return found
 
 
-def training_obstacles(layer: Any) -> dict[str, bool]:
+def _training_obstacles(layer: Any) -> dict[str, bool]:
     """Return the options for which no batch can be normalized by the kernel."""
     return {
         "it knows no virtual batches": layer.virtual_batch_size is not None,

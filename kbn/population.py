@@ -40,9 +40,10 @@ class Population:
         before, self._weight = self._weight, self._weight + batch.weight
         share = batch.weight / _or_one(self._weight)
         distance = batch.pivot + batch.offset - self._mean
-        self._mean = self._mean + distance * share
-        self._squares = self._squares + batch.weight * batch.variance
-        self._squares = self._squares + np.square(distance) * before * share
+        with np.errstate(invalid="ignore"):  # inf and NaN go on as NaN, and are told in the end
+            self._mean = self._mean + distance * share
+            self._squares = self._squares + batch.weight * batch.variance
+            self._squares = self._squares + np.square(distance) * before * share
         self._squared_weight = self._squared_weight + batch.squared_weight
 
     def statistics(self, unbiased: bool) -> Statistics:
