@@ -233,7 +233,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """(C,) int64 array: batches since this layer was built that could not move its variance.
 
         Empty, wholly masked, single-value, inf or NaN, counted per channel, virtual batches and
-        those of replicas one by one. No weight, and not saved.
+        those of replicas one by one. No weight: not saved, and not counted where a
+        `keras.StatelessScope` takes the place of the variables.
         """
         if self._hidden is None:
             raise ValueError(f"The layer is not built yet. Received: layer={self.name!r}")
@@ -291,9 +292,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         Raises:
             ValueError: where `fused=True` demands what cannot be had.
         """
-        dtype = backend.standardize_dtype(_floating(inputs).dtype)
-        by_batch = bool(training and self.trainable)
-        return choose(self, dtype, training=by_batch, masked=mask is not None)
+        # As Keras does before it calls: it casts, and finds the mask that an earlier layer left.
+        dtype = backend.standardize_dtype(
+            getattr(inputs, "dtype", None) or np.asarray(inputs).dtype
+        )
+        if not backend.is_float_dtype(dtype):
+            dtype = backend.result_type(dtype, "float32")
+        elif self.autocast:
+            dtype = self.compute_dtype
+        masked = mask is not None or getattr(inputs, "_keras_mask", None) is not None
+        return choose(self, dtype, training=bool(training and self.trainable), masked=masked)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return `input_shape`."""

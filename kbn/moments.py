@@ -99,11 +99,11 @@ def center(
 
 
 def count_of(x: Tensor, axes: Sequence[int]) -> Any:
-    """Return the number of values along `axes`: a Python float where known, else () float32."""
+    """Return the number of values along `axes`: a Python float where known, else a () float."""
     sizes = [ops.shape(x)[axis] for axis in axes]
     if all(isinstance(size, int) for size in sizes):
         return float(math.prod(sizes))
-    return ops.cast(_size(x, axes), "float32")
+    return ops.cast(_size(x, axes), backend.result_type(x.dtype, "float32"))
 
 
 def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> Part:

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ class Kernels(NamedTuple):
     reason: str
 
 
-@functools.cache
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def load() -> Kernels:
     """Put kbn's kernels before TensorFlow's, once per process.
 
@@ -28,6 +31,12 @@ def load() -> Kernels:
     higher priority, so graphs and saved models stay TensorFlow's and run without kbn.
     `KBN_NATIVE=0` in the environment leaves TensorFlow's in place.
     """
+    with _ONE_AT_A_TIME:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> Kernels:
     if os.environ.get("KBN_NATIVE") == "0":
         return Kernels(False, "KBN_NATIVE=0 is set")
     found = importlib.util.find_spec("kbn._native")
@@ -42,6 +51,10 @@ def load() -> Kernels:
         return Kernels(False, f"kbn's library does not load: {error}")
     if not register(os.fsencode(library), threads()):
         return Kernels(False, "this TensorFlow does not take them")
+    # Whoever ran the op before is to get them too.
+    from tensorflow.python.eager import context
+
+    context.context().clear_kernel_cache()
     return Kernels(True, "kbn's CPU kernels, before TensorFlow's own")
 
 

@@ -1,5 +1,6 @@
 """The tracing switch: the one place where kbn meets the compiler."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -70,11 +71,11 @@ def inside_xla() -> bool:
 
     if tf.executing_eagerly():
         return False
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return True
     # Auto-clustering hands parts of a graph to XLA later, nobody knows which.
-    return bool(
-        GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        or tf.config.optimizer.get_jit()
-    )
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
 
 
 def check_backend(who: str) -> None:

@@ -99,6 +99,10 @@ LAYOUTS = [
     ((0, 8), 1),
     ((0, 4, 4, 8), 3),
     ((3, 8, 0), 1),
+    ((2, 40_000), 1),
+    ((37, 9_001), 1),
+    ((3, 5, 5, 600), 3),
+    ((5, 3000, 7), 1),
 ]
 
 
@@ -300,6 +304,51 @@ def test_the_number_of_threads_changes_no_bit(python):
     assert one == three != ""
 
 
+RACE = """
+import sys, threading, tensorflow as tf
+import kbn
+from kbn import native_kernels
+x = tf.ones((2, 2, 2, 3)) * tf.constant([[[[1.0, 2.0, 3.0]]]])
+tf.raw_ops.FusedBatchNormV3(x=x, scale=tf.ones(3), offset=tf.zeros(3), mean=[], variance=[],
+                            epsilon=1e-3, is_training=True)  # keeps TensorFlow's kernel at hand
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(8)
+def load():
+    barrier.wait()
+    native_kernels.load()
+threads = [threading.Thread(target=load) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+big = tf.random.stateless_normal((64, 8, 8, 3), (0, 0)) + 1e4
+error = kbn.BatchNormalization()(big, training=True) - kbn.BatchNormalization(fused=False)(
+    big, training=True)
+print(float(tf.reduce_max(tf.abs(error))) < 1e-4)
+"""
+
+
+@native
+def test_many_threads_may_be_first_and_tensorflow_before_them(python):
+    needed("kbn's compiled kernels", NATIVE)
+    assert python("-c", RACE).stdout.strip() == "True"
+
+
+@native
+def test_outputs_take_the_place_of_inputs_that_nobody_needs(python):
+    needed("kbn's compiled kernels", NATIVE)
+    one, zero = tf.ones(4), tf.zeros(4)
+    x = np.random.default_rng(0).normal(size=(64, 32, 32, 4)).astype("float32")
+
+    def normalized(x, keep):
+        y = tf.sin(x)
+        z = fused_kernel.normalize(y, 3, one, zero, zero, one, 1e-12)
+        return z, y if keep else None
+
+    for keep in (True, False):
+        for result in tf.function(normalized)(x, keep):
+            if result is not None:
+                np.testing.assert_allclose(result, np.sin(x), rtol=1e-5, atol=1e-6)
+
+
 @native
 def test_two_kernels_at_once_do_not_disturb_each_other():
     needed("kbn's compiled kernels", NATIVE)
@@ -334,7 +383,7 @@ def test_why_kbns_kernels_do_not_run(python, monkeypatch):
     code = "from kbn import native_kernels; print(native_kernels.load())"
     said = python("-c", code, KBN_NATIVE="0").stdout.strip()
     assert said == "Kernels(active=False, reason='KBN_NATIVE=0 is set')"
-    load = native_kernels.load.__wrapped__
+    load = native_kernels._loaded.__wrapped__
     monkeypatch.setenv("KBN_NATIVE", "1")
     monkeypatch.setattr(native_kernels.importlib.util, "find_spec", lambda name: None)
     assert load() == (False, "kbn was installed without a C++ compiler")

@@ -162,3 +162,39 @@ def test_true_raises_inside_xla():
 def test_a_path_reads_well():
     assert str(Path(False, "it knows no mask")) == "portable: it knows no mask"
     assert str(Path(True, "FusedBatchNormV3, …")) == "fused: FusedBatchNormV3, …"
+
+
+def test_a_path_is_that_of_the_call_which_keras_prepares():
+    layer = kbn.BatchNormalization(fused=True)
+    wide = np.zeros((4, 3))  # float64, which Keras casts
+    assert layer.execution_path(wide, training=True).fused
+    assert layer(wide, training=True).dtype == "float32"
+    assert layer.execution_path([[1.0, 2.0]]).fused
+    embedded = keras.layers.Embedding(5, 3, mask_zero=True)(np.array([[1, 2, 0]]))
+    with pytest.raises(ValueError, match="it knows no mask"):
+        layer.execution_path(embedded)
+    double = kbn.BatchNormalization(dtype="float64")
+    assert double.execution_path(X) == (False, "it has no float64")
+
+
+def test_clustering_by_environment_is_xla_too(monkeypatch):
+    layer = kbn.BatchNormalization()
+    layer.build(X.shape)
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit")
+    assert "FusedBatchNormV3" not in ops_of(layer, tf.constant(X), training=True)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": None}, {"zero_debias": True}, {"renorm": True}], ids=str
+)
+def test_float64_with_an_unknown_batch_size(options, jit):
+    layers = [kbn.BatchNormalization(dtype="float64", **options) for _ in range(2)]
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    for layer in layers:
+        layer.build((None, 3))
+    spec = [tf.TensorSpec((None, 3), "float64")]
+    step = tf.function(lambda x: layers[0](x, training=True), input_signature=spec, jit_compile=jit)
+    np.testing.assert_allclose(step(x), layers[1](x, training=True), rtol=1e-12)
+    for mine, other in zip(*(layer.get_weights() for layer in layers), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12)

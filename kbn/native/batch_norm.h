@@ -32,7 +32,7 @@ template <bool kGradient, typename T>
 Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
   const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
   const int64_t width = plan.planar() ? plan.planes() : plan.width();
-  const int64_t copies = plan.planar() ? 1 : plan.tasks();
+  const int64_t copies = plan.planar() || plan.by_lanes() ? 1 : plan.tasks();
   std::vector<double> first(copies * width), second(copies * width);
   const Floats pivots = along_lanes(plan, pivot);
   Pool::shared().run(plan.tasks(), [&](int64_t task) {
@@ -43,8 +43,9 @@ Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
       });
     } else {
       const Plan::Rows rows = plan.rows(task);
-      loops.sum_rows(x + rows.start, dy + rows.start, pivots.data(), rows.size, width,
-                     &first[task * width], &second[task * width]);
+      const int64_t at = (copies == 1 ? 0 : task * width) + rows.lane;
+      loops.sum_rows(x + rows.start, dy + rows.start, &pivots[rows.lane], rows.size, width,
+                     rows.lanes, &first[at], &second[at]);
     }
   });
   for (int64_t copy = 1; copy < copies; ++copy) {
@@ -84,8 +85,9 @@ void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y
       });
     } else {
       const Plan::Rows rows = plan.rows(task);
-      loops.map_rows(x + rows.start, dy + rows.start, mean.data(), factor.data(), scale.data(),
-                     bias.data(), rows.size, plan.width(), y + rows.start);
+      const int64_t lane = rows.lane;
+      loops.map_rows(x + rows.start, dy + rows.start, &mean[lane], &factor[lane], &scale[lane],
+                     &bias[lane], rows.size, plan.width(), rows.lanes, y + rows.start);
     }
   });
 }

@@ -5,6 +5,7 @@
 // because each makes one pass less, and exact where the mean is large against the spread.
 
 #include <cstring>
+#include <exception>
 
 #include "batch_norm.h"
 #include "memory.h"
@@ -16,7 +17,7 @@ using kbn::Floats;
 using kbn::Plan;
 using tf::api;
 
-constexpr int kInvalidArgument = 3;
+constexpr int kInvalidArgument = 3, kResourceExhausted = 8;
 
 struct Attributes {
   float epsilon = 0, factor = 1;
@@ -31,31 +32,38 @@ class Status {
   Status(const Status&) = delete;
   tf::Status* get() { return status_; }
   bool ok() const { return api.GetCode(status_) == 0; }
-  void refuse(const char* reason) { api.SetStatus(status_, kInvalidArgument, reason); }
+  void refuse(int code, const char* reason) { api.SetStatus(status_, code, reason); }
 
  private:
   tf::Status* status_;
 };
 
-// A tensor that deletes itself; what it points to is the context's.
+// What a kernel needs of a tensor. The handle goes back at once: the context keeps its inputs and
+// outputs as long as the kernel runs, and may hand an input's buffer on if nobody else holds it.
 class Tensor {
  public:
-  explicit Tensor(tf::Tensor* tensor) : tensor_(tensor) {}
-  ~Tensor() {
-    if (tensor_ != nullptr) api.DeleteTensor(tensor_);
+  Tensor() = default;
+  explicit Tensor(tf::Tensor* handle) {
+    if (handle == nullptr) return;
+    data_ = api.TensorData(handle);
+    size_ = api.TensorElementCount(handle);
+    for (int i = 0; i < api.NumDims(handle); ++i) shape_.push_back(api.Dim(handle, i));
+    valid_ = true;
+    api.DeleteTensor(handle);
   }
-  Tensor(Tensor&& other) : tensor_(other.tensor_) { other.tensor_ = nullptr; }
   template <typename T>
   T* data() const {
-    return static_cast<T*>(api.TensorData(tensor_));
+    return static_cast<T*>(data_);
   }
-  int64_t size() const { return api.TensorElementCount(tensor_); }
-  int rank() const { return api.NumDims(tensor_); }
-  int64_t dim(int i) const { return api.Dim(tensor_, i); }
-  explicit operator bool() const { return tensor_ != nullptr; }
+  int64_t size() const { return size_; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  explicit operator bool() const { return valid_; }
 
  private:
-  tf::Tensor* tensor_;
+  void* data_ = nullptr;
+  int64_t size_ = 0;
+  std::vector<int64_t> shape_;
+  bool valid_ = false;
 };
 
 template <typename T>
@@ -88,7 +96,7 @@ class Call {
   Tensor output(int i, const int64_t* shape, int rank) {
     size_t bytes = sizeof(T);
     for (int k = 0; k < rank; ++k) bytes *= shape[k];
-    if (!status_.ok()) return Tensor(nullptr);
+    if (!status_.ok()) return Tensor();
     return Tensor(api.AllocateOutput(context_, i, TypeOf<T>::value, shape, rank, bytes,
                                      status_.get()));
   }
@@ -97,12 +105,11 @@ class Call {
   // is read before it is written.
   template <typename T>
   Tensor output_over(int input, const Tensor& like) {
-    int64_t shape[4];
-    for (int k = 0; k < 4; ++k) shape[k] = like.dim(k);
+    const std::vector<int64_t>& shape = like.shape();
     int forwarded = -1;
-    if (!status_.ok()) return Tensor(nullptr);
-    Tensor tensor(api.ForwardInputOrAllocateOutput(context_, &input, 1, 0, shape, 4, &forwarded,
-                                                   status_.get()));
+    if (!status_.ok()) return Tensor();
+    const Tensor tensor(api.ForwardInputOrAllocateOutput(context_, &input, 1, 0, shape.data(),
+                                                         shape.size(), &forwarded, status_.get()));
     if (tensor && forwarded < 0) {
       kbn::prefer_huge_pages(tensor.data<T>(), tensor.size() * sizeof(T));
     }
@@ -117,8 +124,9 @@ class Call {
   }
 
   bool ok() const { return status_.ok(); }
+  void fail(int code, const char* reason) { status_.refuse(code, reason); }
   bool require(bool condition, const char* reason) {
-    if (status_.ok() && !condition) status_.refuse(reason);
+    if (status_.ok() && !condition) status_.refuse(kInvalidArgument, reason);
     return status_.ok();
   }
   ~Call() {
@@ -131,12 +139,12 @@ class Call {
 };
 
 Plan plan_of(const Tensor& x, bool channels_first) {
-  const int64_t a = x.dim(0), b = x.dim(1), c = x.dim(2), d = x.dim(3);
+  const int64_t a = x.shape()[0], b = x.shape()[1], c = x.shape()[2], d = x.shape()[3];
   return channels_first ? Plan(a, b, c * d) : Plan(a * b * c, d, 1);
 }
 
 bool per_channel(const Tensor& values, const Plan& plan) {
-  return values.rank() == 1 && values.size() == plan.channels();
+  return values.shape().size() == 1 && values.size() == plan.channels();
 }
 
 Floats vector_of(const Tensor& values) {
@@ -160,12 +168,10 @@ Floats averaged(const Floats& now, const Tensor& old, float factor) {
 // reserve_2 are the mean and the biased variance. reserve_3, which it leaves empty, holds what
 // the mean lost to rounding.
 template <typename T>
-void forward(void* attributes, tf::Context* context) {
-  const Attributes& attribute = *static_cast<Attributes*>(attributes);
-  Call call(context);
+void forward(const Attributes& attribute, Call& call) {
   const Tensor x = call.input(0), scale = call.input(1), offset = call.input(2);
   const Tensor mean = call.input(3), variance = call.input(4);
-  if (!call.require(x && variance && x.rank() == 4, "FusedBatchNorm: x must have 4 dimensions")) {
+  if (!call.require(x && variance && x.shape().size() == 4, "FusedBatchNorm: x must have 4 dimensions")) {
     return;
   }
   const Plan plan = plan_of(x, attribute.channels_first);
@@ -211,12 +217,10 @@ void forward(void* attributes, tf::Context* context) {
 // In training (Ioffe & Szegedy 2015, §3), with x̂ = (x − mean)·s and s = 1/√(variance + ε):
 //   dx = scale·s·(dy − mean(dy) − x̂·mean(dy·x̂)). In inference, dx = scale·s·dy.
 template <typename T>
-void backward(void* attributes, tf::Context* context) {
-  const Attributes& attribute = *static_cast<Attributes*>(attributes);
-  Call call(context);
+void backward(const Attributes& attribute, Call& call) {
   const Tensor dy = call.input(0), x = call.input(1), scale = call.input(2);
   const Tensor reserve_1 = call.input(3), reserve_2 = call.input(4), reserve_3 = call.input(5);
-  if (!call.require(x && reserve_3 && x.rank() == 4 && dy.rank() == 4 && dy.size() == x.size(),
+  if (!call.require(x && reserve_3 && x.shape().size() == 4 && dy.shape() == x.shape(),
                     "FusedBatchNormGrad: y_backprop and x must have the same 4 dimensions")) {
     return;
   }
@@ -261,6 +265,17 @@ void backward(void* attributes, tf::Context* context) {
   }
 }
 
+// Runs one of the two: no exception may reach TensorFlow's C.
+template <void (*kKernel)(const Attributes&, Call&)>
+void compute(void* attributes, tf::Context* context) {
+  Call call(context);
+  try {
+    kKernel(*static_cast<Attributes*>(attributes), call);
+  } catch (const std::exception& error) {
+    call.fail(kResourceExhausted, error.what());
+  }
+}
+
 template <bool kAveraging>
 void* create(tf::Construction* construction) {
   Status status;
@@ -292,8 +307,8 @@ template <typename T>
 bool add(const char* op, const char* label, bool gradient) {
   Status status;
   tf::KernelBuilder* builder =
-      gradient ? api.NewKernelBuilder(op, "CPU", create<false>, backward<T>, destroy)
-               : api.NewKernelBuilder(op, "CPU", create<true>, forward<T>, destroy);
+      gradient ? api.NewKernelBuilder(op, "CPU", create<false>, compute<backward<T>>, destroy)
+               : api.NewKernelBuilder(op, "CPU", create<true>, compute<forward<T>>, destroy);
   api.KernelBuilder_TypeConstraint(builder, "T", TypeOf<T>::value, status.get());
   if (!status.ok()) return false;
   api.KernelBuilder_TypeConstraint(builder, "U", tf::kFloat, status.get());
@@ -318,13 +333,16 @@ bool add_all(const char* forward_op, const char* gradient_op, const char* label)
 }  // namespace
 
 // Puts the kernels before TensorFlow's, whose library the process has loaded from `library`, with
-// `threads` threads. Returns whether all went well; to be called once.
+// `threads` threads. Returns whether all went well; only the first call does anything.
 extern "C" __attribute__((visibility("default"))) int kbn_register(const char* library,
                                                                     int threads) {
-  if (!api.find(library)) return 0;
-  kbn::Pool::shared().set_threads(threads);
-  // Where oneDNN is on, TensorFlow renames the ops before it looks for kernels.
-  return add_all("FusedBatchNormV3", "FusedBatchNormGradV3", nullptr) &&
-         add_all("_MklNativeFusedBatchNormV3", "_MklNativeFusedBatchNormGradV3",
-                 "MklNameChangeOp");
+  static const bool registered = [&] {
+    if (!api.find(library)) return false;
+    kbn::Pool::shared().set_threads(threads);
+    // Where oneDNN is on, TensorFlow renames the ops before it looks for kernels.
+    return add_all("FusedBatchNormV3", "FusedBatchNormGradV3", nullptr) &&
+           add_all("_MklNativeFusedBatchNormV3", "_MklNativeFusedBatchNormGradV3",
+                   "MklNameChangeOp");
+  }();
+  return registered;
 }

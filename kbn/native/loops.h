@@ -1,8 +1,9 @@
 // The loops over an activation. Included once per instruction set, each time in a namespace of its
 // own; numbers.h must be included before, outside of them.
 //
-// Either values are read in rows of `width` lanes, where lane j of every row belongs to the same
-// channel (the last row may be shorter), or all of them are of one channel: a plane.
+// Either values are read in rows of `width` lanes, one row every `stride` values, where lane j of
+// every row belongs to the same channel (the last row may be shorter), or all of them are of one
+// channel: a plane.
 //
 // The sums are those of
 //   x − pivot and (x − pivot)²,   or, with kGradient,   dy and dy·(x − pivot),
@@ -10,10 +11,10 @@
 
 // Adds the sums of lane j to first[j] and second[j].
 template <typename T, bool kGradient>
-void sum_rows(const T* x, const T* dy, const float* pivot, int64_t size, int64_t width,
-             double* first, double* second) {
+void sum_rows(const T* x, const T* dy, const float* pivot, int64_t size, int64_t stride,
+              int64_t width, double* first, double* second) {
   constexpr int64_t kTile = 512, kBlock = 64;
-  const int64_t rows = (size + width - 1) / width;
+  const int64_t rows = (size + stride - 1) / stride;
   float a[kTile], b[kTile];
   for (int64_t lane = 0; lane < width; lane += kTile) {
     for (int64_t row = 0; row < rows; row += kBlock) {
@@ -21,16 +22,16 @@ void sum_rows(const T* x, const T* dy, const float* pivot, int64_t size, int64_t
       const int64_t lanes = kTile < width - lane ? kTile : width - lane;
       for (int64_t j = 0; j < lanes; ++j) a[j] = b[j] = 0.0f;
       for (int64_t r = row; r < end;) {
-        const int64_t at = r * width + lane;
+        const int64_t at = r * stride + lane;
         const int64_t left = size - at < lanes ? size - at : lanes;
         // Four rows at a time where they are whole: fewer loads and stores of the sums.
-        if (r + 4 <= end && at + 3 * width + lanes <= size) {
+        if (r + 4 <= end && at + 3 * stride + lanes <= size) {
 #pragma GCC ivdep
           for (int64_t j = 0; j < lanes; ++j) {
             float sum = 0.0f, product = 0.0f;
             for (int64_t k = 0; k < 4; ++k) {
-              const float deviation = to_float(x[at + k * width + j]) - pivot[lane + j];
-              const float value = kGradient ? to_float(dy[at + k * width + j]) : deviation;
+              const float deviation = to_float(x[at + k * stride + j]) - pivot[lane + j];
+              const float value = kGradient ? to_float(dy[at + k * stride + j]) : deviation;
               sum += value;
               product += value * deviation;
             }
@@ -99,8 +100,8 @@ void sum_plane(const T* x, const T* dy, float pivot, int64_t size, double* first
 // y = (x − pivot)·scale + bias, or, with kGradient, y = dy·factor − (x − pivot)·scale + bias.
 template <typename T, bool kGradient>
 void map_rows(const T* x, const T* dy, const float* pivot, const float* factor, const float* scale,
-             const float* bias, int64_t size, int64_t width, T* y) {
-  for (int64_t at = 0; at < size; at += width) {
+              const float* bias, int64_t size, int64_t stride, int64_t width, T* y) {
+  for (int64_t at = 0; at < size; at += stride) {
     const int64_t lanes = width < size - at ? width : size - at;
 #pragma GCC ivdep
     for (int64_t j = 0; j < lanes; ++j) {

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -54,8 +55,12 @@ class Pool {
   };
 
   void start(Job* job) {
-    while (static_cast<int>(workers_.size()) < threads_ - 1) {
-      workers_.emplace_back([this] { serve(); });
+    try {
+      while (static_cast<int>(workers_.size()) < threads_ - 1) {
+        workers_.emplace_back([this] { serve(); });
+      }
+    } catch (const std::system_error&) {
+      threads_ = static_cast<int>(workers_.size()) + 1;  // the system has no more of them
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);

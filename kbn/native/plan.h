@@ -9,13 +9,13 @@ namespace kbn {
 // An activation seen as (outer, channels, inner).
 //
 // Where `inner` is long, every (outer, channel) is a plane, or some where it is very long; tasks
-// are ranges of planes. Otherwise tasks are ranges of rows, and a row holds all channels, at several
-// positions where channels are few. The cut depends on the shape alone, and so, with it, every
+// are ranges of planes. Otherwise a row holds all channels, at several positions where channels are
+// few, and tasks are ranges of rows, or, where rows are long, of their lanes. The cut depends on the shape alone, and so, with it, every
 // rounding: results do not depend on the number of threads.
 class Plan {
  public:
   struct Rows {
-    int64_t start, size;
+    int64_t start, size, lane, lanes;  // `start` is the first row's first value of `lane`
   };
 
   Plan(int64_t outer, int64_t channels, int64_t inner)
@@ -28,7 +28,7 @@ class Plan {
     } else {
       const int64_t position = std::max<int64_t>(channels * inner, 1);
       width_ = position * std::max<int64_t>(1, kWidth / position);
-      parts = (size_ + width_ - 1) / width_;
+      parts = by_lanes() ? (width_ + kTile - 1) / kTile : (size_ + width_ - 1) / width_;
     }
     step_ = std::max<int64_t>(1, (parts + wanted - 1) / wanted);
     tasks_ = (parts + step_ - 1) / step_;
@@ -45,9 +45,16 @@ class Plan {
   int64_t index(int64_t i) const { return i / inner_ * channels_ * inner_ + i % inner_; }
   int64_t stride() const { return inner_; }
 
+  // Whether tasks are ranges of lanes, so that no two of them add to the same sums.
+  bool by_lanes() const { return width_ >= kLong; }
+
   Rows rows(int64_t task) const {
+    if (by_lanes()) {
+      const int64_t lane = task * step_ * kTile;
+      return {lane, size_ - lane, lane, std::min(step_ * kTile, width_ - lane)};
+    }
     const int64_t start = task * step_ * width_;
-    return {start, std::min(step_ * width_, size_ - start)};
+    return {start, std::min(step_ * width_, size_ - start), 0, width_};
   }
 
   // Calls function(plane, channel, start, size) for every plane of a task.
@@ -76,6 +83,8 @@ class Plan {
  private:
   static constexpr int64_t kPlane = 16;    // values from which on a plane is worth a loop
   static constexpr int64_t kWidth = 256;   // lanes of a row, at least
+  static constexpr int64_t kLong = 8192;   // lanes from which on a row is cut
+  static constexpr int64_t kTile = 512;    // into multiples of this
   static constexpr int64_t kTask = 65536;  // values of a task, about
   static constexpr int64_t kTasks = 64;
 
