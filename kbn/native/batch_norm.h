@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
+#include <utility>
 #include <vector>
 
 #include "dispatch.h"
@@ -19,13 +19,21 @@ struct Sums {
   std::vector<double> first, second;  // one per channel
 };
 
-// Values of the channels, laid along the lanes of a row; nothing where there are no rows.
-inline Floats along_lanes(const Plan& plan, const Floats& values) {
-  if (plan.planar()) return {};
-  Floats lanes(plan.width());
-  plan.each_lane([&](int64_t lane, int64_t channel) { lanes[lane] = values[channel]; });
-  return lanes;
-}
+// Values of the channels, laid along the lanes of a row; as they are where lanes are channels.
+class Lanes {
+ public:
+  Lanes(const Plan& plan, const Floats& values) : values_(values.data()) {
+    if (plan.planar() || plan.width() == plan.channels()) return;
+    spread_.resize(plan.width());
+    plan.each_lane([&](int64_t lane, int64_t channel) { spread_[lane] = values[channel]; });
+    values_ = spread_.data();
+  }
+  const float* from(int64_t lane) const { return values_ + lane; }
+
+ private:
+  const float* values_;
+  Floats spread_;
+};
 
 // The sums of loops.h per channel. Every addition has its place, whichever thread makes it.
 template <bool kGradient, typename T>
@@ -34,7 +42,7 @@ Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
   const int64_t width = plan.planar() ? plan.planes() : plan.width();
   const int64_t copies = plan.planar() || plan.by_lanes() ? 1 : plan.tasks();
   std::vector<double> first(copies * width), second(copies * width);
-  const Floats pivots = along_lanes(plan, pivot);
+  const Lanes pivots(plan, pivot);
   Pool::shared().run(plan.tasks(), [&](int64_t task) {
     if (plan.planar()) {
       plan.each_plane(task, [&](int64_t plane, int64_t channel, int64_t start, int64_t size) {
@@ -44,7 +52,7 @@ Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
     } else {
       const Plan::Rows rows = plan.rows(task);
       const int64_t at = (copies == 1 ? 0 : task * width) + rows.lane;
-      loops.sum_rows(x + rows.start, dy + rows.start, &pivots[rows.lane], rows.size, width,
+      loops.sum_rows(x + rows.start, dy + rows.start, pivots.from(rows.lane), rows.size, width,
                      rows.lanes, &first[at], &second[at]);
     }
   });
@@ -54,6 +62,7 @@ Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
       second[lane] += second[copy * width + lane];
     }
   }
+  if (width == plan.channels()) return {std::move(first), std::move(second)};
   Sums sums{std::vector<double>(plan.channels()), std::vector<double>(plan.channels())};
   plan.each_lane([&](int64_t lane, int64_t channel) {
     sums.first[channel] += first[lane];
@@ -73,8 +82,8 @@ struct Coefficients {
 template <bool kGradient, typename T>
 void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y) {
   const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
-  const Floats mean = along_lanes(plan, by.mean), factor = along_lanes(plan, by.factor);
-  const Floats scale = along_lanes(plan, by.scale), bias = along_lanes(plan, by.bias);
+  const Lanes mean(plan, by.mean), factor(plan, by.factor), scale(plan, by.scale);
+  const Lanes bias(plan, by.bias);
   Pool::shared().run(plan.tasks(), [&](int64_t i) {
     // Backwards: what the sums before read last is what the caches still hold.
     const int64_t task = plan.tasks() - 1 - i;
@@ -86,8 +95,8 @@ void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y
     } else {
       const Plan::Rows rows = plan.rows(task);
       const int64_t lane = rows.lane;
-      loops.map_rows(x + rows.start, dy + rows.start, &mean[lane], &factor[lane], &scale[lane],
-                     &bias[lane], rows.size, plan.width(), rows.lanes, y + rows.start);
+      loops.map_rows(x + rows.start, dy + rows.start, mean.from(lane), factor.from(lane),
+                     scale.from(lane), bias.from(lane), rows.size, plan.width(), rows.lanes, y + rows.start);
     }
   });
 }
