@@ -38,7 +38,7 @@ def choose(layer: Any, dtype: str, *, training: bool, masked: bool) -> Path:
         return Path(False, "fused=False")
     reason = _obstacle(layer, dtype, training=training, masked=masked)
     if reason is None:
-        return Path(True, f"FusedBatchNormV3, {_kernels()}")
+        return Path(True, f"FusedBatchNormV3, {native_kernels.load().reason}")
     if layer.fused is True:
         raise ValueError(
             f"fused=True, but {reason}. Use fused='auto' to take the portable path there. "
@@ -68,7 +68,3 @@ def _training_obstacles(layer: Any) -> dict[str, bool]:
         "it cannot share statistics with other replicas": layer.synchronized and replicas.several(),
         "it cannot correct a batch by renorm": layer.renorm,
     }
-
-
-def _kernels() -> str:
-    return native_kernels.load().reason
