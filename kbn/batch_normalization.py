@@ -472,7 +472,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         scale, bias = self._transform(batch.moments.variance, correction)
         scale, bias = _along(scale, x, axis), _along(bias, x, axis)
         # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
-        outputs = affine(x, batch.pivot, scale, bias - batch.offset * scale, axes)
+        outputs = affine(batch.x, batch.pivot, scale, bias - batch.offset * scale, axes)
         return self._or_beta(outputs, weights, axis)
 
     def _fused_inference(self, x: Tensor, _: None) -> Tensor:

@@ -13,14 +13,15 @@ from kbn import tracing
 
 Tensor = Any
 
-# How many values a step of XLA's loop takes, at least and at most: enough to be worth it, few
-# enough to stay in cache. Between these, the loop has STEPS steps.
-BLOCK = 8192, 32768
-STEPS = 32
+# What a step of XLA's loop takes: ROWS rows of some LANES values each, or of one position's where
+# those are more. Enough to be worth a step; few enough for the totals of a row to stay in cache.
+LANES, ROWS = 8192, 4
 
 
-def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return Σ(x − pivot) and Σ(x − pivot)² over `axes`, which are kept as 1.
+def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, Σ(x − pivot) and Σ(x − pivot)² over `axes`, which are kept as 1.
+
+    What goes on with the x returned has its gradient added in the same pass as those of the sums.
 
     Args:
         x: float tensor.
@@ -30,15 +31,15 @@ def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tens
 
     @ops.custom_gradient
     def sums(x: Tensor, pivot: Tensor) -> Any:
-        def gradient(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-            dx = first + (2.0 * second) * (_wide(x) - pivot)
+        def gradient(dx: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+            dx = _wide(dx) + (first + (2.0 * second) * (_wide(x) - pivot))
             return ops.cast(dx, x.dtype), ops.zeros_like(pivot)
 
         def terms(x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
             deviation = _wide(x) - pivot
             return deviation, ops.square(deviation)
 
-        return _sums(terms, (x,), pivot, axes), gradient
+        return (x, *_sums(terms, (x,), pivot, axes)), gradient
 
     return sums(x, pivot)
 
@@ -118,37 +119,55 @@ def _sums_by_blocks(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the same by a loop, whose temporaries fit into cache.
+    """Return the same by a loop that adds rows to rows, and their lanes at the end.
 
-    XLA on CPUs writes the terms of a sum to memory before it adds them; over a whole activation
-    that takes several times as long as the sum itself.
+    XLA on CPUs writes the terms of a sum to memory before it adds them, which takes several times
+    as long as the sum itself; a map like `totals + terms` needs no such thing.
     """
     shape = ops.shape(activations[0])
     axis = next(i for i in range(len(shape)) if i not in axes)
     outer, channels = _product(shape[:axis]), shape[axis]
     # (outer, C) or (outer, C, inner), as it lies in memory: nothing is moved.
     tail = (channels, *([_product(shape[axis + 1 :])] if axis < len(shape) - 1 else []))
-    rows = [ops.reshape(x, (outer, *tail)) for x in activations]
+    blocks = [_blocks(ops.reshape(x, (outer, *tail)), tail) for x in activations]
     pivots = ops.reshape(pivot, (1, channels, 1)[: 1 + len(tail)])
+    lanes = _product(tail)
+    width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions of a row
+    width = min(width, outer) if isinstance(outer, int) else ops.minimum(width, outer)
 
-    def add(totals: tuple[Tensor, Tensor], parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        first, second = terms(*parts, pivots)
-        return totals[0] + ops.sum(first, 0), totals[1] + ops.sum(second, 0)
+    def added(totals: tuple[Tensor, Tensor], begin: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = terms(*[block(begin, size) for block in blocks], pivots)
+        return totals[0] + first, totals[1] + second
 
-    least, most = (ops.maximum(block // ops.maximum(_product(tail), 1), 1) for block in BLOCK)
-    size = ops.minimum(ops.minimum(ops.maximum(outer // STEPS, least), most), outer)
-    steps = outer // ops.maximum(size, 1)
+    def looped(totals: tuple[Tensor, Tensor], done: Tensor, rows: int) -> Any:
+        def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            for row in range(rows):
+                totals = added(totals, done + (i * rows + row) * width, width)
+            return totals
 
-    def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        begin = (i * size, *[0] * len(tail))
-        return add(totals, [ops.slice(x, begin, (size, *tail)) for x in rows])
+        steps = (outer - done) // ops.maximum(rows * width, 1)
+        return ops.fori_loop(0, steps, step, totals), done + steps * rows * width
 
-    zeros = ops.zeros(tail, dtype=pivot.dtype)
-    totals = ops.fori_loop(0, steps, step, (zeros, zeros))
-    totals = add(totals, [x[steps * size :] for x in rows])
-    inner = tuple(range(1, len(tail)))
-    first, second = (ops.sum(total, inner) if inner else total for total in totals)
-    return ops.reshape(first, ops.shape(pivot)), ops.reshape(second, ops.shape(pivot))
+    zeros = ops.zeros((width, *tail), dtype=pivot.dtype)
+    totals, done = looped((zeros, zeros), 0, ROWS)
+    totals, done = looped(totals, done, 1)
+    rest = terms(*[block(done, outer - done) for block in blocks], pivots)
+    inner = (0, *range(2, 1 + len(tail)))
+    return tuple(
+        ops.reshape(ops.sum(total, inner) + ops.sum(left, inner), ops.shape(pivot))
+        for total, left in zip(totals, rest, strict=True)
+    )
+
+
+def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what takes (begin, size) to a slice of `rows`, each of shape `tail`."""
+
+    def block(begin: Tensor, size: Tensor) -> Tensor:
+        # XLA makes a slice of bfloat16 one of float32, and would convert all rows before the loop.
+        source = rows if rows.dtype.size > 2 else tracing.computed_anew(rows, begin)
+        return ops.slice(source, (begin, *[0] * len(tail)), (size, *tail))
+
+    return block
 
 
 def _product(sizes: Sequence[Any]) -> Any:

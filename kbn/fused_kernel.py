@@ -54,21 +54,20 @@ def _kernel(
     import tensorflow as tf
 
     native_kernels.load()
-    nothing = tf.constant([], "float32")
-    mean, variance = statistics or (nothing, nothing)
+    # Tensors, also of variables: others take the slow path of TensorFlow's eager runtime.
+    per_channel = [tf.convert_to_tensor(values) for values in (gamma, beta, *statistics)]
+    nothing = [] if statistics else [tf.constant([], "float32")] * 2
     shape, layout = _image(x, axis)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x if shape is None else tf.reshape(x, shape),
-        scale=gamma,
-        offset=beta,
-        mean=mean,
-        variance=variance,
+        **dict(zip(("scale", "offset", "mean", "variance"), per_channel + nothing, strict=True)),
         epsilon=epsilon,
         data_format=layout,
         is_training=not statistics,
     )
     if shape is not None:
-        outputs = tf.reshape(outputs, x.shape if x.shape.is_fully_defined() else tf.shape(x))
+        known = x.shape.is_fully_defined()
+        outputs = tf.reshape(outputs, tf.constant(x.shape.as_list()) if known else tf.shape(x))
     return outputs, mean, variance
 
 
@@ -78,7 +77,7 @@ def _image(x: Tensor, axis: int) -> tuple[Any, str]:
 
     rank, channels = len(x.shape), x.shape[axis]
     if axis == rank - 1:
-        return (None if rank == 4 else [1, -1, 1, channels]), "NHWC"
+        return (None if rank == 4 else tf.constant([1, -1, 1, channels])), "NHWC"
     if rank == 4 and axis == 1:
         return None, "NCHW"
     sizes = x.shape if x.shape.is_fully_defined() else tf.shape(x)

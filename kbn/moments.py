@@ -38,11 +38,14 @@ class Centered(NamedTuple):
     """A batch as seen from a pivot close to its mean, at which a large mean costs no accuracy.
 
     Attributes:
+        x: the batch. What is computed from this one has its gradient added in the same pass as that
+            of the moments.
         pivot: the pivot, with the reduced axes kept as 1.
         offset: mean − pivot, likewise. So (x − pivot) − offset is x − mean.
         moments: the moments, reduced axes dropped.
     """
 
+    x: Tensor
     pivot: Tensor
     offset: Tensor
     moments: Moments
@@ -83,7 +86,7 @@ def center(
         gather: takes this replica's (k, C) to all replicas' (R, k, C); None where there is one.
     """
     axes = tuple(axes)
-    part = local_part(x, axes, weights)
+    x, part = local_part(x, axes, weights)
     pivot, offset, variance, count = (
         (part.pivot, part.offset, part.variance, _effective_count(part))
         if gather is None
@@ -95,25 +98,25 @@ def center(
     else:
         count = ops.broadcast_to(ops.squeeze(count, axes), ops.shape(mean))
     moments = Moments(mean, ops.squeeze(variance, axes), count)
-    return Centered(part.pivot, offset - (part.pivot - pivot), moments)
+    return Centered(x, part.pivot, offset - (part.pivot - pivot), moments)
 
 
 def count_of(x: Tensor, axes: Sequence[int]) -> Any:
     """Return the number of values along `axes`: a Python float where known, else a () float."""
-    sizes = [ops.shape(x)[axis] for axis in axes]
-    if all(isinstance(size, int) for size in sizes):
+    sizes = [x.shape[axis] for axis in axes]
+    if None not in sizes:
         return float(math.prod(sizes))
     return ops.cast(_size(x, axes), backend.result_type(x.dtype, "float32"))
 
 
-def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> Part:
-    """Return this replica's share of the moments; `weights` as for `center`."""
+def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Part]:
+    """Return the batch, as in `Centered`, and this replica's share of the moments."""
     dtype = backend.result_type(x.dtype, "float32")
     weight, squared_weight = _weight(x, axes, weights, dtype)
     divisor = or_one(weight)
     if weights is None:
         pivot = ops.stop_gradient(_mean_of_sample(x, axes, dtype))
-        first, second = channel_sums.shifted(x, pivot, axes)
+        x, first, second = channel_sums.shifted(x, pivot, axes)
     else:
         x = ops.cast(x, dtype)
         pivot = ops.stop_gradient(_total(x, weights, axes) / divisor)
@@ -123,7 +126,7 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> Part
     offset = first / divisor
     square = second / divisor
     variance = ops.maximum(square - ops.square(offset), ops.zeros_like(square))
-    return Part(weight, squared_weight, pivot, offset, variance)
+    return x, Part(weight, squared_weight, pivot, offset, variance)
 
 
 def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
@@ -191,7 +194,7 @@ def or_one(divisor: Tensor) -> Tensor:
 
 
 def _size(x: Tensor, axes: Sequence[int]) -> Tensor:
-    sizes = [ops.shape(x)[axis] for axis in axes]
-    if all(isinstance(size, int) for size in sizes):
+    sizes = [x.shape[axis] for axis in axes]
+    if None not in sizes:
         return ops.convert_to_tensor(math.prod(sizes), dtype="int64")
-    return ops.prod(ops.stack([ops.cast(size, "int64") for size in sizes]))
+    return ops.prod(ops.stack([ops.cast(ops.shape(x)[axis], "int64") for axis in axes]))

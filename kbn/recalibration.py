@@ -222,7 +222,7 @@ def _rows(call: Call) -> Any:
     axis = call.layer.axis % len(x.shape)
     weights = weights_for(call.mask, x, axis)
     x = where_kept(weights, x, ops.zeros_like(x))
-    part = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
+    _, part = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
     shape = ops.shape(part.pivot)
     return ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
 

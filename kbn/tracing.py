@@ -63,19 +63,37 @@ def compiled(function: Callable[[Any], Any], *, eagerly: bool = False) -> Callab
 
 
 def inside_xla() -> bool:
-    """Say whether what runs now becomes part of a program of XLA."""
+    """Say whether what runs now becomes, or may become, part of a program of XLA."""
     if keras.backend.backend() != "tensorflow":
         return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    if _compiled_by_xla():
+        return True
+    # Auto-clustering hands parts of a graph to XLA later, nobody knows which.
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
+
+
+def computed_anew(x: Any, step: Any) -> Any:
+    """Return `x` such that XLA computes nothing from it before the `step` of the loop it is in."""
+    if not _compiled_by_xla():
+        return x  # the barrier has no kernel elsewhere
+    import tensorflow as tf
+    from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
+
+    return optimization_barrier(x, tf.convert_to_tensor(step))[0]
+
+
+def _compiled_by_xla() -> bool:
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     if tf.executing_eagerly():
         return False
-    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return True
-    # Auto-clustering hands parts of a graph to XLA later, nobody knows which.
-    flags = os.environ.get("TF_XLA_FLAGS", "")
-    return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def check_backend(who: str) -> None:

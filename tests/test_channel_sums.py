@@ -17,8 +17,8 @@ each_shape = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """Blocks of a few rows, so that small arrays take many steps and leave a rest."""
-    monkeypatch.setattr(channel_sums, "BLOCK", (16, 64))
+    """Rows of a few lanes, so that small arrays take many steps and leave a rest."""
+    monkeypatch.setattr(channel_sums, "LANES", 16)
 
 
 def run(function, jit, *arguments):
@@ -43,7 +43,8 @@ def setting(shape, axis, seed=0):
 def test_sums(shape, axis, jit):
     axes, x, dy, pivot, *_ = setting(shape, axis)
     kept = {"axis": tuple(axes), "keepdims": True}
-    first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), jit, x, pivot)
+    same, first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), jit, x, pivot)
+    np.testing.assert_array_equal(same, x)
     np.testing.assert_allclose(first, (x - pivot).sum(**kept))
     np.testing.assert_allclose(second, np.square(x - pivot).sum(**kept))
     first, second = run(lambda dy, x, p: channel_sums.products(dy, x, p, axes), jit, dy, x, pivot)
@@ -52,31 +53,37 @@ def test_sums(shape, axis, jit):
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 40), st.integers(40, 90))
-def test_any_number_of_rows_and_any_block(rows, channels, least, most):
-    before, channel_sums.BLOCK = channel_sums.BLOCK, (least, most)
-    try:
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 90), st.integers(1, 5))
+def test_any_number_of_rows_and_any_block(rows, channels, lanes, many):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel_sums, "LANES", lanes)
+        patch.setattr(channel_sums, "ROWS", many)
         axes, x, _, pivot, *_ = setting((rows, channels), -1)
-        first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), True, x, pivot)
+        _, first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), True, x, pivot)
         np.testing.assert_allclose(first[0], (x - pivot).sum(0), atol=1e-9)
         np.testing.assert_allclose(second[0], np.square(x - pivot).sum(0), atol=1e-9)
-    finally:
-        channel_sums.BLOCK = before
 
 
-def test_the_number_of_rows_may_be_unknown_when_traced():
+@pytest.mark.parametrize(("shape", "axis"), [((None, 3), -1), ((None, 3, None), 1)], ids=str)
+def test_sizes_may_be_unknown_when_traced(shape, axis):
+    along = [3 if i == axis % len(shape) else 1 for i in range(len(shape))]
+    axes = [i for i, size in enumerate(along) if size == 1]
     step = tf.function(
-        lambda x, p: channel_sums.shifted(x, p, [0]), jit_compile=True,
-        input_signature=[tf.TensorSpec((None, 3), "float64"), tf.TensorSpec((1, 3), "float64")],
+        lambda x, p: channel_sums.shifted(x, p, axes)[1:], jit_compile=True,
+        input_signature=[tf.TensorSpec(shape, "float64"), tf.TensorSpec(along, "float64")],
     )  # fmt: skip
-    for rows in (0, 1, 5, 16, 100):
-        _, x, _, pivot, *_ = setting((rows, 3), -1)
-        np.testing.assert_allclose(step(x, pivot)[0][0], (x - pivot).sum(0), atol=1e-12)
+    for size in (0, 1, 5, 16, 100):
+        _, x, _, pivot, *_ = setting([size if n is None else n for n in shape], axis)
+        first, second = step(x, pivot)
+        kept = {"axis": tuple(axes), "keepdims": True}
+        np.testing.assert_allclose(first, (x - pivot).sum(**kept), atol=1e-10)
+        np.testing.assert_allclose(second, np.square(x - pivot).sum(**kept), atol=1e-9)
 
 
 def plain_shifted(x, pivot, axes):
     deviation = x - pivot
     return (
+        tf.identity(x),
         tf.reduce_sum(deviation, axes, keepdims=True),
         tf.reduce_sum(tf.square(deviation), axes, keepdims=True),
     )
@@ -138,12 +145,14 @@ def test_nothing_is_added_without_a_bias():
     assert not {"Add", "AddV2"} & set(types)
 
 
+@each_mode
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_widened_inside(dtype):
+def test_half_precision_is_widened_inside(dtype, jit):
     axes, x, *_ = setting((50_000, 2), -1)
     x = keras.ops.cast(100 + x, dtype)
-    pivot = keras.ops.zeros((1, 2))
-    first, second = channel_sums.shifted(x, pivot, axes)
+    _, first, second = run(
+        lambda x, p: channel_sums.shifted(x, p, axes), jit, x, np.zeros((1, 2), "float32")
+    )
     assert first.dtype == second.dtype == "float32"
     wide = keras.ops.convert_to_numpy(keras.ops.cast(x, "float64"))
     np.testing.assert_allclose(first[0], wide.sum(0), rtol=1e-4)

@@ -10,8 +10,8 @@ namespace kbn {
 //
 // Where `inner` is long, every (outer, channel) is a plane, or some where it is very long; tasks
 // are ranges of planes. Otherwise a row holds all channels, at several positions where channels are
-// few, and tasks are ranges of rows, or, where rows are long, of their lanes. The cut depends on the shape alone, and so, with it, every
-// rounding: results do not depend on the number of threads.
+// few, and tasks are ranges of rows, or, where rows are long, of their lanes. The cut depends on the
+// shape alone, and so, with it, every rounding: results do not depend on the number of threads.
 class Plan {
  public:
   struct Rows {
@@ -34,6 +34,7 @@ class Plan {
     tasks_ = (parts + step_ - 1) / step_;
   }
 
+  int64_t size() const { return size_; }
   int64_t channels() const { return channels_; }
   int64_t count() const { return count_; }  // values per channel
   int64_t tasks() const { return tasks_; }
