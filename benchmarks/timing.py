@@ -29,7 +29,7 @@ def interleaved(actions: Mapping[str, Action], seconds: float, least: int = 7) -
         for action in actions.values():
             action()
     order, end, turn = random.Random(0), time.perf_counter() + seconds, 0
-    while turn < least or (time.perf_counter() < end and turn < 200):
+    while turn < least or (time.perf_counter() < end and turn < 400):
         for name in order.sample(list(actions), len(actions)):
             start = time.perf_counter()
             actions[name]()

@@ -492,8 +492,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         axis, dtype = self._channel_axis, backend.result_type(x.dtype, "float32")
         scale, bias = self._transform(ops.cast(self.moving_variance.value, dtype))
         mean = ops.cast(self.moving_mean.value, dtype)
-        mean, scale, bias = (_along(values, x, axis) for values in (mean, scale, bias))
-        outputs = affine(x, mean, scale, bias if self.center else None, _all_but(axis, x))
+        if dtype != x.dtype:
+            # Values of half precision are so coarse that nothing is lost by multiplying out.
+            mean, bias = ops.zeros_like(mean), bias - mean * scale
+        elif not self.center:
+            bias = None
+        mean, scale, bias = (
+            None if values is None else _along(values, x, axis) for values in (mean, scale, bias)
+        )
+        outputs = affine(x, mean, scale, bias, _all_but(axis, x))
         return self._or_beta(outputs, weights, axis)
 
     def _or_beta(self, outputs: Tensor, weights: Tensor | None, axis: int) -> Tensor:
@@ -507,13 +514,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ) -> tuple[Tensor, Tensor]:
         """Return what multiplies a deviation from the mean and what is added, (…, C) each."""
         scale = ops.rsqrt(variance + self.epsilon)
-        bias = ops.zeros_like(scale)
-        if correction is not None:
-            scale, bias = scale * correction.r, correction.d
-        if self.scale:
-            gamma = self._gamma(scale.dtype)
-            scale, bias = scale * gamma, bias * gamma
-        return scale, bias + self._beta(scale.dtype)
+        gamma, beta = self._gamma(scale.dtype), self._beta(scale.dtype)
+        if correction is None:
+            return scale * gamma, beta
+        return scale * correction.r * gamma, correction.d * gamma + beta
 
     def _gamma(self, dtype: Any) -> Tensor:
         gamma = self.gamma.value if self.scale else ops.ones_like(self.moving_mean.value)

@@ -164,7 +164,7 @@ def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Ten
 
     def block(begin: Tensor, size: Tensor) -> Tensor:
         # XLA makes a slice of bfloat16 one of float32, and would convert all rows before the loop.
-        source = rows if rows.dtype.size > 2 else tracing.computed_anew(rows, begin)
+        source = tracing.computed_anew(rows, begin) if rows.dtype == "bfloat16" else rows
         return ops.slice(source, (begin, *[0] * len(tail)), (size, *tail))
 
     return block

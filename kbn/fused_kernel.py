@@ -26,7 +26,7 @@ def normalize_batch(
     outputs, mean, variance = _kernel(x, axis, gamma, beta, (), epsilon)
     count = count_of(x, [i for i in range(len(x.shape)) if i != axis])
     # The op's variance has the factor m/(m−1), or 1 where m is 1.
-    return outputs, Moments(mean, variance * _share(count), count)
+    return outputs, Moments(mean, variance * _share(count), count, unbiased=variance)
 
 
 def normalize(

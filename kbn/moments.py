@@ -27,11 +27,13 @@ class Moments(NamedTuple):
             all of them, () float, or a Python float if it is known before the batch is. With
             weights, how many values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so
             that m/(m−1)·σ_B² is unbiased for them too.
+        unbiased: (C,) float, m/(m−1)·σ_B² (0 where m is 1), if it was computed on the way.
     """
 
     mean: Tensor
     variance: Tensor
     count: Any
+    unbiased: Tensor | None = None
 
 
 class Centered(NamedTuple):
@@ -194,7 +196,6 @@ def or_one(divisor: Tensor) -> Tensor:
 
 
 def _size(x: Tensor, axes: Sequence[int]) -> Tensor:
-    sizes = [x.shape[axis] for axis in axes]
-    if None not in sizes:
-        return ops.convert_to_tensor(math.prod(sizes), dtype="int64")
-    return ops.prod(ops.stack([ops.cast(ops.shape(x)[axis], "int64") for axis in axes]))
+    size = math.prod(x.shape[axis] for axis in axes if x.shape[axis] is not None)
+    unknown = [ops.cast(ops.shape(x)[axis], "int64") for axis in axes if x.shape[axis] is None]
+    return math.prod(unknown, start=ops.convert_to_tensor(size, dtype="int64"))

@@ -47,12 +47,14 @@ def unbiased_variance(batch: Moments) -> Tensor:
 
     A channel with a single value has none: its entry is 0 and `tells_variance` says not to use it.
     """
+    if batch.unbiased is not None:
+        return batch.unbiased
     if isinstance(batch.count, float):
         many = batch.count > MORE_THAN_ONE
         return batch.variance * (batch.count / (batch.count - 1.0) if many else 0.0)
     many = batch.count > MORE_THAN_ONE
-    freedom = ops.where(many, batch.count - 1.0, ops.ones_like(batch.count))
-    return ops.where(many, batch.variance * (batch.count / freedom), ops.zeros_like(batch.variance))
+    factor = batch.count / ops.where(many, batch.count - 1.0, ops.ones_like(batch.count))
+    return batch.variance * ops.where(many, factor, ops.zeros_like(factor))
 
 
 def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,10 +71,7 @@ def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(batch.count, float) and batch.count > MORE_THAN_ONE:
         return finite, finite
     values, many = batch.count > 0, batch.count > MORE_THAN_ONE
-    return (
-        ops.logical_and(ops.isfinite(batch.variance), values),
-        ops.logical_and(finite, many),
-    )
+    return ops.logical_and(finite, values), ops.logical_and(finite, many)
 
 
 def told(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Told:

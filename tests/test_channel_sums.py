@@ -157,3 +157,13 @@ def test_half_precision_is_widened_inside(dtype, jit):
     wide = keras.ops.convert_to_numpy(keras.ops.cast(x, "float64"))
     np.testing.assert_allclose(first[0], wide.sum(0), rtol=1e-4)
     np.testing.assert_allclose(second[0], np.square(wide).sum(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_xla_converts_no_whole_activation(dtype):
+    x, pivot = tf.zeros((40_000, 8), dtype), tf.zeros((1, 8))
+    step = tf.function(lambda x, p: channel_sums.shifted(x, p, [0])[1:], jit_compile=True)
+    program = step.experimental_get_compiler_ir(x, pivot)(stage="optimized_hlo")
+    written = program.split("ENTRY")[1]  # what lies outside of fusions
+    assert dtype.replace("float", "f") + "[40000,8]" in written
+    assert "f32[40000,8]" not in written
