@@ -492,15 +492,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         axis, dtype = self._channel_axis, backend.result_type(x.dtype, "float32")
         scale, bias = self._transform(ops.cast(self.moving_variance.value, dtype))
         mean = ops.cast(self.moving_mean.value, dtype)
-        if dtype != x.dtype:
-            # Values of half precision are so coarse that nothing is lost by multiplying out.
-            mean, bias = ops.zeros_like(mean), bias - mean * scale
-        elif not self.center:
-            bias = None
-        mean, scale, bias = (
-            None if values is None else _along(values, x, axis) for values in (mean, scale, bias)
-        )
-        outputs = affine(x, mean, scale, bias, _all_but(axis, x))
+        mean, scale, bias = (_along(values, x, axis) for values in (mean, scale, bias))
+        outputs = affine(x, mean, scale, bias if self.center else None, _all_but(axis, x))
         return self._or_beta(outputs, weights, axis)
 
     def _or_beta(self, outputs: Tensor, weights: Tensor | None, axis: int) -> Tensor:

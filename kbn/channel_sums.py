@@ -13,8 +13,8 @@ from kbn import tracing
 
 Tensor = Any
 
-# What a step of XLA's loop takes: ROWS rows of some LANES values each, or of one position's where
-# those are more. Enough to be worth a step; few enough for the totals of a row to stay in cache.
+# What a step of XLA's loop takes: ROWS rows of some LANES values, enough to be worth a step and
+# few enough for the totals to stay in cache; or of one position's values, where those are more.
 LANES, ROWS = 8192, 4
 
 
@@ -39,7 +39,8 @@ def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tens
             deviation = _wide(x) - pivot
             return deviation, ops.square(deviation)
 
-        return (x, *_sums(terms, (x,), pivot, axes)), gradient
+        # Not x itself: where that comes from outside of a branch or a loop, TensorFlow refuses.
+        return (ops.stop_gradient(x), *_sums(terms, (x,), pivot, axes)), gradient
 
     return sums(x, pivot)
 

@@ -27,7 +27,8 @@ class Moments(NamedTuple):
             all of them, () float, or a Python float if it is known before the batch is. With
             weights, how many values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so
             that m/(m−1)·σ_B² is unbiased for them too.
-        unbiased: (C,) float, m/(m−1)·σ_B² (0 where m is 1), if it was computed on the way.
+        unbiased: (C,) float, m/(m−1)·σ_B², if it was computed on the way; where m is 1, σ_B²: 0, or
+            NaN where the value is not finite.
     """
 
     mean: Tensor

@@ -45,7 +45,8 @@ class Step(NamedTuple):
 def unbiased_variance(batch: Moments) -> Tensor:
     """Return m/(m−1)·σ_B², the unbiased estimate of the variance (Ioffe & Szegedy 2015, §3.1).
 
-    A channel with a single value has none: its entry is 0 and `tells_variance` says not to use it.
+    A channel with a single value has none: its entry is 0, or NaN where the value is not finite,
+    and `tells` says not to use it.
     """
     if batch.unbiased is not None:
         return batch.unbiased
@@ -60,7 +61,8 @@ def unbiased_variance(batch: Moments) -> Tensor:
 def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
     """Say per channel whether the batch tells a mean, and whether it tells a variance.
 
-    Empty, inf and NaN channels tell neither, single values no variance.
+    Empty, inf and NaN channels, and those whose variance overflows, tell neither; single values
+    tell no variance.
 
     Args:
         batch: the batch's moments.

@@ -91,8 +91,6 @@ def _compiled_by_xla() -> bool:
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-    if tf.executing_eagerly():
-        return False
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 

@@ -233,6 +233,43 @@ def test_a_large_mean_costs_no_accuracy():
     np.testing.assert_allclose(layer.moving_variance, oracle.variance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("jit", [None, False, True], ids=["eager", "graph", "xla"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_large_mean_costs_the_gradient_of_gamma_no_accuracy(dtype, jit):
+    x = tf.cast(np.random.default_rng(0).normal(1000, 1, (20_000, 2)), dtype)
+    policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
+    layer = kbn.BatchNormalization(fused=False, dtype=policy)
+    layer.build(x.shape)
+    layer.moving_mean.assign([1000, 1000])
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=False)
+        return tape.gradient(y, layer.gamma.value, output_gradients=tf.ones_like(y))
+
+    found = (step if jit is None else tf.function(step, jit_compile=jit))(x)
+    normalized = (tf.cast(x, "float64").numpy() - 1000) / np.sqrt(1 + layer.epsilon)
+    np.testing.assert_allclose(found, normalized.sum(0), rtol=1e-4, atol=0.01)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"renorm": True}], ids=str)
+def test_a_branch_or_a_loop_may_hold_the_layer(options, jit):
+    layer = kbn.BatchNormalization(momentum=0.0, **options)
+    layer.build((None, 4))
+
+    @tf.function(jit_compile=jit)
+    def step(x):
+        y = tf.cond(x[0, 0] < 9, lambda: layer(x, training=True), lambda: x)
+        for _ in tf.range(2):
+            y = layer(x, training=True)
+        return y
+
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    assert np.isfinite(step(tf.constant(x))).all()
+    np.testing.assert_allclose(layer.moving_mean, x.mean(0), atol=1e-6)
+
+
 def test_learns_in_fit_with_every_compilation():
     x = np.random.default_rng(0).normal(5, 3, (64, 4)).astype("float32")
     for options in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):

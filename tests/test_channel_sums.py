@@ -80,6 +80,25 @@ def test_sizes_may_be_unknown_when_traced(shape, axis):
         np.testing.assert_allclose(second, np.square(x - pivot).sum(**kept), atol=1e-9)
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_a_branch_or_a_loop_may_hold_them(jit):
+    axes, x, _, pivot, *_ = setting((100, 3), -1)
+
+    def branch(x, p):
+        return tf.cond(p[0, 0] < 9, lambda: channel_sums.shifted(x, p, axes), lambda: (x, p, p))
+
+    def loop(x, p):
+        results = (x, p, p)
+        for _ in tf.range(2):
+            results = channel_sums.shifted(x, p, axes)
+        return results
+
+    for function in (branch, loop):
+        same, first, _ = run(function, jit, x, pivot)
+        np.testing.assert_array_equal(same, x)
+        np.testing.assert_allclose(first[0], (x - pivot).sum(0))
+
+
 def plain_shifted(x, pivot, axes):
     deviation = x - pivot
     return (

@@ -34,7 +34,6 @@ class Plan {
     tasks_ = (parts + step_ - 1) / step_;
   }
 
-  int64_t size() const { return size_; }
   int64_t channels() const { return channels_; }
   int64_t count() const { return count_; }  // values per channel
   int64_t tasks() const { return tasks_; }
