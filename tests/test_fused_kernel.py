@@ -71,6 +71,8 @@ def compare(shape, axis, dtype, seed=0):
         if m == 0 and name in ("mean", "variance"):
             continue  # NaN, as the op says; the layer's gate keeps it out
         scale = np.sqrt(m) if name in ("dgamma", "dbeta") else 1
+        if not native_kernels.load().active:
+            scale *= 10  # TensorFlow's own add up in float32: 1.4e-4 for 344,080 values
         statistic = name in ("mean", "variance")
         tolerance = STATISTICS if statistic else TOLERANCE[dtype] * max(scale, 1)
         np.testing.assert_allclose(mine, right, tolerance, tolerance, err_msg=f"{name} {shape}")
