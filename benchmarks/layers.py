@@ -44,7 +44,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
         }
         if torch_layers.available():
             actions["torch"] = torch_layers.action(shape, axis, dtype, what)
-        times = interleaved(actions, seconds=0.2 if quick else 1.2)
+        times = interleaved(actions, seconds=0.2 if quick else 0.8)
         yield {
             "group": "layer",
             "name": name,

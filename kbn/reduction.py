@@ -62,9 +62,10 @@ def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[st
     kept = sample_positions(rows, columns, max_samples)
     finite = ops.isfinite(by_channel)
     moments = center(ops.where(finite, by_channel, 0.0), [0], finite).moments
+    per_channel = {"mean": moments.mean, "variance": moments.variance, "count": moments.count}
     return {
         "values": _take(_take(by_channel, kept.rows, axis=0), kept.columns, axis=1),
-        **{name: _take(x, kept.columns, axis=0) for name, x in moments._asdict().items()},
+        **{name: _take(x, kept.columns, axis=0) for name, x in per_channel.items()},
         **_pooled(moments),
         "size": ops.convert_to_tensor(rows * columns, dtype="int64"),
         "non_finite": ops.sum(ops.cast(ops.logical_not(finite), "int64")),
