@@ -136,14 +136,12 @@ def _sums_by_blocks(
     width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions of a row
     width = min(width, outer) if isinstance(outer, int) else ops.minimum(width, outer)
 
-    def added(totals: tuple[Tensor, Tensor], begin: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = terms(*[block(begin, size) for block in blocks], pivots)
-        return totals[0] + first, totals[1] + second
-
     def looped(totals: tuple[Tensor, Tensor], done: Tensor, rows: int) -> Any:
         def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             for row in range(rows):
-                totals = added(totals, done + (i * rows + row) * width, width)
+                begin = done + (i * rows + row) * width
+                first, second = terms(*[block(begin, width) for block in blocks], pivots)
+                totals = totals[0] + first, totals[1] + second
             return totals
 
         steps = (outer - done) // ops.maximum(rows * width, 1)

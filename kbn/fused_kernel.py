@@ -55,12 +55,17 @@ def _kernel(
 
     native_kernels.load()
     # Tensors, also of variables: others take the slow path of TensorFlow's eager runtime.
-    per_channel = [tf.convert_to_tensor(values) for values in (gamma, beta, *statistics)]
-    nothing = [] if statistics else [tf.constant([], "float32")] * 2
+    gamma, beta, mean, variance = (
+        tf.convert_to_tensor(values, "float32")
+        for values in (gamma, beta, *(statistics or ([], [])))
+    )
     shape, layout = _image(x, axis)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x if shape is None else tf.reshape(x, shape),
-        **dict(zip(("scale", "offset", "mean", "variance"), per_channel + nothing, strict=True)),
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
         epsilon=epsilon,
         data_format=layout,
         is_training=not statistics,

@@ -113,7 +113,10 @@ def count_of(x: Tensor, axes: Sequence[int]) -> Any:
 
 
 def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Part]:
-    """Return the batch, as in `Centered`, and this replica's share of the moments."""
+    """Return the batch, as in `Centered`, and this replica's share of its moments.
+
+    `weights` as for `center`.
+    """
     dtype = backend.result_type(x.dtype, "float32")
     weight, squared_weight = _weight(x, axes, weights, dtype)
     divisor = or_one(weight)
