@@ -4,7 +4,16 @@ from kbn import lazy
 
 _EXPORTS = {
     "CovariateShift": "kbn.callbacks.covariate_shift",
+    "GradientShift": "kbn.callbacks.gradient_shift",
+    "LossLandscape": "kbn.callbacks.loss_landscape",
+    "MovingStatistics": "kbn.callbacks.moving_statistics",
     "Recalibrate": "kbn.callbacks.recalibrate",
 }
-__all__ = ["CovariateShift", "Recalibrate"]
+__all__ = [
+    "CovariateShift",
+    "GradientShift",
+    "LossLandscape",
+    "MovingStatistics",
+    "Recalibrate",
+]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

@@ -1,19 +1,21 @@
 """CovariateShift: how the distribution of every layer's activations moves during training."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from kbn import checks, measures, tags
-from kbn.callbacks.layer_tree import asked_for, check_layers, layer_paths, select
+from kbn import checks, tags
+from kbn.callbacks import worst_layers
+from kbn.callbacks.activations import activations
+from kbn.callbacks.layer_tree import check_layers, layer_paths, select
 from kbn.callbacks.probe import Probe
 from kbn.callbacks.probe_data import first_samples
-from kbn.callbacks.recorder import Record, Recorder
-from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import row
+from kbn.callbacks.recorder import Recorder
+from kbn.callbacks.schedule import Thinning, schedule
+from kbn.callbacks.writer import Record, rows_of
+from kbn.measures import MEASURES
 from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
 
@@ -31,9 +33,12 @@ class CovariateShift(Recorder):
     `tf.random`); random ops without a `SeedGenerator` differ between records.
 
     Below `log_dir`, in the run `covariate_shift`, each watched layer and site gets a histogram
-    `activations/<layer>/<site>` and the scalars `percentile_15`, `percentile_50`,
-    `percentile_85`, `mean`, `std`, `wasserstein`, `jeffreys`, `non_finite` and `zeros` (see
-    `kbn.measures` and `callbacks/README.md`). The first record is taken before the first step.
+    `activations/<layer>/<site>` and scalars `<measure>/<layer>/<site>`: the distances of `measures`
+    to the reference record, and `percentile_15`, `percentile_50`, `percentile_85`, `mean`, `std`,
+    `kurtosis`, `non_finite`, `zeros`, `dead` and `saturated` (see `kbn.measures` and
+    `callbacks/README.md`). Each epoch with a record ends with a picture, `heat_map`, and a
+    table, `worst_layers`, of the layers that moved most. The first record is taken before the
+    first step.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -58,21 +63,34 @@ class CovariateShift(Recorder):
         every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
         every_epochs: a record at the end of every so many epochs, instead.
         on_steps: a record at these steps, instead.
-        reference: what a record is compared with, the "previous" or the "first" one.
-        histograms: whether to write histograms.
+        measures: the distances to take, by name: "wasserstein", "jeffreys", "wasserstein_gaussian",
+            "jensen_shannon", "psi", "kolmogorov_smirnov", "energy". Each is written as the mean
+            over channels and, as `<name>_worst`, of the channel that moved most.
+        reference: what a record is compared with: the "previous" or the "first" one, or a step:
+            the first record at or behind it. Until then no distance is written.
+        histograms: whether to write histograms. TensorBoard shows 100 per tag: where training
+            takes more records than that, every k-th has one, or, where nobody knows how many it
+            takes, each is at least 8 % later than the last one.
         max_samples: the most values of one activation that leave the device. Where there are
             more, quantiles and distances are those of a fixed, evenly spread sample; `mean`,
             `std` and the shares are over all values all the same.
         probe_size: how many samples are kept of `probe_data`.
+        budget: the most that watching may take of the time of training, a share in (0, 1]; a
+            record that would take more is left out, and the next one is taken when it is due.
+        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
 
     Attributes:
-        history: list of rows (step, layer, site, measure, value), equal to what was written.
+        history: rows (step, layer, site, measure, value), equal to what was written; `to_frame()`
+            returns them as a `pandas.DataFrame`.
         lost_records: how many records could not be taken or written.
+        cost: time and bytes that watching took in the last `fit`.
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step where
             the model refuses the probe, or `layers` matches nothing (the message lists the paths).
     """
+
+    run = tags.RUN_DIRECTORY
 
     def __init__(
         self,
@@ -84,82 +102,123 @@ class CovariateShift(Recorder):
         every_steps: int | None = None,
         every_epochs: int | None = None,
         on_steps: Sequence[int] | None = None,
-        reference: str = "previous",
+        measures: Sequence[str] = (tags.WASSERSTEIN, tags.JEFFREYS),
+        reference: str | int = "previous",
         histograms: bool = True,
         max_samples: int = 2**14,
         probe_size: int = 256,
+        budget: float | None = None,
+        json_lines: bool = False,
     ) -> None:
-        super().__init__(log_dir, tags.RUN_DIRECTORY, schedule(every_steps, every_epochs, on_steps))
+        cadence = schedule(every_steps, every_epochs, on_steps)
+        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
         check_layers(layers)
         self.layers = layers
-        self.sites = _check_sites(sites)
-        self.reference = checks.one_of("reference", reference, REFERENCES)
+        self.sites = _names("sites", sites, tags.SITES)
+        self.measures = _names("measures", measures, tags.DISTANCES)
+        self.reference = _checked_reference(reference)
         self.histograms = checks.boolean("histograms", histograms)
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe | None = None
+        self._thinning = Thinning()
         self._references: dict[Tap, DistributionSketch] = {}
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Choose the layers and trace the probe."""
         chosen = select(self.layers, layer_paths(model))
-        self._compiled = Probe(model, self.probe, chosen, self.sites, self.max_samples)
-        if self._compiled.unseen:
-            self._tell_unseen(self._compiled)
+        look = activations(self.sites, self.max_samples)
+        self._compiled = Probe(model, self.probe, chosen, look)
+        self._compiled.tell_unseen(self.layers)
+        self._thinning.begin(self.expected_records())
         return self._compiled.taps
 
     def record(self, step: int) -> Record:
         """Sketch every watched activation and compare it with its reference."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        sketches = self._compiled()
+        sketches: dict[Tap, DistributionSketch] = self._compiled()
+        self._keep_references(step, sketches, before=True)
         rows = [
-            row(step, tap, measure, value)
+            one
             for tap, sketch in sketches.items()
-            for measure, value in measure_all(sketch, self._references.get(tap, sketch)).items()
+            for one in rows_of(step, tap, self._measured(tap, sketch))
         ]
-        self._keep_references(sketches)
-        wanted = sketches if self.histograms else {}
-        return rows, {tap: sketch.histogram() for tap, sketch in wanted.items()}
+        self._keep_references(step, sketches, before=False)
+        wanted = sketches if self.histograms and self._thinning.keeps() else {}
+        return Record(rows, {tap: sketch.histogram() for tap, sketch in wanted.items()})
+
+    def summarise(self) -> Record:
+        """Draw the layers that moved most, over all records, and list those of the last epoch."""
+        return worst_layers.summary(self.history, self.measures[0])
 
     def release(self) -> None:
         """Drop the compiled probe; the references stay for a later `fit`."""
         self._compiled = None
 
-    def _tell_unseen(self, probe: Probe) -> None:
-        """Raise where a layer named one by one cannot be watched, or none can; else warn."""
-        problem = (
-            "These layers cannot be watched, since the model does not call them in training "
-            f"or calls them inside a loop: {', '.join(probe.unseen)}."
-        )
-        named = asked_for(self.layers, layer_paths(self.model)) & set(probe.unseen)
-        if named or not probe.taps:
-            raise ValueError(f"{problem} Name others in layers. Received: layers={self.layers!r}")
-        warnings.warn(problem, stacklevel=2)
+    def _measured(self, tap: Tap, sketch: DistributionSketch) -> dict[str, float]:
+        reference = self._references.get(tap)
+        distances = {} if reference is None else measure_distances(self.measures, sketch, reference)
+        return {**measure_alone(sketch), **distances}
 
-    def _keep_references(self, sketches: Mapping[Tap, DistributionSketch]) -> None:
-        if self.reference == "first":
-            sketches = {**sketches, **self._references}
-        self._references = dict(sketches)
+    def _keep_references(
+        self, step: int, sketches: Mapping[Tap, DistributionSketch], *, before: bool
+    ) -> None:
+        """Keep what later records are compared with, and this one if it is the first of all."""
+        if self.reference == "previous":
+            fixed = before  # the first record is compared with itself
+        else:
+            fixed = True
+            if not isinstance(self.reference, str) and step < self.reference:
+                return
+        self._references = {**sketches, **self._references} if fixed else dict(sketches)
 
 
-def measure_all(sketch: DistributionSketch, reference: DistributionSketch) -> dict[str, float]:
-    """Return every scalar of one record of one place, by the names in `kbn.tags`."""
+def measure_alone(sketch: DistributionSketch) -> dict[str, float]:
+    """Return every scalar of one record of one place that needs no other record, by name."""
     percentiles = sketch.quantile(np.array(tags.PERCENTILES) / 100)
-    return {
+    scalars = {
         **dict(zip(tags.PERCENTILE_MEASURES, percentiles.tolist(), strict=True)),
         "mean": sketch.pooled_mean(),
         "std": sketch.pooled_std(),
-        tags.WASSERSTEIN: measures.wasserstein_normalised(sketch, reference),
-        tags.JEFFREYS: measures.jeffreys_gaussian(sketch, reference),
+        "kurtosis": sketch.kurtosis(),
         "non_finite": sketch.non_finite_share,
         "zeros": sketch.zero_share,
+        "dead": sketch.dead_share,
+    }
+    if sketch.saturated_share is not None:
+        scalars["saturated"] = sketch.saturated_share
+    return scalars
+
+
+def measure_distances(
+    names: Sequence[str], now: DistributionSketch, reference: DistributionSketch
+) -> dict[str, float]:
+    """Return the distances of `names`, each as the mean over channels and of the worst one."""
+    found = {name: MEASURES[name](now, reference) for name in names}
+    return {
+        key: value
+        for name, distance in found.items()
+        for key, value in ((name, distance.mean()), (f"{name}_worst", distance.worst()))
     }
 
 
-def _check_sites(sites: Any) -> tuple[str, ...]:
-    sites = (sites,) if isinstance(sites, str) else sites
-    if not isinstance(sites, list | tuple):
-        raise TypeError(f"sites must be a list of {tags.SITES}. Received: sites={sites!r}")
-    if not sites:
-        raise ValueError(f"sites must name at least one of {tags.SITES}. Received: sites={sites!r}")
-    return tuple(checks.one_of("sites", site, tags.SITES) for site in sites)
+def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:
+    given = (given,) if isinstance(given, str) else given
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{argument} must be a list of {allowed}. Received: {argument}={given!r}")
+    if not given:
+        raise ValueError(
+            f"{argument} must name at least one of {allowed}. Received: {argument}={given!r}"
+        )
+    return tuple(checks.one_of(argument, name, allowed) for name in given)
+
+
+def _checked_reference(reference: Any) -> str | int:
+    if isinstance(reference, int) and not isinstance(reference, bool):
+        return checks.integer("reference", reference, low=0)
+    if not isinstance(reference, str) or reference not in REFERENCES:
+        raise ValueError(
+            "reference must be one of 'previous', 'first', or a step. "
+            f"Received: reference={reference!r}"
+        )
+    return reference

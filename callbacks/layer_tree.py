@@ -1,6 +1,7 @@
 """Which layers: a unique path for every layer of a model, and the selection among them."""
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -50,19 +51,31 @@ def _unused(path: str, paths: Mapping[str, Any]) -> str:
     return candidate
 
 
-def select(layers: Any, paths: Layers) -> Layers:
+Preferred = Mapping[str, Callable[[keras.layers.Layer], bool]]
+"""Which layers are meant where the user names none: the first kind of which there is one."""
+
+NORMALIZATIONS_ELSE_KERNELS: Preferred = {
+    "normalization layers": lambda layer: isinstance(layer, NORMALIZATIONS),
+    "layers with a kernel": lambda layer: hasattr(layer, "kernel"),
+}
+
+
+def select(
+    layers: Any, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_KERNELS
+) -> Layers:
     """Return those of `paths` that the user's `layers` argument means, in model order.
 
     Args:
-        layers: None (the normalization layers, else the layers that own a kernel), or one or a
-            list of layers, paths or glob patterns, layer types, or predicates of a layer.
+        layers: None (what is preferred), or one or a list of layers, paths or glob patterns, layer
+            types, or predicates of a layer.
         paths: all layers of the model, by path.
+        preferred: the kinds to look for where `layers` is None.
 
     Raises:
         ValueError: where an entry matches no layer; the message lists the paths there are.
     """
     if layers is None:
-        return _default(paths)
+        return _default(paths, preferred)
     chosen: set[str] = set()
     for entry in layers if isinstance(layers, list | tuple | set) else [layers]:
         matches = _matcher(entry)
@@ -96,14 +109,33 @@ def check_layers(layers: Any) -> None:
         _matcher(entry)
 
 
-def _default(paths: Layers) -> Layers:
-    for wanted in (lambda x: isinstance(x, NORMALIZATIONS), lambda x: hasattr(x, "kernel")):
+def tell_unwatched(problem: str, layers: Any, unwatched: Iterable[str], paths: Layers) -> None:
+    """Warn of layers that cannot be watched, or raise where the user named one of them.
+
+    Args:
+        problem: why not; a sentence without its end.
+        layers: the user's argument.
+        unwatched: the paths of those layers.
+        paths: all layers of the model, by path.
+
+    Raises:
+        ValueError: where `layers` names one of them, and not by a pattern, type or predicate.
+    """
+    unwatched = list(unwatched)
+    problem = f"{problem}: {', '.join(unwatched)}."
+    if asked_for(layers, paths) & set(unwatched):
+        raise ValueError(f"{problem} Name others in layers. Received: layers={layers!r}")
+    warnings.warn(problem, stacklevel=2)
+
+
+def _default(paths: Layers, preferred: Preferred) -> Layers:
+    for wanted in preferred.values():
         found = {path: layer for path, layer in paths.items() if wanted(layer)}
         if found:
             return found
     raise ValueError(
-        "The model has neither normalization layers nor layers with a kernel: "
-        f"say which layers to watch. {_listing(paths)}"
+        f"The model has no {' and no '.join(preferred)}: say which layers to watch. "
+        f"{_listing(paths)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the activations of chosen layers on a fixed batch, reduced inside one trace.
+"""What is measured: something about the calls of chosen layers on a fixed batch, inside one trace.
 
 Layers are tapped only while the compiled function is traced, so that any model can be watched
 (nested, subclassed, shared layers) and nothing stays attached to it.
@@ -6,22 +6,37 @@ Layers are tapped only while the compiled function is traced, so that any model 
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
-from keras import ops, tree
+from keras import tree
 
 from kbn import tracing
-from kbn.callbacks.layer_tree import Layers
-from kbn.reduction import reduce_activation
-from kbn.sketch import DistributionSketch
+from kbn.callbacks.layer_tree import Layers, layer_paths, tell_unwatched
 from kbn.tags import Tap
 from kbn.tap import Call, seeds, tapped, training_argument
 
 
-class UnknownShapeError(ValueError):
-    """An activation's shape is known only once the model runs."""
+class Kept(NamedTuple):
+    """What is kept of one place.
+
+    Attributes:
+        tensors: tensors of bounded size, by name; they leave the device.
+        finish: makes of them, as NumPy arrays, what the record is about.
+    """
+
+    tensors: dict[str, Any]
+    finish: Callable[[dict[str, Any]], Any]
+
+
+Look = Callable[[str, Call], list[tuple[str, Kept]]]
+"""What to keep of a layer's call, given its path: for each place worth a name of its own a site,
+and what is kept."""
+
+
+class RefusalError(ValueError):
+    """What is asked for cannot be had of this model; the message says all of it."""
 
 
 class Probe:
@@ -32,19 +47,13 @@ class Probe:
     every record, so that activations differ only where weights do.
 
     Attributes:
+        layers: the layers, by path.
         taps: the places that are watched, in the order in which the model calls them.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
             or calls them inside a loop, whose tensors cannot leave it.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        inputs: Any,
-        layers: Layers,
-        sites: Sequence[str],
-        max_samples: int,
-    ) -> None:
+    def __init__(self, model: keras.Model, inputs: Any, layers: Layers, look: Look) -> None:
         """Trace the model.
 
         Raises:
@@ -52,65 +61,97 @@ class Probe:
         """
         self.taps: list[Tap] = []
         self.unseen: list[str] = []
-        self._model, self._layers, self._sites = model, layers, sites
-        self._max_samples = max_samples
+        self._model, self.layers, self._look, self._looking = model, layers, look, False
         tracing.check_backend("kbn.callbacks")
-        try:
-            self._run = tracing.compile_for(self._reduced_activations, inputs)
-        except UnknownShapeError:
-            raise
-        except Exception as error:
-            shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
+        with told_by_shape(inputs):
+            self._run = tracing.compile_for(self._looked_at, inputs)
+
+    def __call__(self) -> dict[Tap, Any]:
+        """Run the model on the batch and return what the looks made of it, place by place."""
+        found = zip(self.taps, self._finish, self._run(), strict=True)
+        return {tap: finish(arrays) for tap, finish, arrays in found}
+
+    def tell_unseen(self, layers: Any) -> None:
+        """Warn of layers that cannot be watched; raise where one was named, or none is left.
+
+        Args:
+            layers: the user's argument.
+        """
+        problem = (
+            "These layers cannot be watched, since the model does not call them in training "
+            "or calls them inside a loop"
+        )
+        if not self.taps:
+            names = ", ".join(self.unseen)
             raise ValueError(
-                f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
-                f"shape {shapes} (the samples axis included)"
-            ) from error
+                f"{problem}: {names}. Name others in layers. Received: layers={layers!r}"
+            )
+        if self.unseen:
+            tell_unwatched(problem, layers, self.unseen, layer_paths(self._model))
 
-    def __call__(self) -> dict[Tap, DistributionSketch]:
-        """Run the model on the batch and return a sketch of every watched activation."""
-        return dict(zip(self.taps, map(DistributionSketch, self._run()), strict=True))
-
-    def _reduced_activations(self, inputs: Any) -> list[dict[str, Any]]:
-        paths = {id(layer): path for path, layer in self._layers.items()}
-        trace, calls, seen, looped = tracing.current_trace(), Counter[str](), [], set()
+    def _looked_at(self, inputs: Any) -> list[dict[str, Any]]:
+        paths = {id(layer): path for path, layer in self.layers.items()}
+        trace, calls, looped = tracing.current_trace(), Counter[str](), set()
+        seen: list[tuple[tuple[str, int, str], Kept]] = []
 
         def observe(call: Call) -> None:
             path = paths.get(id(call.layer))
-            if path is None:
+            if path is None or self._looking:
                 return
             if call.trace is not trace:
                 looped.add(path)
                 return
-            for site, value in (("input", call.inputs), ("output", call.outputs)):
-                if site in self._sites:
-                    seen.extend(self._reduce(call.layer, (path, calls[path], site), value))
-            calls[path] += 1
+            number, calls[path] = calls[path], calls[path] + 1
+            self._looking = True  # a look may call the layer itself
+            seen.extend(((path, number, site), kept) for site, kept in self._look(path, call))
+            self._looking = False
 
         with tapped(observe), keras.StatelessScope(state_mapping=seeds(self._model)):
             self._model(inputs, **training_argument(self._model, True))
         # Of a loop's calls the first may stand outside it, and would pass for the whole.
-        seen = [(key, reduced) for key, reduced in seen if key[0] not in looped]
+        seen = [(key, kept) for key, kept in seen if key[0] not in looped]
         self.taps = [_tap(key, calls) for key, _ in seen]
-        self.unseen = [path for path in self._layers if path not in {key[0] for key, _ in seen}]
-        return [reduced for _, reduced in seen]
+        self._finish = [kept.finish for _, kept in seen]
+        self.unseen = [path for path in self.layers if path not in {key[0] for key, _ in seen}]
+        return [kept.tensors for _, kept in seen]
 
-    def _reduce(
-        self, layer: keras.layers.Layer, key: tuple[str, int, str], value: Any
-    ) -> list[Any]:
-        path, call, site = key
-        tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
-        names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
-        axis = _channel_axis(layer)
-        for x in tensors:
-            if None in x.shape:
-                raise UnknownShapeError(
-                    "A layer can be watched only where the shape of its activations follows from "
-                    f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
-                )
-        return [
-            ((path, call, name), reduce_activation(x, axis, self._max_samples))
-            for name, x in zip(names, tensors, strict=True)
-        ]
+
+def build(model: keras.Model, inputs: Any) -> None:
+    """Create the weights of a model that has none yet, as its first call would.
+
+    Raises:
+        ValueError: where the model refuses the inputs.
+    """
+    if all(layer.built for layer in (model, *layer_paths(model).values())):
+        return
+
+    def call(x: Any) -> list[Any]:
+        with keras.StatelessScope(state_mapping=seeds(model)):
+            model(x, **training_argument(model, True))
+        return []
+
+    with told_by_shape(inputs):
+        tracing.compile_for(call, inputs)
+
+
+class told_by_shape:  # noqa: N801 - reads as the context manager it is
+    """Tells what a model says against the probe, with the shapes that it was given."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._inputs = inputs
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Raise ValueError with the reason."""
+        if not isinstance(error, Exception) or isinstance(error, RefusalError):
+            return
+        shapes = tree.map_structure(lambda x: tuple(x.shape), self._inputs)
+        raise ValueError(
+            f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
+            f"shape {shapes} (the samples axis included)"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -123,10 +164,3 @@ def _reason(error: Exception) -> str:
 def _tap(key: tuple[str, int, str], calls: Counter[str]) -> Tap:
     path, call, site = key
     return Tap(path if calls[path] == 1 else f"{path}:{call}", site)
-
-
-def _channel_axis(layer: keras.layers.Layer) -> int:
-    # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
-    if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
-        return layer.axis
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1

@@ -1,21 +1,22 @@
-"""The life of a hook during `fit`: its step count, its cadence, its event file, its faults."""
+"""The life of a hook during `fit`: its cadence, its event file, its price, its faults."""
 
 import glob
 import inspect
 import os
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
+from kbn import checks, replicas, tags
+from kbn.callbacks.cost import Cost
 from kbn.callbacks.schedule import Schedule
-from kbn.callbacks.writer import EventFile, check_log_dir
-from kbn.tags import Row, Tap
-
-Record = tuple[Sequence[Row], Mapping[Tap, np.ndarray]]
+from kbn.callbacks.steps import Steps
+from kbn.callbacks.writer import EventFile, Record, check_log_dir, rows_of
+from kbn.history import History
+from kbn.tags import Tap
 
 
 class Recorder(keras.callbacks.Callback):
@@ -27,119 +28,208 @@ class Recorder(keras.callbacks.Callback):
     Attributes:
         history: every row recorded so far, equal to what was written.
         lost_records: how many records could not be taken or written.
+        cost: time and bytes that watching took in the last `fit`.
     """
 
-    def __init__(self, log_dir: Any, run: str, schedule: Schedule) -> None:
+    run = ""
+    """The run directory below `log_dir`."""
+    compares_steps = False
+    """Whether a record is about a step, and needs a look before it."""
+
+    def __init__(
+        self, log_dir: Any, schedule: Schedule, *, budget: float | None, json_lines: bool
+    ) -> None:
         super().__init__()
-        self.history: list[Row] = []
+        self.history = History()
         self.lost_records = 0
-        self._directory = os.path.join(check_log_dir(log_dir), run)
+        self.cost = Cost()
+        self._directory = os.path.join(check_log_dir(log_dir), self.run)
         self._schedule = schedule
+        self._budget = _checked_budget(budget)
+        self._json_lines = checks.boolean("json_lines", json_lines)
         self._file: EventFile | None = None
         self._watched: Any = None  # weak reference to the model of the first fit
-        self._step = self._offset = self._begun_at = self._epochs = self._epochs_of_fit = 0
+        self._steps = Steps()
+        self._begun_at = self._epochs = self._epochs_of_fit = 0
         self._first_is_due = self._failed = False
         self._recorded_step: int | None = None
+        self._written = 0  # records in the file that is open
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
         raise NotImplementedError
 
+    def look_before(self) -> None:
+        """Keep what a record about the coming step needs; only where `compares_steps`."""
+
     def record(self, step: int) -> Record:
         """Take a record of the model as it is now."""
         raise NotImplementedError
 
+    def summarise(self) -> Record:
+        """Return what is written once at the end of an epoch with records."""
+        return Record()
+
     def release(self) -> None:
         """Let go of what `prepare` made."""
 
+    def expected_records(self) -> int | None:
+        """Return how many records this `fit` takes, if that is known."""
+        return self._schedule.expected(self.params.get("epochs"), self.params.get("steps"))
+
+    def to_frame(self) -> Any:
+        """Return `history` as a `pandas.DataFrame`: step, layer, site, measure, value.
+
+        Raises:
+            ImportError: where pandas is not installed (`pip install 'kbn[pandas]'`).
+        """
+        return self.history.to_frame()
+
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check everything against the model, then open the event file."""
+        """Check everything against the model, and get ready."""
         self._check_model()
         self._close()  # of an earlier fit that raised and whose frames still live
-        self._offset = max(0, self._step - self._iterations())
-        self._begun_at = self._step = self._iterations() + self._offset
-        taps = self.prepare(self.model)
+        self.cost = Cost()
+        self._first_is_due, self._epochs_of_fit, self._recorded_in_epoch = False, 0, False
+        self._steps.begin(self.model)
+        if not replicas.is_chief(self.model):
+            return  # the chief alone writes
+        with self.cost.spending():
+            taps = self.prepare(self.model)
         self._warn_of_earlier_run()
-        self._file = _open(self._directory)
+        self._file = EventFile(self._directory, taps, json_lines=self._json_lines)
+        self._written = 0
         self._watched = weakref.ref(self.model)
-        self._first_is_due, self._epochs_of_fit = True, 0
+        self._begun_at, self._first_is_due = self._steps.now, True
         # Keras tells callbacks nothing when training raises; but then the list of callbacks,
         # which lives as long as `fit` runs, goes away.
         weakref.finalize(_fit_scope() or self, EventFile.close, self._file)
-        self._guarded(self._file.write_layout, taps)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Take the first record. Here, not earlier: another callback may restore weights first."""
+        if self._file is None:
+            return
         if self._first_is_due:
-            self._first_is_due = False
-            self._begun_at = self._step = self._iterations() + self._offset
-            self._take_record()
+            self._begun_at = self._steps.read()
+            if not self.compares_steps:
+                self._first_is_due = False
+                self._take_record()
+        if self.compares_steps and (self._first_is_due or self._may_be_due(ahead=1)):
+            self._guarded(self._look_before)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take a record where one became due."""
-        before, self._step = self._step, self._iterations() + self._offset
-        if self._schedule.due_at_step(before, self._step):
-            self._take_record()
+        self._steps.batch_ended()
+        if self._file is None or not (self._first_is_due or self._may_be_due()):
+            return
+        due = self._schedule.next_step(self._steps.now)
+        if self._steps.read() >= due or self._first_is_due:
+            first, self._first_is_due = self._first_is_due, False
+            self._take_record(always=first)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Take a record where one is due, and bring all to disk."""
+        """Take a record where one is due, and write the summary of the epoch."""
+        if self._file is None:
+            return
         self._epochs += 1
         self._epochs_of_fit += 1
+        self._steps.read()
         self._warn_of_standing_steps()
         if self._schedule.due_at_epoch(self._epochs):
             self._take_record()
-        if self._file is not None:
-            self._guarded(self._file.flush)
+        if self._recorded_in_epoch:
+            self._recorded_in_epoch = False
+            self._guarded(self._write_summary)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Close the event file and forget the compiled probe."""
+        """Write what it all cost, close the event file and forget what was compiled."""
+        if self._file is not None and self.cost.records:
+            texts = {f"{tags.MONITOR}/cost": self.cost.table()}
+            self._guarded(self._file.write, self._steps.now, Record(texts=texts))
         self._close()
         if self.lost_records:
             warnings.warn(
                 f"{type(self).__name__} lost {self.lost_records} records in all.", stacklevel=2
             )
 
-    def _take_record(self) -> None:
-        if self._recorded_step != self._step:
-            self._recorded_step = self._step
-            self._guarded(self._record_and_write, losing=1)
+    def _may_be_due(self, ahead: int = 0) -> bool:
+        return self._steps.at_most(ahead) >= self._schedule.next_step(self._steps.now)
 
-    def _record_and_write(self) -> None:
-        rows, histograms = self.record(self._step)
-        if self._file is not None:
-            self._file.write(self._step, rows, histograms)
-            self._file.flush()  # whatever becomes of training, what was recorded is on disk
-        self.history.extend(rows)
+    def _take_record(self, *, always: bool = False) -> None:
+        step = self._steps.now
+        if self._recorded_step == step:
+            return
+        if always or self.cost.records == 0 or self.cost.affords(self._budget):
+            self._recorded_step = step
+            self._guarded(self._record_and_write, step, losing=1)
+
+    def _record_and_write(self, step: int) -> None:
+        assert self._file is not None  # noqa: S101
+        with self.cost.spending(record=True):
+            self._tell_vanished()
+            record = self.record(step)
+            size = self._file.write(step, record)
+            self.history.extend(record.rows)
+            self._written += 1
+            self._recorded_in_epoch = True
+        self._guarded(self._write_cost, step, size)
+
+    def _write_cost(self, step: int, size: int) -> None:
+        assert self._file is not None  # noqa: S101
+        with self.cost.spending():
+            self.cost.bytes += size
+            spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
+            rows = [
+                one
+                for site, value in spent.items()
+                for one in rows_of(step, Tap("record", site), {tags.MONITOR: value})
+            ]
+            self.cost.bytes += self._file.write(step, Record(rows))
+            self.history.extend(rows)
+
+    def _write_summary(self) -> None:
+        assert self._file is not None  # noqa: S101
+        with self.cost.spending():
+            self.cost.bytes += self._file.write(self._steps.now, self.summarise())
+
+    def _look_before(self) -> None:
+        with self.cost.spending():
+            self.look_before()
 
     def _guarded(self, action: Any, *arguments: Any, losing: int = 0) -> None:
         """Run `action`; where it fails, count and warn once: a fault must not end training."""
         try:
             action(*arguments)
         except Exception as error:
-            self.lost_records += losing
-            if not self._failed:
-                self._failed = True
-                warnings.warn(
-                    f"{type(self).__name__} could not record at step {self._step} and training "
-                    f"goes on without: {type(error).__name__}: {error}. "
-                    f"Lost records: {self.lost_records} so far.",
-                    stacklevel=2,
-                )
+            self._tell(f"{type(error).__name__}: {error}", losing)
 
-    def _iterations(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+    def _tell_vanished(self) -> None:
+        assert self._file is not None  # noqa: S101
+        if self._file.vanished():
+            lost, self._written = self._written, 0
+            self._tell(f"the files in {self._directory!r} were removed", lost)
+
+    def _tell(self, reason: str, losing: int) -> None:
+        self.lost_records += losing
+        if not self._failed:
+            self._failed = True
+            warnings.warn(
+                f"{type(self).__name__} failed at step {self._steps.now} and training goes "
+                f"on: {reason}. Lost records: {self.lost_records} so far.",
+                stacklevel=2,
+            )
 
     def _warn_of_standing_steps(self) -> None:
-        if self._epochs_of_fit == 1 and self._step == self._begun_at:
+        if self._epochs_of_fit == 1 and self._steps.now == self._begun_at:
             warnings.warn(
                 f"{type(self).__name__} counts steps by model.optimizer.iterations, which stood at "
-                f"{self._step} for a whole epoch, so no further record was due. Does train_step "
-                "use optimizers of its own?",
+                f"{self._begun_at} for a whole epoch, so no further record was due. Does "
+                "train_step use optimizers of its own?",
                 stacklevel=2,
             )
 
     def _warn_of_earlier_run(self) -> None:
-        new = self._watched is None and self._step == 0
+        new = self._watched is None and self._steps.now == 0
         if new and glob.glob(os.path.join(glob.escape(self._directory), "*tfevents*")):
             warnings.warn(
                 f"{self._directory!r} holds an earlier run, and TensorBoard will draw both on one "
@@ -168,13 +258,11 @@ class Recorder(keras.callbacks.Callback):
         self._file = None
 
 
-def _open(directory: str) -> EventFile:
-    try:
-        return EventFile(directory)
-    except Exception as error:
-        raise ValueError(
-            f"log_dir cannot be written: {error}. Received: run folder {directory!r}"
-        ) from error
+def _checked_budget(budget: float | None) -> float | None:
+    if budget is None:
+        return None
+    allowed = "None or a share of training time in (0, 1]"
+    return checks.number("budget", budget, allowed, low=0, high=1, open_low=True)
 
 
 def _fit_scope() -> keras.callbacks.CallbackList | None:

@@ -6,6 +6,7 @@ rate and the Gaussian's width; here plain SGD at `LEARNING_RATE` and `WEIGHT_STD
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     """What one network did: (step, validation accuracy) at fixed steps, and the hook's rows."""
 
     accuracy: list[tuple[int, float]]
-    history: list[Row]
+    history: Sequence[Row]
 
 
 def network(features: int, normalized: bool, seed: int) -> keras.Model:
@@ -168,13 +169,14 @@ def _accuracy_table(runs: dict[str, Run]) -> Table:
 def _shift_table(runs: dict[str, Run]) -> Table:
     title = "Mean shift of each sigmoid's input\n(Wasserstein-1 / σ, per record)"
     table = Table("layer", *runs, title=title)
-    layers = dict.fromkeys(row.layer for one in runs.values() for row in one.history)
+    rows = (row for one in runs.values() for row in one.history)
+    layers = dict.fromkeys(row.layer for row in rows if row.measure == tags.WASSERSTEIN)
     for layer in layers:
         table.add_row(layer, *(f"{mean_shift(one.history, layer):.3f}" for one in runs.values()))
     return table
 
 
-def mean_shift(history: list[Row], layer: str) -> float:
+def mean_shift(history: Sequence[Row], layer: str) -> float:
     """Return the mean over records of how far the layer's inputs moved since the record before."""
     wanted = (layer, "input", tags.WASSERSTEIN)
     moved = [row.value for row in history if (row.layer, row.site, row.measure) == wanted]

@@ -1,21 +1,30 @@
-"""What leaves the device of an activation: tensors whose size has a bound.
+"""From an activation to its sketch: what leaves the device has a bound, whatever comes in.
 
-Runs inside the compiled probe; `kbn.sketch` holds the result on the host.
+A small activation leaves as it is: one operation in the compiled probe. Of a large one, a sample
+and sums leave. Those are taken block by block, so that no copy of a very large one is made.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from kbn.moments import Moments, center
+from kbn import fused_kernel, native_kernels
+from kbn.sketch import DistributionSketch, Moments
 
 Tensor = Any
 
 # Fewer rows than this per channel would make channel-wise distances coarse; wide layers give up
 # channels instead.
 MIN_ROWS = 64
+WHOLE = 2**16
+"""Values of the largest activation that leaves the device as it is."""
+# Values of a block: three temporaries of 16 MB. A turn of a loop costs more than it saves.
+BLOCK = 2**22
+PIVOT_ROWS = 32
 
 
 class Positions(NamedTuple):
@@ -23,6 +32,88 @@ class Positions(NamedTuple):
 
     rows: np.ndarray
     columns: np.ndarray
+
+
+class Reduction:
+    """How activations of one shape become sketches.
+
+    Args:
+        shape: of the activation, known whole.
+        channel_axis: the axis of its channels; all others are pooled.
+        max_samples: the most values that a sketch keeps.
+        bounds: least and greatest value that the activation can have, where it has both.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channel_axis: int,
+        max_samples: int,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        self._planes = _planes(tuple(map(int, shape)), channel_axis)
+        outer, self._columns, inner = self._planes
+        self._rows = outer * inner
+        self._kept = sample_positions(self._rows, self._columns, max_samples)
+        self._bounds = bounds
+
+    def on_device(self, x: Tensor) -> dict[str, Tensor]:
+        """Return tensors of bounded size that hold what `on_host` needs; inside a trace."""
+        x = ops.reshape(x, self._planes)
+        if math.prod(self._planes) <= WHOLE:
+            return {"whole": _real(x)}
+        moments = _moments(x)
+        mean, variance, number = moments
+        return {
+            "values": self._take(x),
+            **{
+                name: ops.take(each, self._kept.columns, axis=0)
+                for name, each in moments._asdict().items()
+            },
+            **_pooled(moments),
+            "dead": ops.sum(ops.cast((number > 0) & (mean == 0) & (variance == 0), "int32")),
+        }
+
+    def on_host(self, reduced: Mapping[str, np.ndarray]) -> DistributionSketch:
+        """Return the sketch."""
+        if "whole" in reduced:
+            return self._sketch_of(reduced["whole"])
+        pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
+        return self._sketch(
+            reduced["values"],
+            Moments(*(reduced[name] for name in Moments._fields)),
+            pooled,
+            int(reduced["dead"]),
+        )
+
+    def _sketch_of(self, planes: np.ndarray) -> DistributionSketch:
+        x = planes.transpose(0, 2, 1).reshape(self._rows, self._columns)
+        channels = Moments.of(x)
+        dead = np.sum((channels.number > 0) & (channels.mean == 0) & (channels.variance == 0))
+        rows, columns = self._kept
+        if len(columns) < self._columns:
+            x = x[:, columns]
+        values = x if len(rows) == self._rows else x[rows]
+        kept = Moments(*(each[columns] for each in channels))
+        return self._sketch(values, kept, channels.merged(), int(dead))
+
+    def _sketch(
+        self, values: np.ndarray, channels: Moments, pooled: Moments, dead: int
+    ) -> DistributionSketch:
+        return DistributionSketch(
+            values,
+            channels,
+            pooled,
+            size=self._rows * self._columns,
+            dead_share=dead / self._columns if self._columns else 0.0,
+            bounds=self._bounds,
+        )
+
+    def _take(self, x: Tensor) -> Tensor:
+        """Return the kept values (R, C') of `x`, (outer, channels, inner)."""
+        (_, columns, inner), kept = self._planes, self._kept
+        row = (kept.rows // inner * columns * inner + kept.rows % inner)[:, None]
+        return _real(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
 
 
 def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
@@ -43,52 +134,103 @@ def _spread(size: int, kept: int) -> np.ndarray:
     return np.random.default_rng(0).integers(edges[:-1], edges[1:])
 
 
-def reduce_activation(x: Tensor, channel_axis: int, max_samples: int) -> dict[str, Tensor]:
-    """Reduce an activation to tensors of bounded size, inside a trace.
-
-    Args:
-        x: tensor of static shape and any dtype.
-        channel_axis: the axis of its channels; all others are pooled.
-        max_samples: the most values that are kept.
-
-    Returns:
-        `values` (R, C') the kept values; `mean`, `variance`, `count` (C',) over all finite values
-        of the kept channels; `pooled_mean`, `pooled_variance` () over all finite values of all
-        channels; `size`, `non_finite`, `zeros` () over all values.
-    """
-    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    by_channel = _rows_by_channels(x, channel_axis)
-    rows, columns = (int(size) for size in by_channel.shape)
-    kept = sample_positions(rows, columns, max_samples)
-    finite = ops.isfinite(by_channel)
-    moments = center(ops.where(finite, by_channel, 0.0), [0], finite).moments
-    per_channel = {"mean": moments.mean, "variance": moments.variance, "count": moments.count}
-    return {
-        "values": _take(_take(by_channel, kept.rows, axis=0), kept.columns, axis=1),
-        **{name: _take(x, kept.columns, axis=0) for name, x in per_channel.items()},
-        **_pooled(moments),
-        "size": ops.convert_to_tensor(rows * columns, dtype="int64"),
-        "non_finite": ops.sum(ops.cast(ops.logical_not(finite), "int64")),
-        "zeros": ops.sum(ops.cast(x == 0, "int64")),
-    }
+def _real(x: Tensor) -> Tensor:
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
-def _take(x: Tensor, positions: np.ndarray, axis: int) -> Tensor:
-    return x if len(positions) == x.shape[axis] else ops.take(x, positions, axis=axis)
-
-
-def _pooled(channels: Moments) -> dict[str, Tensor]:
-    """Merge the moments of all channels; 0 where there is no finite value."""
-    total = ops.maximum(ops.sum(channels.count), 1)
-    mean = ops.sum(channels.mean * channels.count) / total
-    square = channels.variance + ops.square(channels.mean - mean)
-    return {"pooled_mean": mean, "pooled_variance": ops.sum(square * channels.count) / total}
-
-
-def _rows_by_channels(x: Tensor, channel_axis: int) -> Tensor:
-    rank = len(x.shape)
+def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
+    """Return (outer, channels, inner), as which an activation can be seen without copying it."""
+    rank = len(shape)
     if rank < 2 or not -rank <= channel_axis < rank:
-        return ops.reshape(x, (-1, 1))
-    if channel_axis % rank != rank - 1:
-        x = ops.moveaxis(x, channel_axis, -1)
-    return ops.reshape(x, (-1, x.shape[-1]))
+        return math.prod(shape), 1, 1
+    axis = channel_axis % rank
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def _moments(x: Tensor) -> Moments:
+    """Return the moments (C,) of `x`, (outer, channels, inner), in tensors."""
+    outer, columns, inner = x.shape
+    size = max(1, BLOCK // max(columns * inner, 1))
+    if outer <= size:
+        return _moments_of_block(x)
+    turns = (outer - 1) // size  # no rest without a row
+
+    def add(turn: Tensor, so_far: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        block = ops.slice(x, (turn * size, 0, 0), (size, columns, inner))
+        return tuple(_merged(Moments(*so_far), _moments_of_block(block)))
+
+    first = tuple(_moments_of_block(x[turns * size :]))
+    return Moments(*ops.fori_loop(0, turns, add, first))
+
+
+def _moments_of_block(x: Tensor) -> Moments:
+    def among_finite() -> list[Tensor]:
+        kept = _real(x)
+        finite = ops.isfinite(kept)
+        count = ops.sum(ops.cast(finite, "float64"), axis=(0, 2))
+        number = ops.maximum(count, 1)
+        mean = _total(ops.where(finite, kept, ops.zeros_like(kept))) / number
+        kept = ops.where(finite, kept - ops.cast(mean, kept.dtype)[:, None], ops.zeros_like(kept))
+        return [*_around(mean, _total(kept) / number, _total(ops.square(kept)) / number), count]
+
+    count = ops.full((x.shape[1],), x.shape[0] * x.shape[2], "float64")
+    mean, variance = _fast_moments(x)
+    # Most activations are finite: the moments tell, and save a look at every value.
+    all_finite = ops.isfinite(ops.sum(variance))
+    return Moments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
+
+
+def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (C,) float64, of finite values; else NaN or inf."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if on_tensorflow and dtype in fused_kernel.DTYPES and native_kernels.load().active:
+        return _moments_by_kernel(x)  # one reading, and exact
+    x = _real(x)
+    rows = _spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
+    pivot = ops.mean(ops.take(x, rows, axis=0), axis=(0, 2))
+    difference, number = x - pivot[:, None], x.shape[0] * x.shape[2]
+    sums = (_total(each) / max(number, 1) for each in (difference, ops.square(difference)))
+    return _around(ops.cast(pivot, "float64"), *sums)
+
+
+def _moments_by_kernel(x: Tensor) -> tuple[Tensor, Tensor]:
+    columns = x.shape[1]
+    x = ops.reshape(x, (-1, columns)) if x.shape[2] == 1 else x
+    ones, zeros = ops.ones((columns,)), ops.zeros((columns,))
+    _, moments = fused_kernel.normalize_batch(x, 1, ones, zeros, epsilon=1e-3)
+    return ops.cast(moments.mean, "float64"), ops.cast(moments.variance, "float64")
+
+
+def _total(x: Tensor) -> Tensor:
+    return ops.cast(ops.sum(x, axis=(0, 2)), "float64")
+
+
+def _around(pivot: Tensor, offset: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance, given the means of x − pivot and of its square."""
+    variance = square - ops.square(offset)
+    return pivot + offset, ops.where(variance < 0, ops.zeros_like(variance), variance)
+
+
+def _merged(one: Moments, other: Moments) -> Moments:
+    """Return the moments of both together (Chan, Golub & LeVeque 1979)."""
+    count = one.number + other.number
+    share = other.number / ops.maximum(count, 1)
+    apart = other.mean - one.mean
+    apart = ops.where((one.number > 0) & (other.number > 0), apart, ops.zeros_like(apart))
+    mean = ops.where(one.number > 0, one.mean + apart * share, other.mean)
+    variance = one.variance + (other.variance - one.variance) * share
+    return Moments(mean, variance + ops.square(apart) * share * (1 - share), count)
+
+
+def _pooled(moments: Moments) -> dict[str, Tensor]:
+    """Merge the moments of all channels; 0 where there is no finite value."""
+    mean, variance, number = moments
+    total = ops.maximum(ops.sum(number), 1)
+    pooled = ops.sum(mean * number) / total
+    square = variance + ops.square(mean - pooled)
+    return {
+        "pooled_mean": pooled,
+        "pooled_variance": ops.sum(square * number) / total,
+        "pooled_number": ops.sum(number),
+    }

@@ -28,6 +28,21 @@ def gather(rows: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
 
+def is_chief(model: keras.Model) -> bool:
+    """Say whether this process writes for all: of several workers one does."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy is None or bool(strategy.extended.should_save_summary)
+
+
+def in_sync() -> int:
+    """Return the number of replicas of the strategy whose scope the code runs in."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
 def _context() -> Any:
     """Return the replica context where there is more than one replica, else None."""
     if keras.backend.backend() != "tensorflow":

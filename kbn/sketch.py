@@ -1,10 +1,9 @@
 """DistributionSketch: a bounded summary of one layer's activations, on the host, in NumPy.
 
-`kbn.reduction.reduce_activation` makes on the device what it is built from.
+`kbn.reduction` makes it of an activation on the device.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,49 @@ HISTOGRAM_POINTS = tuple(
 CONSTANT_RATIO = 1e-6
 
 
+class Moments(NamedTuple):
+    """Moments of some values; float64 arrays of one shape, or tensors.
+
+    Attributes:
+        mean: mean of the finite ones, 0 where there is none.
+        variance: their biased variance.
+        number: how many there are.
+    """
+
+    mean: Any
+    variance: Any
+    number: Any
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Moments":
+        """Return the moments (C,) of the columns of `x`, (n, C) float."""
+        finite = np.isfinite(x)
+        if not finite.all():
+            return cls._of_finite(np.where(finite, x, np.nan), finite)
+        x = x.astype(np.float64)
+        weights = np.full(len(x), 1 / max(len(x), 1))  # BLAS adds twice as fast as NumPy
+        mean = weights @ x
+        x -= mean
+        x *= x
+        return cls(mean, weights @ x, np.full(x.shape[1], float(len(x))))
+
+    @classmethod
+    def _of_finite(cls, x: np.ndarray, finite: np.ndarray) -> "Moments":
+        count = np.sum(finite, axis=0, dtype=np.float64)
+        number = np.maximum(count, 1)
+        mean = np.nansum(x, axis=0, dtype=np.float64) / number
+        return cls(mean, np.nansum(np.square(x - mean), axis=0) / number, count)
+
+    def merged(self) -> "Moments":
+        """Return the moments of all the values together."""
+        total = np.sum(self.number)
+        mean = np.sum(self.mean * self.number) / max(total, 1)
+        square = self.variance + np.square(self.mean - mean)
+        return Moments(mean, np.sum(square * self.number) / max(total, 1), total)
+
+
 class DistributionSketch:
-    """A bounded summary of one activation: kept values per channel, and exact counts and moments.
+    """A bounded summary of one activation: kept values per channel, and exact moments.
 
     Attributes:
         values: (R, C) float array, kept values, ascending per channel, non-finite ones last as NaN.
@@ -28,43 +68,102 @@ class DistributionSketch:
         variance: (C,) float64, their biased variance.
         count: (C,) float64, their number.
         size: how many values the activation has.
+        finite_count: how many of them are finite.
         non_finite_share: share of inf and NaN among them.
-        zero_share: share of exact zeros among them.
+        dead_share: share of channels that are zero throughout.
+        zero_share: share of exact zeros among the kept values.
+        saturated_share: share of kept values within 1 % of the activation's bounds; None without
+            bounds.
     """
 
-    def __init__(self, reduced: Mapping[str, Any]) -> None:
-        """Take over what `kbn.reduction.reduce_activation` returned, as NumPy arrays."""
-        values = np.asarray(reduced["values"])
-        self.values = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0)
-        self.mean, self.variance, self.count = (
-            np.asarray(reduced[name], np.float64) for name in ("mean", "variance", "count")
-        )
-        self._pooled_moments = float(reduced["pooled_mean"]), float(reduced["pooled_variance"])
-        self.size = int(reduced["size"])
-        self.non_finite_share = _share(reduced["non_finite"], self.size)
-        self.zero_share = _share(reduced["zeros"], self.size)
-        flat = self.values.reshape(-1)
-        self._pooled = np.sort(flat[~np.isnan(flat)]).astype(np.float64)
+    def __init__(
+        self,
+        values: np.ndarray,
+        channels: Moments,
+        pooled: Moments,
+        *,
+        size: int,
+        dead_share: float,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        """Sort the values.
+
+        Args:
+            values: (R, C) float array, kept values of the kept channels.
+            channels: (C,) moments of all values of the kept channels.
+            pooled: () moments of all values of all channels.
+            size: how many values the activation has.
+            dead_share: share of its channels that are zero throughout.
+            bounds: least and greatest value that the activation can have, where it has both.
+        """
+        values = np.array(values.T, order="C")  # sorts by channel faster
+        self.complete = bool(np.isfinite(values).all())
+        if not self.complete:
+            values[~np.isfinite(values)] = np.nan
+        values.sort(axis=1)
+        self.values = values.T
+        self.mean, self.variance, self.count = channels
+        self.size, self.finite_count = size, int(pooled.number)
+        self.non_finite_share = (size - self.finite_count) / size if size else 0.0
+        self.dead_share = dead_share
+        flat = values.reshape(-1)
+        self._pooled = np.sort(flat if self.complete else flat[~np.isnan(flat)])
+        self._pooled_moments = float(pooled.mean), float(pooled.variance)
+        self.zero_share = self._share(0, 0)
+        self.saturated_share = None if bounds is None else self._saturated(*bounds)
 
     @classmethod
     def of(cls, x: Any, channel_axis: int = -1, max_samples: int = 2**14) -> "DistributionSketch":
         """Sketch an array at once, outside any trace."""
         from keras import ops
 
-        from kbn.reduction import reduce_activation
+        from kbn.reduction import Reduction
 
-        reduced = reduce_activation(ops.convert_to_tensor(x), channel_axis, max_samples)
-        return cls({name: ops.convert_to_numpy(tensor) for name, tensor in reduced.items()})
+        x = ops.convert_to_tensor(x)
+        reduction = Reduction(x.shape, channel_axis, max_samples)
+        reduced = reduction.on_device(x)
+        return reduction.on_host({k: ops.convert_to_numpy(each) for k, each in reduced.items()})
 
-    @property
-    def finite_count(self) -> int:
-        """How many values of the whole activation are finite."""
-        return self.size - round(self.non_finite_share * self.size)
+    def _saturated(self, low: float, high: float) -> float:
+        margin = 0.01 * (high - low)
+        return self._share(-np.inf, low + margin) + self._share(high - margin, np.inf)
+
+    def _share(self, low: float, high: float) -> float:
+        """Return the share of kept values in [low, high]."""
+        found = np.searchsorted(self._pooled, high, "right") - np.searchsorted(self._pooled, low)
+        return float(found) / self.values.size if self.values.size else 0.0
 
     @property
     def constant(self) -> np.ndarray:
         """Say per channel (C,) whether its values do not differ, or only by rounding."""
         return np.sqrt(self.variance) <= CONSTANT_RATIO * np.abs(self.mean)
+
+    def kurtosis(self) -> float:
+        """Return the mean over channels of m₄/m₂² of their kept values; a normal has 3.
+
+        Channels whose values do not differ are left out; NaN where that leaves none.
+        """
+        if not self.complete:
+            return self._kurtosis_of_finite()
+        square = self.values.astype(np.float64)
+        weights = np.full(len(square), 1 / max(len(square), 1))
+        square -= weights @ square
+        square *= square
+        second = weights @ square
+        square *= square
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_channel = (weights @ square) / np.square(second)
+        by_channel = by_channel[~self.constant & np.isfinite(by_channel)]
+        return float(by_channel.mean()) if by_channel.size else float("nan")
+
+    def _kurtosis_of_finite(self) -> float:
+        count = np.sum(~np.isnan(self.values), axis=0)
+        kept = self.values[:, (count > 0) & ~self.constant].astype(np.float64)
+        square = np.square(kept - np.nanmean(kept, axis=0))
+        second, fourth = np.nanmean(square, axis=0), np.nanmean(square**2, axis=0)
+        spread = second > 0
+        by_channel = fourth[spread] / np.square(second[spread])
+        return float(by_channel.mean()) if by_channel.size else float("nan")
 
     def quantile(self, fractions: Any) -> np.ndarray:
         """Return quantiles of all kept finite values, linearly interpolated as NumPy does.
@@ -80,7 +179,9 @@ class DistributionSketch:
             return np.full(fractions.shape, np.nan)
         last = self._pooled.size - 1
         below = np.floor(fractions * last).astype(np.int64)
-        low, high = self._pooled[below], self._pooled[np.minimum(below + 1, last)]
+        low, high = (
+            self._pooled[index].astype(np.float64) for index in (below, np.minimum(below + 1, last))
+        )
         return low + (high - low) * (fractions * last - below)
 
     def histogram(self) -> np.ndarray:
@@ -102,7 +203,3 @@ class DistributionSketch:
     def pooled_std(self) -> float:
         """Return their standard deviation (biased), NaN where there is none."""
         return self._pooled_moments[1] ** 0.5 if self.finite_count else float("nan")
-
-
-def _share(part: Any, whole: int) -> float:
-    return int(part) / whole if whole else 0.0

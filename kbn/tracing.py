@@ -8,23 +8,52 @@ import keras
 from keras import ops, tree
 
 
-def compile_for(function: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
-    """Trace `function` once for `inputs` and return the compiled call, which takes nothing.
+def compile_for(function: Callable[..., Any], inputs: Any, *varying: Any) -> Callable[..., Any]:
+    """Trace `function` once for `inputs` and return the compiled call, which takes the rest alone.
 
     Tracing happens here, so errors of `function` show up here too; nothing is run.
 
     Args:
-        function: takes tensors in the structure of `inputs` and returns a list of dicts of tensors.
-        inputs: structure of NumPy arrays.
+        function: takes tensors in the structures of `inputs` and `varying`; returns a structure of
+            tensors.
+        inputs: structure of NumPy arrays, the same in every call.
+        varying: structures of arrays, tensors or variables, as the call will take them.
     """
     import tensorflow as tf
 
-    tensors = tree.map_structure(tf.convert_to_tensor, inputs)
+    tensors, *others = tree.map_structure(tf.convert_to_tensor, (inputs, *varying))
     # Never XLA: compiling would cost more than all the records of a short run.
     traced = tf.function(function, autograph=False, jit_compile=False)
-    concrete = traced.get_concrete_function(tensors)
+    concrete = traced.get_concrete_function(tensors, *others)
     flat = tree.flatten(tensors)
-    return lambda: tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat))
+
+    def call(*arguments: Any) -> Any:
+        given = [tf.convert_to_tensor(each) for each in tree.flatten(arguments)]
+        return tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat, *given))
+
+    return call
+
+
+def value_and_gradients(
+    function: Callable[[list[Any]], Any], values: list[Any], scale: Any
+) -> tuple[Any, list[Any]]:
+    """Return `function` of `values`, and its gradient for each of them; 0 where it has none.
+
+    Args:
+        function: takes `values` to a scalar.
+        values: tensors.
+        scale: what the scalar is multiplied by on the way, so that no small gradient underflows.
+    """
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        value = function(values)
+        scaled = value * tf.cast(scale, value.dtype)
+    gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    # Of what is looked up, as in an embedding, the gradient is a list of rows.
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return value, [gradient / tf.cast(scale, gradient.dtype) for gradient in dense]
 
 
 def compiled(function: Callable[[Any], Any], *, eagerly: bool = False) -> Callable[[Any], Any]:

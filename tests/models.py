@@ -1,11 +1,14 @@
 """Small models of every kind that a hook must watch, with dropout and normalization in each."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import layers
 
 import kbn
 
+ROOT = Path(__file__).parent.parent
 X = np.random.default_rng(0).normal(1, 2, (60, 6)).astype("float32")
 Y = (X.sum(axis=1, keepdims=True) > 6).astype("float32")
 
@@ -65,10 +68,30 @@ def shared():
     return keras.Model(inputs, layers.Dense(1, name="head")(x))
 
 
+def multi_input():
+    """Takes a dict of two inputs, and has two outputs with a loss each."""
+    a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")
+    x = layers.Concatenate()([layers.Dense(3, name="left")(a), layers.Dense(3, name="right")(b)])
+    for part in _stack():
+        x = part(x)
+    heads = {"one": layers.Dense(1, name="one")(x), "two": layers.Dense(1, name="two")(x)}
+    return keras.Model({"a": a, "b": b}, heads)
+
+
 BUILDERS = {"functional": functional, "nested": nested, "subclassed": Subclassed, "shared": shared}
 
 
+EVERY_KIND = {**BUILDERS, "multi_input": multi_input}
+
+
+def data(kind, size=None):
+    """Return x and y for a model of this kind."""
+    x, y = X[:size], Y[:size]
+    return ({"a": x, "b": -x}, {"one": y, "two": 1 - y}) if kind == "multi_input" else (x, y)
+
+
 def compiled(kind, **options):
-    model = BUILDERS[kind]()
-    model.compile("adam", "mse", metrics=["mae"], **options)
+    model = EVERY_KIND[kind]()
+    metrics = {"one": ["mae"]} if kind == "multi_input" else ["mae"]
+    model.compile("adam", "mse", metrics=metrics, **options)
     return model

@@ -30,6 +30,8 @@ def test_prints_tables_and_where_to_look(demonstration):
     assert re.search(r"│ 200 +│ 0\.\d+ +│ 0\.\d+ +│", printed)
     for layer in ("sigmoid_1", "sigmoid_2", "sigmoid_3"):
         assert re.search(rf"│ {layer} +│ \d+\.\d+ +│ \d+\.\d+ +│", printed)
+    table = printed.split("Mean shift")[1].split("The plain net")[0]
+    assert re.findall(r"^│ (\w+)", table, re.M) == ["sigmoid_1", "sigmoid_2", "sigmoid_3"]
     assert "The plain net's best accuracy" in printed
     assert printed.rstrip().endswith(f"tensorboard --logdir {folder}")
 
@@ -130,7 +132,8 @@ def test_missing_data_is_one_line_and_exit_code_2(python):
         "import sys; sys.modules['sklearn'] = None; sys.modules['sklearn.datasets'] = None;"
         "from kbn.__main__ import main; sys.exit(main(['demo']))"
     )
-    done = python("-c", code, check=False)
+    # TensorFlow says twice that oneDNN is on, whatever its log level.
+    done = python("-c", code, check=False, TF_ENABLE_ONEDNN_OPTS="0")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "kbn demo: the digits come with scikit-learn" in done.stderr
     assert "pip install 'kbn[demo]'" in done.stderr

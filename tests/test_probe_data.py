@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kbn.callbacks.probe_data import first_samples
+from kbn.callbacks.probe_data import first_batch, first_samples
 
 X, Y = np.arange(30.0).reshape(10, 3), np.arange(10)
 
@@ -41,6 +41,55 @@ def test_several_inputs_keep_their_structure():
         "b": (4,),
     }
     assert [x.shape for x in first_samples(([X, Y], Y), 4)] == [(4, 3), (4,)]
+
+
+WEIGHTS = np.linspace(0, 1, 10)
+XYW = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (X, (X, None, None)), ((X,), (X, None, None)), ((X, Y), (X, Y, None)),
+        ((X, Y, WEIGHTS), (X, Y, WEIGHTS)), ((X, None, WEIGHTS), (X, None, WEIGHTS)),
+        ((X, Y, None), (X, Y, None)), (Batches(), (X, Y, None)), (XYW, (X, Y, WEIGHTS)),
+        (tf.data.Dataset.from_tensor_slices(X).batch(4).repeat(), (X, None, None)),
+    ],
+    ids=["x", "x_alone", "xy", "xyw", "xw", "xy_none", "pydataset", "dataset_xyw", "dataset_x"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7])
+def test_targets_and_weights_come_along(data, parts, size):
+    found = first_batch(data, size)
+    for one, expected in zip(found, parts, strict=True):
+        assert (one is None) == (expected is None)
+        if expected is not None:
+            np.testing.assert_array_equal(one, expected[:size])
+            assert isinstance(one, np.ndarray)
+
+
+def test_several_targets_keep_their_structure():
+    found = first_batch(([X, Y], {"a": Y, "b": X}), 4)
+    assert [x.shape for x in found.x] == [(4, 3), (4,)]
+    assert {name: y.shape for name, y in found.y.items()} == {"a": (4,), "b": (4, 3)}
+    assert found.sample_weight is None
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((X, Y[:4]), ValueError, "same number of samples. Received: [4, 10]"),
+        ((X, Y, WEIGHTS[:3]), ValueError, "same number of samples. Received: [3, 10]"),
+        ((X, Y, Y, Y), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
+        ((X[:0], Y[:0]), ValueError, "at least one sample"),
+        ((X, 3), TypeError, "Received: probe_data=tuple"),
+        ((), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
+        (3, TypeError, "Received: probe_data=int (3)"),
+    ],
+    ids=["y", "weights", "four", "empty", "scalar_y", "nothing", "scalar"],
+)
+def test_what_cannot_be_a_batch_is_told(data, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        first_batch(data, 256)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A live TensorBoard on the hook's files: its data over HTTP, its pages in headless Chromium."""
 
+import io
 import json
 import os
 import re
@@ -12,13 +13,18 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from kbn import tags
 from kbn.callbacks import CovariateShift
-from kbn.callbacks.writer import CATEGORY
+from kbn.callbacks.summaries import CATEGORY
 from kbn.reduction import sample_positions
 from kbn.sketch import BASIS_POINTS
 
+# The scalars of a layer whose activation has no bounds, with the distances that are the default.
+OTHERS = {f"{name}{end}" for name in tags.DISTANCES[2:] for end in ("", "_worst")}
+SCALARS = set(tags.COVARIATE_SHIFT) - {tags.HISTOGRAM, "saturated"} - OTHERS
+COST = {f"{tags.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
 N, FEATURES, MANY = 120, 9, 4000
 RNG = np.random.default_rng(0)
 
@@ -80,9 +86,12 @@ class Server:
                 return
         raise RuntimeError("TensorBoard did not start")
 
-    def get(self, path, **query):
+    def fetch(self, path, **query):
         with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(query)}") as answer:
-            return json.load(answer)
+            return answer.read()
+
+    def get(self, path, **query):
+        return json.loads(self.fetch(path, **query))
 
     def wait_for(self, path, ready, **query):
         deadline = time.monotonic() + 120
@@ -151,11 +160,33 @@ def test_without_finite_values_the_page_still_has_its_data(server):
 def test_every_scalar_and_the_layout_are_served(server):
     run = f"normal/{tags.RUN_DIRECTORY}"
     served = server.get("/data/plugin/scalars/tags")[run]
-    assert set(served) == {f"{m}/layer/{s}" for m in tags.MEASURES for s in tags.SITES}
+    assert set(served) == {f"{m}/layer/{s}" for m in SCALARS for s in tags.SITES} | COST
     assert "15th percentile" in served["percentile_15/layer/input"]["description"]
     (category,) = server.get("/data/plugin/custom_scalars/layout")["category"]
     assert category["title"] == CATEGORY
     assert [chart["title"] for chart in category["chart"]] == ["layer output", "layer input"]
+
+
+@pytest.mark.parametrize("name", ["normal", "all_nan"])
+def test_the_picture_and_the_table_are_served(server, name):
+    run = f"{name}/{tags.RUN_DIRECTORY}"
+    path = "/data/plugin/images/"
+    assert set(server.get(f"{path}tags")[run]) == {tags.HEAT_MAP}
+    (drawn,) = server.get(f"{path}images", run=run, tag=tags.HEAT_MAP, sample=0)
+    query = dict(urllib.parse.parse_qsl(drawn["query"]))
+    with Image.open(io.BytesIO(server.fetch(f"{path}individualImage", **query))) as image:
+        assert (drawn["step"], image.format) == (2, "PNG")
+        image.load()
+    path = "/data/plugin/text/"
+    told = {f"{tags.MONITOR}/cost", tags.WORST_LAYERS}
+    assert set(server.get(f"{path}tags")[run]) == told
+    (table,) = server.get(f"{path}text", run=run, tag=tags.WORST_LAYERS)
+    moved = "0" if name == "normal" else "nan"
+    for site in tags.SITES:
+        row = rf"<td>layer {site}</td>\s*<td>{moved}</td>"
+        assert re.search(row, table["text"]), table
+    (table,) = server.get(f"{path}text", run=run, tag=f"{tags.MONITOR}/cost")
+    assert re.search(r"<td>3</td>\s*<td>0</td>", table["text"]), table
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -252,7 +283,7 @@ def test_scalars_show_every_layer_of_both_runs(demonstration, page, tmp_path_fac
     page.reload()
     page.locator("scalar-card, tf-scalar-card").first.wait_for()
     shoot(page, "scalars", tmp_path_factory)
-    for measure in tags.MEASURES:
+    for measure in (*SCALARS, tags.MONITOR):
         assert page.get_by_text(measure, exact=True).count() == 1
     cards = [deep_text(card) for card in page.locator("tf-scalar-card").all()]
     assert len(cards) >= 2 * len(PLACES)  # the first two groups are open

@@ -40,7 +40,7 @@ template <bool kGradient, typename T>
 Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
   const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
   const int64_t width = plan.planar() ? plan.planes() : plan.width();
-  const int64_t copies = plan.planar() || plan.by_lanes() ? 1 : plan.tasks();
+  const int64_t copies = plan.planar() || plan.by_lanes() ? 1 : std::max<int64_t>(plan.tasks(), 1);
   std::vector<double> first(copies * width), second(copies * width);
   const Lanes pivots(plan, pivot);
   Pool::shared().run(plan.tasks(), [&](int64_t task) {

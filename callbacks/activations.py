@@ -1,0 +1,73 @@
+"""The look that `CovariateShift` takes: what goes into a layer and what comes out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from kbn.callbacks.probe import Kept, Look, RefusalError
+from kbn.reduction import Reduction
+from kbn.tap import Call
+
+_BOUNDS = {
+    "sigmoid": (0, 1),
+    "hard_sigmoid": (0, 1),
+    "tanh": (-1, 1),
+    "hard_tanh": (-1, 1),
+    "softsign": (-1, 1),
+    "relu6": (0, 6),
+}
+
+
+def activations(sites: Sequence[str], max_samples: int) -> Look:
+    """Return a look at the activations at `sites`, each reduced to `max_samples` values."""
+
+    def look(path: str, call: Call) -> list[tuple[str, Kept]]:
+        found: list[tuple[str, Kept]] = []
+        for site, value in (("input", call.inputs), ("output", call.outputs)):
+            if site in sites:
+                bounds = _bounds(call.layer) if site == "output" else None
+                found += _reduced(path, call.layer, site, value, max_samples, bounds)
+        return found
+
+    return look
+
+
+def _reduced(
+    path: str,
+    layer: keras.layers.Layer,
+    site: str,
+    value: Any,
+    max_samples: int,
+    bounds: tuple[float, float] | None,
+) -> list[tuple[str, Kept]]:
+    tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
+    for x in tensors:
+        if None in x.shape:
+            raise RefusalError(
+                "A layer can be watched only where the shape of its activations follows from "
+                f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
+            )
+    names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
+    found = []
+    for name, x in zip(names, tensors, strict=True):
+        reduction = Reduction(x.shape, _channel_axis(layer), max_samples, bounds)
+        found.append((name, Kept(reduction.on_device(x), reduction.on_host)))
+    return found
+
+
+def _channel_axis(layer: keras.layers.Layer) -> int:
+    # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
+    if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
+        return layer.axis
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
+def _bounds(layer: keras.layers.Layer) -> tuple[float, float] | None:
+    """Return the least and the greatest value that a layer's activation function allows."""
+    # An RNN's activation is not the last thing it does.
+    ends_with_activation = isinstance(layer, keras.layers.Activation) or hasattr(layer, "kernel")
+    if not ends_with_activation:
+        return None
+    return _BOUNDS.get(getattr(getattr(layer, "activation", None), "__name__", ""))

@@ -1,0 +1,233 @@
+"""GradientShift: internal covariate shift as a change of gradients (Santurkar et al. 2018)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kbn import checks, tags
+from kbn.callbacks.layer_tree import (
+    Layers,
+    Preferred,
+    check_layers,
+    layer_paths,
+    select,
+    tell_unwatched,
+)
+from kbn.callbacks.loss_probe import LossProbe
+from kbn.callbacks.probe_data import first_batch
+from kbn.callbacks.recorder import Recorder
+from kbn.callbacks.schedule import schedule
+from kbn.callbacks.writer import Record, rows_of
+from kbn.tags import Tap
+
+_KERNELS_ELSE_WEIGHTS: Preferred = {
+    "layers with a trainable kernel": lambda layer: (
+        hasattr(layer, "kernel") and bool(layer.trainable_variables)
+    ),
+    "layers with trainable weights": lambda layer: bool(layer.trainable_variables),
+}
+
+
+class GradientShift(Recorder):
+    """Records how far a step of the layers before a layer moves that layer's gradient.
+
+    Santurkar et al. (2018), Definition 2.1. With the weights W before a step and W⁺ after it,
+
+    - G = ∇_{Wᵢ} L(W₁ … W_k), and
+    - G' = ∇_{Wᵢ} L(W₁⁺ … Wᵢ₋₁⁺, Wᵢ … W_k):
+
+    the layers before layer i have taken their step, layer i and those behind it have not. Written
+    are ‖G − G'‖₂ (`gradient_shift`), ‖G − G'‖₂/‖G‖₂ (`gradient_shift_relative`; inf where G is 0
+    and G' is not) and the cosine of their angle (`gradient_cosine`; NaN where one of them is 0),
+    over all trainable weights of the layer, under the run `gradient_shift`.
+
+    - W⁺ are the real weights after the step, whatever made them: momentum, Adam, clipping,
+      constraints. The model's own weights are never touched.
+    - The loss is that of the probe batch, in training mode and with the same dropout masks for G
+      and G'. This is a variant: the paper takes the batch that the step was made with, which Keras
+      shows to no callback. So every tag ends in `probe`.
+    - "Before" is the order in which the model calls its layers; a layer that is called several
+      times stands where it is called first.
+    - The first layer's shift is 0: nothing comes before it.
+    - Where Keras runs several steps at once (`steps_per_execution`), or `train_step` makes several,
+      W and W⁺ lie that many steps apart.
+
+    A record takes one gradient of the loss, and one more per layer but the first.
+
+    Example:
+        >>> import keras, kbn, numpy as np, tempfile
+        >>> keras.utils.set_random_seed(0)
+        >>> x, y = np.random.default_rng(0).normal(size=(64, 8)), np.zeros((64, 1))
+        >>> model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> shift = kbn.callbacks.GradientShift(tempfile.mkdtemp(), (x, y), every_steps=2)
+        >>> _ = model.fit(x, y, batch_size=16, verbose=0, callbacks=[shift])
+        >>> [(row.step, row.layer) for row in shift.history if row.measure == "gradient_shift"]
+        [(1, 'dense'), (1, 'dense_1'), (2, 'dense'), (2, 'dense_1'), (4, 'dense'), (4, 'dense_1')]
+
+    Args:
+        log_dir: folder for TensorBoard; created where absent.
+        probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
+            of those; x alone where the model needs no targets. The first `probe_size` samples are
+            kept.
+        layers: layers, paths or glob patterns, layer types or a predicate, or a list of those.
+            None: the layers that own a trainable kernel, or, in a model without any, all layers
+            with trainable weights.
+        every_steps: a record of the step that reaches or crosses a multiple of it; 100 where no
+            cadence is given. The first step of a `fit` has one always.
+        on_steps: a record of these steps, instead.
+        probe_size: how many samples are kept of `probe_data`.
+        budget: the most that watching may take of the time of training, a share in (0, 1].
+        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+
+    Attributes:
+        history: rows (step, layer, site, measure, value), equal to what was written.
+        lost_records: how many records could not be taken or written.
+        cost: time and bytes that watching took in the last `fit`.
+
+    Raises:
+        TypeError, ValueError: at construction for wrong arguments; before the first step where
+            the model refuses the probe, has no loss, or `layers` matches nothing.
+    """
+
+    run = tags.GRADIENT_RUN
+    compares_steps = True
+
+    def __init__(
+        self,
+        log_dir: Any,
+        probe_data: Any,
+        *,
+        layers: Any = None,
+        every_steps: int | None = None,
+        on_steps: Sequence[int] | None = None,
+        probe_size: int = 256,
+        budget: float | None = None,
+        json_lines: bool = False,
+    ) -> None:
+        cadence = schedule(every_steps, None, on_steps)
+        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        check_layers(layers)
+        self.layers = layers
+        self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
+        self._loss: LossProbe | None = None
+        self._watched_layers: list[Watched] = []
+        self._before: list[np.ndarray] | None = None
+
+    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+        """Trace the gradient and put the layers in order."""
+        self._loss = LossProbe(model, self.probe, type(self).__name__)
+        paths = layer_paths(model)
+        chosen = select(self.layers, paths, _KERNELS_ELSE_WEIGHTS)
+        self._watched_layers, missed = in_order(self._loss, chosen, paths)
+        problem = (
+            "These layers have no gradient, since they have no trainable weights or the model does "
+            "not call them in training"
+        )
+        if not self._watched_layers:
+            raise ValueError(f"{problem}: {', '.join(missed)}. Received: layers={self.layers!r}")
+        if missed:
+            tell_unwatched(problem, self.layers, missed, paths)
+        return ()
+
+    def look_before(self) -> None:
+        """Keep the weights as they are before the step."""
+        assert self._loss is not None, "prepare comes first"  # noqa: S101
+        self._before = None  # should this fail, the record must not take older ones
+        self._before = self._loss.values()
+
+    def record(self, step: int) -> Record:
+        """Take the gradients with the weights before the step, and layer by layer with both."""
+        assert self._loss is not None, "prepare comes first"  # noqa: S101
+        if self._before is None:
+            raise RuntimeError("the weights before the step could not be kept")
+        before, after = self._before, self._loss.values()
+        _, gradients = self._loss(before)
+        rows = []
+        for layer in self._watched_layers:
+            mixed = layer.mixed(before, after)
+            moved = gradients if mixed is None else self._loss(mixed)[1]
+            values = compared(layer.own(gradients), layer.own(moved))
+            rows += rows_of(step, Tap(layer.path, tags.PROBE), values)
+        return Record(rows)
+
+    def release(self) -> None:
+        """Drop what was compiled, and the weights."""
+        self._loss = self._before = None
+        self._watched_layers = []
+
+
+class Watched:
+    """A layer whose gradient is looked at, and the weights that come before it.
+
+    Args:
+        path: the layer's path.
+        own: places of its weights among the model's trainable variables.
+        earlier: places of the weights of the layers before it.
+    """
+
+    def __init__(self, path: str, own: Sequence[int], earlier: Sequence[int]) -> None:
+        self.path, self._own, self._earlier = path, list(own), list(earlier)
+
+    def own(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the layer's share of `values` as one float64 vector."""
+        return np.concatenate([np.ravel(values[i]).astype(np.float64) for i in self._own])
+
+    def mixed(
+        self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]
+    ) -> list[np.ndarray] | None:
+        """Return `before` with the earlier layers' weights of `after`; None where none differs."""
+        if all(np.array_equal(before[i], after[i]) for i in self._earlier):
+            return None
+        mixed = list(before)
+        for i in self._earlier:
+            mixed[i] = after[i]
+        return mixed
+
+
+def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Watched], list[str]]:
+    """Return the chosen layers in the order in which they are called, and those that have none.
+
+    Args:
+        loss: a traced probe.
+        chosen: the layers to watch, by path.
+        paths: all layers of the model, by path.
+    """
+    place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
+    owner = {
+        place_of[id(variable)]: layer
+        for layer in paths.values()  # outer layers first: the innermost owner stays
+        for variable in layer.trainable_variables
+        if id(variable) in place_of
+    }
+    called = {id(layer): number for number, layer in enumerate(loss.called)}
+    turn = {place: called.get(id(layer), math.inf) for place, layer in owner.items()}
+    watched: list[tuple[float, Watched]] = []
+    missed = []
+    for path, layer in chosen.items():
+        own = [place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of]
+        first = min((turn[place] for place in own), default=math.inf)
+        if math.isinf(first):
+            missed.append(path)
+            continue
+        earlier = [place for place, at in turn.items() if at < first]
+        watched.append((first, Watched(path, own, earlier)))
+    return [layer for _, layer in sorted(watched, key=lambda pair: pair[0])], missed
+
+
+def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
+    """Return ‖G − G'‖₂, its ratio to ‖G‖₂ and the cosine of two gradients, float64 vectors."""
+    size, size_moved = float(np.linalg.norm(gradient)), float(np.linalg.norm(moved))
+    shift = float(np.linalg.norm(gradient - moved))
+    relative = shift / size if size else (math.inf if shift else 0.0)
+    if np.array_equal(gradient, moved):
+        cosine = 1.0
+    elif size and size_moved:
+        cosine = float(np.clip((gradient / size) @ (moved / size_moved), -1, 1))
+    else:
+        cosine = math.nan
+    measured = (shift, relative, cosine)
+    return dict(zip(tags.GRADIENT_SHIFT, measured, strict=True))

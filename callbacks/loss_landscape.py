@@ -1,0 +1,148 @@
+"""LossLandscape: the loss and its gradient along the gradient (Santurkar et al. 2018)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kbn import checks, tags
+from kbn.callbacks.loss_probe import LossProbe
+from kbn.callbacks.probe_data import first_batch
+from kbn.callbacks.recorder import Recorder
+from kbn.callbacks.schedule import schedule
+from kbn.callbacks.writer import Record, rows_of
+from kbn.tags import Tap
+
+
+class LossLandscape(Recorder):
+    """Records how smooth the loss is along its gradient.
+
+    Santurkar et al. (2018), Fig. 4. With g = ∇L(θ) and α over a range of multiples of the learning
+    rate, written under the run `loss_landscape`, of the probe batch in training mode:
+
+    - the loss L(θ), and the lowest and the highest L(θ − αg);
+    - ‖g‖₂, and the least and the greatest ‖∇L(θ − αg) − g‖₂ (gradient predictiveness);
+    - the effective β-smoothness, the greatest ‖∇L(θ − αg) − g‖₂/‖αg‖₂; NaN where g is 0.
+
+    The walk is along the plain gradient, whatever the optimizer makes of it; the model's own
+    weights are never touched. A record takes `points` + 1 gradients of the loss.
+
+    Example:
+        >>> import keras, kbn, numpy as np, tempfile
+        >>> x, y = np.random.default_rng(0).normal(size=(64, 8)), np.zeros((64, 1))
+        >>> model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> landscape = kbn.callbacks.LossLandscape(tempfile.mkdtemp(), (x, y), every_steps=2)
+        >>> _ = model.fit(x, y, batch_size=16, verbose=0, callbacks=[landscape])
+        >>> sorted({row.step for row in landscape.history})
+        [0, 2, 4]
+
+    Args:
+        log_dir: folder for TensorBoard; created where absent.
+        probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
+            of those; x alone where the model needs no targets. The first `probe_size` samples are
+            kept.
+        every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
+        every_epochs: a record at the end of every so many epochs, instead.
+        on_steps: a record at these steps, instead.
+        step_range: least and greatest α, in learning rates. The paper has (1/2, 4) for VGG and
+            (1/100, 30) for its linear net.
+        points: how many α there are, spaced evenly on a logarithmic scale.
+        probe_size: how many samples are kept of `probe_data`.
+        budget: the most that watching may take of the time of training, a share in (0, 1].
+        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+
+    Attributes:
+        history: rows (step, layer, site, measure, value), equal to what was written.
+        lost_records: how many records could not be taken or written.
+        cost: time and bytes that watching took in the last `fit`.
+
+    Raises:
+        TypeError, ValueError: at construction for wrong arguments; before the first step where
+            the model refuses the probe or has no loss.
+    """
+
+    run = tags.LANDSCAPE_RUN
+
+    def __init__(
+        self,
+        log_dir: Any,
+        probe_data: Any,
+        *,
+        every_steps: int | None = None,
+        every_epochs: int | None = None,
+        on_steps: Sequence[int] | None = None,
+        step_range: tuple[float, float] = (0.5, 4.0),
+        points: int = 8,
+        probe_size: int = 256,
+        budget: float | None = None,
+        json_lines: bool = False,
+    ) -> None:
+        cadence = schedule(every_steps, every_epochs, on_steps)
+        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        self.step_range = _checked_range(step_range)
+        self.points = checks.integer("points", points, low=2)
+        self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
+        self._loss: LossProbe | None = None
+
+    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+        """Trace the loss and its gradient."""
+        self._loss = LossProbe(model, self.probe, type(self).__name__)
+        return ()
+
+    def record(self, step: int) -> Record:
+        """Walk along the gradient."""
+        assert self._loss is not None, "prepare comes first"  # noqa: S101
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))
+        return Record(rows_of(step, Tap(tags.MODEL, tags.PROBE), values))
+
+    def release(self) -> None:
+        """Drop what was compiled."""
+        self._loss = None
+
+
+def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
+    """Return the measures of `tags.LOSS_LANDSCAPE` at the model's weights.
+
+    Args:
+        loss: the loss and its gradient.
+        lengths: every α, more than 0 but for a learning rate of 0.
+    """
+    weights = loss.values()
+    here, gradient = loss(weights)
+    losses, changes = [], []
+    for length in lengths:
+        there = [w - (length * g).astype(w.dtype) for w, g in zip(weights, gradient, strict=True)]
+        value, moved = loss(there)
+        losses.append(value)
+        changes.append(
+            _norm([a - b for a, b in zip(_double(moved), _double(gradient), strict=True)])
+        )
+    size = _norm(_double(gradient))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        smoothness = np.max(np.array(changes) / (lengths * size))
+    measured = (here, min(losses), max(losses), min(changes), max(changes), float(smoothness), size)
+    return dict(zip(tags.LOSS_LANDSCAPE, measured, strict=True))
+
+
+def _double(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [array.astype(np.float64) for array in arrays]
+
+
+def _norm(arrays: Sequence[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(array)) for array in arrays)))
+
+
+def _checked_range(step_range: Any) -> tuple[float, float]:
+    allowed = "two numbers, 0 < least < greatest"
+    if not isinstance(step_range, tuple | list) or len(step_range) != 2:
+        raise TypeError(f"step_range must be {allowed}. Received: step_range={step_range!r}")
+    low, high = (
+        checks.number("each of step_range", each, allowed, low=0, open_low=True)
+        for each in step_range
+    )
+    if not low < high:
+        raise ValueError(f"step_range must be {allowed}. Received: step_range={step_range!r}")
+    return low, high

@@ -1,0 +1,151 @@
+"""The loss of a fixed batch, and its gradient at any weights, without touching the model's own."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kbn import replicas, tracing
+from kbn.callbacks.probe import RefusalError, build, told_by_shape
+from kbn.callbacks.probe_data import Batch
+from kbn.tap import seeds, tapped, training_argument
+
+Tensor = Any
+
+
+class LossProbe:
+    """A compiled evaluation of the loss and its gradient, as a training step takes them.
+
+    The model runs in training mode (normalization by batch statistics, dropout on, always with the
+    same masks) and the loss is `compute_loss`: `compile`'s, with what layers and regularizers add.
+    Weights come as an argument; what the model would assign is dropped. Gradients are the loss's
+    own: not scaled, not clipped, not accumulated.
+
+    Attributes:
+        variables: the model's trainable variables, in the order of the values.
+        called: the layers that the model called, in the order in which they first returned.
+    """
+
+    def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
+        """Trace the model.
+
+        Args:
+            model: a compiled model.
+            batch: what the loss is of.
+            who: who asks, for messages.
+
+        Raises:
+            ValueError: where there is no loss, no trainable weight, or the model refuses the batch.
+        """
+        _check(model, batch, who)
+        build(model, batch.x)
+        self.variables = list(model.trainable_variables)
+        if not self.variables:
+            raise ValueError(
+                f"{who} takes gradients, and the model has no trainable weight. "
+                f"Received: model={model.name!r}"
+            )
+        self.called: list[keras.layers.Layer] = []
+        self._model, self._who = model, who
+        with told_by_shape(batch.x):
+            self._run = tracing.compile_for(
+                lambda arrays, values: self._evaluated(Batch(**arrays), values),
+                _given(batch),
+                [variable.value for variable in self.variables],
+            )
+
+    def values(self) -> list[Any]:
+        """Return a copy of the model's trainable weights as they are now."""
+        return [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
+
+    def __call__(self, values: Sequence[Any]) -> tuple[float, list[Any]]:
+        """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
+        loss, gradients = self._run(list(values))
+        return float(loss), gradients
+
+    def _evaluated(self, batch: Batch, values: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        seen: dict[int, keras.layers.Layer] = {}
+
+        def loss(values: list[Tensor]) -> Tensor:
+            mapping = list(zip(self.variables, values, strict=True))
+            with tapped(lambda call: seen.setdefault(id(call.layer), call.layer)):
+                return loss_of(self._model, batch, mapping, self._who, training=True)
+
+        # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
+        one = keras.ops.ones((), "float32")
+        found = tracing.value_and_gradients(loss, values, self._model.optimizer.scale_loss(one))
+        self.called = list(seen.values())
+        return found
+
+
+class LossesOfBothModes:
+    """A compiled evaluation of the loss of a batch in training and in inference mode."""
+
+    def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
+        """Trace the model; arguments and errors as for `LossProbe`."""
+        _check(model, batch, who)
+
+        def losses(arrays: dict[str, Any]) -> list[Tensor]:
+            of = Batch(**arrays)
+            return [loss_of(model, of, [], who, training=training) for training in (True, False)]
+
+        with told_by_shape(batch.x):
+            self._run = tracing.compile_for(losses, _given(batch))
+
+    def __call__(self) -> tuple[float, float]:
+        """Return the loss in training mode and in inference mode."""
+        training, inference = self._run()
+        return float(training), float(inference)
+
+
+def loss_of(
+    model: keras.Model,
+    batch: Batch,
+    weights: list[tuple[Any, Tensor]],
+    who: str,
+    *,
+    training: bool,
+) -> Tensor:
+    """Return the loss of `batch`, a scalar, inside a trace.
+
+    Args:
+        model: the model, called as `fit` or `evaluate` calls it.
+        batch: tensors.
+        weights: pairs of a variable and what stands for it.
+        who: who asks, for messages.
+        training: which mode.
+    """
+    takes_training = "training" in inspect.signature(model.compute_loss).parameters
+    mode = {"training": training} if takes_training else {}
+    mapping = [*weights, *seeds(model)]
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+        y_pred = model(batch.x, **training_argument(model, training))
+        _check_losses(model, who)
+        loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)
+        model._clear_losses()  # else layers go on knowing losses of this trace
+    # Keras divides the loss by the number of replicas; here the whole batch is in one place.
+    return loss * replicas.in_sync()
+
+
+def _check(model: keras.Model, batch: Batch, who: str) -> None:
+    if batch.y is None and getattr(model, "loss", None) is not None:
+        raise RefusalError(
+            f"{who} needs the loss, so probe_data must hold targets too: (x, y) or "
+            "(x, y, sample_weight), or batches of those. Received: probe_data with inputs alone, "
+            f"and a model with loss={model.loss!r}"
+        )
+
+
+def _check_losses(model: keras.Model, who: str) -> None:
+    """Raise where the model, just called, has nothing to compute a loss from."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    if not own and getattr(model, "loss", None) is None and not model.losses:
+        raise RefusalError(
+            f"{who} needs the loss, and the model has none: give loss= to compile, call add_loss, "
+            "or override compute_loss. Received: model.loss=None"
+        )
+
+
+def _given(batch: Batch) -> dict[str, Any]:
+    return {name: part for name, part in batch._asdict().items() if part is not None}

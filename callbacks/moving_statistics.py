@@ -1,0 +1,209 @@
+"""MovingStatistics: how far what inference normalizes with is from what training does."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kbn import checks, tags
+from kbn.callbacks import normalizations
+from kbn.callbacks.layer_tree import Preferred, check_layers, layer_paths, select
+from kbn.callbacks.loss_probe import LossesOfBothModes
+from kbn.callbacks.normalizations import Gap
+from kbn.callbacks.probe import Probe, RefusalError
+from kbn.callbacks.probe_data import first_batch
+from kbn.callbacks.recorder import Recorder
+from kbn.callbacks.schedule import schedule
+from kbn.callbacks.writer import Record, rows_of
+from kbn.tags import Tap
+
+_BATCH_NORMALIZATIONS: Preferred = {
+    "batch normalization layers": lambda layer: isinstance(layer, keras.layers.BatchNormalization)
+}
+# Inference is off where, on average over the channels of a layer, its mean is half a standard
+# deviation away or its variance is wrong by a factor of two.
+FAR_MEAN = 0.5
+FAR_RATIO = 0.5 * math.log(2)
+
+
+class MovingStatistics(Recorder):
+    """Records how far each normalization layer's moving statistics are from the batch's.
+
+    Training normalizes by the statistics of the batch, inference by the moving ones; where the two
+    differ, a network with a fine training loss has a wild validation loss. On the probe batch, with
+    μ_B and σ_B² the batch's statistics and μ̂ and σ̂² the moving ones, per layer:
+
+    - |μ_B − μ̂|/√(σ̂² + ε) (`mean_gap`) and ½ ln((σ_B² + ε)/(σ̂² + ε)) (`variance_log_ratio`), as
+      the mean over channels and of the worst channel;
+    - the root mean square of its output in training mode minus that in inference mode, on the same
+      input (`output_gap`);
+    - how many more updates its momentum needs to settle (`steps_to_settle`), and the share of
+      updates that it refused (`refused_share`, kbn's layer alone);
+    - mean and standard deviation of γ and β over channels.
+
+    Where `probe_data` has targets and the model a loss, also the probe batch's loss in both modes
+    and its gap. All of it goes under the run `moving_statistics`.
+
+    At the end of the first epoch after which inference would be off, a warning says so, which layer
+    is worst, and what to do.
+
+    Example:
+        >>> import keras, kbn, numpy as np, tempfile
+        >>> x, y = np.random.default_rng(0).normal(5, 1, size=(640, 8)), np.zeros((640, 1))
+        >>> bn = kbn.BatchNormalization(momentum=0.5, name="bn")
+        >>> model = keras.Sequential([bn, keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> statistics = kbn.callbacks.MovingStatistics(tempfile.mkdtemp(), (x, y), every_steps=5)
+        >>> _ = model.fit(x, y, batch_size=64, verbose=0, callbacks=[statistics])
+        >>> [(r.step, r.value) for r in statistics.history if r.measure == "steps_to_settle"]
+        [(0, 7.0), (5, 3.0), (10, 2.0)]
+
+    Args:
+        log_dir: folder for TensorBoard; created where absent.
+        probe_data: an array, (x, y), (x, y, sample_weight), a dict of arrays, a `tf.data.Dataset`
+            or a `keras.utils.PyDataset`; the first `probe_size` samples are kept.
+        layers: layers, paths or glob patterns, layer types or a predicate, or a list of those, all
+            of them batch normalization layers, kbn's or Keras's. None: all there are.
+        every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
+        every_epochs: a record at the end of every so many epochs, instead.
+        on_steps: a record at these steps, instead.
+        probe_size: how many samples are kept of `probe_data`. Statistics of few samples differ from
+            the moving ones by chance: by some 1/√n standard deviations.
+        budget: the most that watching may take of the time of training, a share in (0, 1].
+        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+
+    Attributes:
+        history: rows (step, layer, site, measure, value), equal to what was written.
+        lost_records: how many records could not be taken or written.
+        cost: time and bytes that watching took in the last `fit`.
+
+    Raises:
+        TypeError, ValueError: at construction for wrong arguments; before the first step where
+            the model refuses the probe, or `layers` matches nothing or another kind of layer.
+    """
+
+    run = tags.STATISTICS_RUN
+
+    def __init__(
+        self,
+        log_dir: Any,
+        probe_data: Any,
+        *,
+        layers: Any = None,
+        every_steps: int | None = None,
+        every_epochs: int | None = None,
+        on_steps: Sequence[int] | None = None,
+        probe_size: int = 256,
+        budget: float | None = None,
+        json_lines: bool = False,
+    ) -> None:
+        cadence = schedule(every_steps, every_epochs, on_steps)
+        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        check_layers(layers)
+        self.layers = layers
+        self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
+        self._compiled: Probe | None = None
+        self._losses: LossesOfBothModes | None = None
+        self._refused: dict[str, np.ndarray] = {}
+        self._batches_before = 0
+        self._found: dict[Tap, Gap] = {}
+        self._warned = False
+
+    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+        """Choose the layers, and trace the probe and the losses."""
+        chosen = select(self.layers, layer_paths(model), _BATCH_NORMALIZATIONS)
+        others = [
+            path
+            for path, layer in chosen.items()
+            if not isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        if others:
+            raise ValueError(
+                "MovingStatistics watches batch normalization layers, and these are none: "
+                f"{', '.join(others)}. Received: layers={self.layers!r}"
+            )
+        self._compiled = Probe(model, self.probe.x, chosen, normalizations.look)
+        self._compiled.tell_unseen(self.layers)
+        self._losses = self._losses_of(model)
+        self._refused, self._batches_before = _refusals(chosen), self._steps.batches
+        return ()
+
+    def record(self, step: int) -> Record:
+        """Compare the statistics, and the losses where there are any."""
+        assert self._compiled is not None, "prepare comes first"  # noqa: S101
+        self._found = self._compiled()
+        refused = self._refused_shares()
+        rows = []
+        for tap, gap in self._found.items():
+            path = next(path for path, layer in self._compiled.layers.items() if layer is gap.layer)
+            share = {"refused_share": refused[path]} if path in refused else {}
+            rows += rows_of(step, tap, {**gap.measured, **share})
+        if self._losses is not None:
+            training, inference = self._losses()
+            measured = (training, inference, inference - training)
+            losses = dict(zip(tags.LOSSES, measured, strict=True))
+            rows += rows_of(step, Tap(tags.MODEL, tags.PROBE), losses)
+        return Record(rows)
+
+    def summarise(self) -> Record:
+        """Warn, once, where inference would be off after this epoch."""
+        tap, gap = max(self._found.items(), key=lambda item: _distance(item[1].measured))
+        if _distance(gap.measured) > 1 and not self._warned:
+            self._warned = True
+            warnings.warn(_advice(self._steps.now, tap, gap), stacklevel=2)
+        return Record()
+
+    def release(self) -> None:
+        """Drop what was compiled."""
+        self._compiled = self._losses = None
+        self._found = {}
+
+    def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
+        try:
+            return LossesOfBothModes(model, self.probe, type(self).__name__)
+        except RefusalError:  # no targets, or no loss: nobody asked for it
+            return None
+
+    def _refused_shares(self) -> dict[str, float]:
+        """Return by path how many updates per batch were refused since the last record."""
+        assert self._compiled is not None, "prepare comes first"  # noqa: S101
+        batches, self._batches_before = (
+            self._steps.batches - self._batches_before,
+            self._steps.batches,
+        )
+        before, self._refused = self._refused, _refusals(self._compiled.layers)
+        calls = {
+            path: sum(gap.layer is layer for gap in self._found.values())
+            for path, layer in self._compiled.layers.items()
+        }
+        return {
+            path: float(np.max(now - before[path], initial=0)) / max(batches * calls[path], 1)
+            for path, now in self._refused.items()
+        }
+
+
+def _refusals(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    found = {path: normalizations.refusals(layer) for path, layer in layers.items()}
+    return {path: refused for path, refused in found.items() if refused is not None}
+
+
+def _distance(measured: Mapping[str, float]) -> float:
+    """Return how far off inference is; above 1 it is worth a warning."""
+    far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
+    return max(far) if all(map(math.isfinite, far)) else math.inf
+
+
+def _advice(step: int, tap: Tap, gap: Gap) -> str:
+    shift, ratio = gap.measured["mean_gap"], math.exp(2 * gap.measured["variance_log_ratio"])
+    updates, momentum = gap.measured["steps_to_settle"], gap.layer.momentum
+    return (
+        f"At step {step}, inference will be off: the moving statistics of {tap.layer!r} are not "
+        f"those that training normalizes with. Its mean is {shift:.2g} standard deviations away, "
+        f"and the variance of the batch is {ratio:.2g} times the moving one. With "
+        f"momentum={momentum} they need some {updates:.0f} steps more, if nothing moved meanwhile. "
+        "Remedies: kbn.recalibrate(model, data) after training, or "
+        "kbn.callbacks.Recalibrate(data) during it; a lower momentum; a larger batch."
+    )
