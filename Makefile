@@ -25,7 +25,7 @@ test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off,
 	KBN_FUSED=off $(BIN)/python -m pytest $(LAYER)
 	KBN_FUSED=on $(BIN)/python -m pytest $(LAYER)
 
-bench: $(VENV)/.test ## the layer and the hook side by side with Keras (and torch), into docs/benchmarks.md
+bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the hooks, into docs/benchmarks*.md
 	$(BIN)/python -m benchmarks
 
 pictures: $(VENV)/.test ## the README's picture, from the demonstration

@@ -1,4 +1,4 @@
-"""Run the benchmarks: print the tables, write docs/benchmarks.json and docs/benchmarks.md."""
+"""Run the benchmarks: print the tables, write them to docs/ as JSON and as a page each."""
 
 import argparse
 import json
@@ -11,29 +11,42 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from rich.progress import track
 
-from benchmarks import layers, networks, records, report
+from benchmarks import hooks, hooks_report, layers, networks, report
+
+# By name: what is measured, its page and the file's name in docs/.
+PARTS = {
+    "layer": (report, "benchmarks"),
+    "hooks": (hooks_report, "benchmarks-hooks"),
+}
 
 
-def _rows(quick: bool) -> Iterator[dict[str, Any]]:
+def _rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:
+    if part == "hooks":
+        yield from hooks.rows(quick)
+        return
     yield networks.memory_row(quick)  # first: it takes processes of its own
     yield from layers.rows(quick)
     yield from networks.rows(quick)
-    yield from records.rows(quick)
 
 
 def main() -> None:
-    """Measure everything."""
+    """Measure everything, or a part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows, few rounds")
-    parser.add_argument("--out", default="docs", type=Path, help="folder of both files (docs)")
+    parser.add_argument("--only", choices=PARTS, help="one part (all)")
+    parser.add_argument("--out", default="docs", type=Path, help="folder of the files (docs)")
     arguments = parser.parse_args()
-    machine = report.machine()
-    rows = list(track(_rows(arguments.quick), "Measuring", total=None))
-    report.print_tables(rows)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = json.dumps({"machine": machine, "rows": rows}, indent=1, ensure_ascii=False)
-    (arguments.out / "benchmarks.json").write_text(found + "\n")
-    (arguments.out / "benchmarks.md").write_text(report.markdown(rows, machine))
+    machine = report.machine()
+    for part in [arguments.only] if arguments.only else PARTS:
+        page, name = PARTS[part]
+        rows = list(track(_rows(part, arguments.quick), f"Measuring: {part}", total=None))
+        tables = page.tables(rows)
+        report.print_tables(tables)
+        found = json.dumps({"machine": machine, "rows": rows}, indent=1, ensure_ascii=False)
+        (arguments.out / f"{name}.json").write_text(found + "\n")
+        text = report.markdown(page.INTRODUCTION, tables, machine)
+        (arguments.out / f"{name}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ LAYER_HEAD = [
 ]
 FIT_HEAD = ["fit", "kbn", "Keras", "without", "added by kbn", "added by Keras", "ratio"]
 MEMORY_HEAD = ["peak memory of fit, MB", "kbn", "Keras", "without", "÷ Keras"]
-RECORD_HEAD = ["one record", "ms", "forward pass, ms", "ratio"]
 
 
 def machine() -> Row:
@@ -64,29 +63,28 @@ def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:
         (LAYER_HEAD, "layer", _layer_cells),
         (FIT_HEAD, "fit", _fit_cells),
         (MEMORY_HEAD, "memory", _memory_cells),
-        (RECORD_HEAD, "record", _record_cells),
     ]
     found = [(head, [cells(row) for row in rows if row["group"] == group])
              for head, group, cells in groups]  # fmt: skip
     return [(head, cells) for head, cells in found if cells]
 
 
-def print_tables(rows: Sequence[Row]) -> None:
+def print_tables(tables: Sequence[tuple[list[str], Cells]]) -> None:
     """Print the tables."""
     from rich.console import Console
     from rich.table import Table
 
-    for head, cells in tables(rows):
+    for head, cells in tables:
         table = Table(*head)
         for line in cells:
             table.add_row(*line)
         Console(width=150).print(table)
 
 
-def markdown(rows: Sequence[Row], machine: Row) -> str:
-    """Return the page of the documentation."""
-    lines = [INTRODUCTION, "", *(f"- {name}: {value}" for name, value in machine.items())]
-    for head, cells in tables(rows):
+def markdown(introduction: str, tables: Sequence[tuple[list[str], Cells]], machine: Row) -> str:
+    """Return a page of the documentation."""
+    lines = [introduction, "", *(f"- {name}: {value}" for name, value in machine.items())]
+    for head, cells in tables:
         lines += ["", _line(head), _line(["---"] * len(head)), *map(_line, cells)]
     return "\n".join(lines) + "\n"
 
@@ -122,15 +120,6 @@ def _fit_cells(row: Row) -> list[str]:
 def _memory_cells(row: Row) -> list[str]:
     sizes = [f"{row[kind]:.0f}" for kind in ("kbn", "keras", "none")]
     return [row["name"], *sizes, f"{row['kbn'] / row['keras']:.2f}"]
-
-
-def _record_cells(row: Row) -> list[str]:
-    return [
-        row["name"],
-        f"{row['kbn']:.2f}",
-        f"{row['pass']:.2f}",
-        f"{row['kbn'] / row['pass']:.1f}",
-    ]
 
 
 def _line(cells: Sequence[str]) -> str:

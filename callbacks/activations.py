@@ -1,11 +1,13 @@
 """The look that `CovariateShift` takes: what goes into a layer and what comes out."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
+from kbn import tracing
 from kbn.callbacks.probe import Kept, Look, RefusalError
 from kbn.reduction import Reduction
 from kbn.tap import Call
@@ -23,25 +25,28 @@ _BOUNDS = {
 def activations(sites: Sequence[str], max_samples: int) -> Look:
     """Return a look at the activations at `sites`, each reduced to `max_samples` values."""
 
+    @functools.cache
+    def reduction_of(
+        shape: tuple[int, ...], axis: int, bounds: tuple[float, float] | None
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        reduction = Reduction(shape, axis, max_samples, bounds)
+        return tracing.shared(reduction.on_device), reduction.on_host
+
     def look(path: str, call: Call) -> list[tuple[str, Kept]]:
-        found: list[tuple[str, Kept]] = []
+        found = []
         for site, value in (("input", call.inputs), ("output", call.outputs)):
-            if site in sites:
-                bounds = _bounds(call.layer) if site == "output" else None
-                found += _reduced(path, call.layer, site, value, max_samples, bounds)
+            bounds = _bounds(call.layer) if site == "output" else None
+            for name, x in _tensors(path, site, value) if site in sites else ():
+                shape = tuple(map(int, x.shape))
+                on_device, on_host = reduction_of(shape, _channel_axis(call.layer), bounds)
+                found.append((name, Kept(on_device(x), on_host)))
         return found
 
     return look
 
 
-def _reduced(
-    path: str,
-    layer: keras.layers.Layer,
-    site: str,
-    value: Any,
-    max_samples: int,
-    bounds: tuple[float, float] | None,
-) -> list[tuple[str, Kept]]:
+def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the tensors of `value`, and a site for each."""
     tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
     for x in tensors:
         if None in x.shape:
@@ -50,11 +55,7 @@ def _reduced(
                 f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
             )
     names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
-    found = []
-    for name, x in zip(names, tensors, strict=True):
-        reduction = Reduction(x.shape, _channel_axis(layer), max_samples, bounds)
-        found.append((name, Kept(reduction.on_device(x), reduction.on_host)))
-    return found
+    return list(zip(names, tensors, strict=True))
 
 
 def _channel_axis(layer: keras.layers.Layer) -> int:

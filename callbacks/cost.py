@@ -12,13 +12,14 @@ class Cost:
         records: how many records were taken.
         postponed: how many were due and not taken for want of budget.
         seconds: time spent in all, getting ready included.
+        starting: seconds before the first record, for getting ready.
         bytes: bytes written.
         last: seconds of the last record.
     """
 
     def __init__(self) -> None:
         self.records = self.postponed = self.bytes = 0
-        self.seconds = self.last = 0.0
+        self.seconds = self.last = self.starting = 0.0
         self._begun = time.perf_counter()
 
     @contextmanager
@@ -30,6 +31,8 @@ class Cost:
         finally:
             spent = time.perf_counter() - start
             self.seconds += spent
+            if not self.records and not record:
+                self.starting += spent
             if record:
                 self.records += 1
                 self.last = spent

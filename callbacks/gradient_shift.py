@@ -8,15 +8,9 @@ import keras
 import numpy as np
 
 from kbn import checks, tags
-from kbn.callbacks.layer_tree import (
-    Layers,
-    Preferred,
-    check_layers,
-    layer_paths,
-    select,
-    tell_unwatched,
-)
+from kbn.callbacks.layer_tree import Preferred, check_layers, layer_paths, select, tell_unwatched
 from kbn.callbacks.loss_probe import LossProbe
+from kbn.callbacks.mixed_weights import Place, in_order
 from kbn.callbacks.probe_data import first_batch
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import schedule
@@ -114,7 +108,7 @@ class GradientShift(Recorder):
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._loss: LossProbe | None = None
-        self._watched_layers: list[Watched] = []
+        self._watched_layers: list[Place] = []
         self._before: list[np.ndarray] | None = None
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
@@ -158,64 +152,6 @@ class GradientShift(Recorder):
         """Drop what was compiled, and the weights."""
         self._loss = self._before = None
         self._watched_layers = []
-
-
-class Watched:
-    """A layer whose gradient is looked at, and the weights that come before it.
-
-    Args:
-        path: the layer's path.
-        own: places of its weights among the model's trainable variables.
-        earlier: places of the weights of the layers before it.
-    """
-
-    def __init__(self, path: str, own: Sequence[int], earlier: Sequence[int]) -> None:
-        self.path, self._own, self._earlier = path, list(own), list(earlier)
-
-    def own(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the layer's share of `values` as one float64 vector."""
-        return np.concatenate([np.ravel(values[i]).astype(np.float64) for i in self._own])
-
-    def mixed(
-        self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]
-    ) -> list[np.ndarray] | None:
-        """Return `before` with the earlier layers' weights of `after`; None where none differs."""
-        if all(np.array_equal(before[i], after[i]) for i in self._earlier):
-            return None
-        mixed = list(before)
-        for i in self._earlier:
-            mixed[i] = after[i]
-        return mixed
-
-
-def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Watched], list[str]]:
-    """Return the chosen layers in the order in which they are called, and those that have none.
-
-    Args:
-        loss: a traced probe.
-        chosen: the layers to watch, by path.
-        paths: all layers of the model, by path.
-    """
-    place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
-    owner = {
-        place_of[id(variable)]: layer
-        for layer in paths.values()  # outer layers first: the innermost owner stays
-        for variable in layer.trainable_variables
-        if id(variable) in place_of
-    }
-    called = {id(layer): number for number, layer in enumerate(loss.called)}
-    turn = {place: called.get(id(layer), math.inf) for place, layer in owner.items()}
-    watched: list[tuple[float, Watched]] = []
-    missed = []
-    for path, layer in chosen.items():
-        own = [place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of]
-        first = min((turn[place] for place in own), default=math.inf)
-        if math.isinf(first):
-            missed.append(path)
-            continue
-        earlier = [place for place, at in turn.items() if at < first]
-        watched.append((first, Watched(path, own, earlier)))
-    return [layer for _, layer in sorted(watched, key=lambda pair: pair[0])], missed
 
 
 def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:

@@ -12,6 +12,7 @@ import keras
 
 from kbn import checks, replicas, tags
 from kbn.callbacks.cost import Cost
+from kbn.callbacks.faults import Faults
 from kbn.callbacks.schedule import Schedule
 from kbn.callbacks.steps import Steps
 from kbn.callbacks.writer import EventFile, Record, check_log_dir, rows_of
@@ -27,7 +28,6 @@ class Recorder(keras.callbacks.Callback):
 
     Attributes:
         history: every row recorded so far, equal to what was written.
-        lost_records: how many records could not be taken or written.
         cost: time and bytes that watching took in the last `fit`.
     """
 
@@ -41,7 +41,7 @@ class Recorder(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.history = History()
-        self.lost_records = 0
+        self._faults = Faults(type(self).__name__)
         self.cost = Cost()
         self._directory = os.path.join(check_log_dir(log_dir), self.run)
         self._schedule = schedule
@@ -51,9 +51,14 @@ class Recorder(keras.callbacks.Callback):
         self._watched: Any = None  # weak reference to the model of the first fit
         self._steps = Steps()
         self._begun_at = self._epochs = self._epochs_of_fit = 0
-        self._first_is_due = self._failed = False
+        self._first_is_due = False
         self._recorded_step: int | None = None
         self._written = 0  # records in the file that is open
+
+    @property
+    def lost_records(self) -> int:
+        """How many records could not be taken or written."""
+        return self._faults.lost_records
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
@@ -147,10 +152,7 @@ class Recorder(keras.callbacks.Callback):
             texts = {f"{tags.MONITOR}/cost": self.cost.table()}
             self._guarded(self._file.write, self._steps.now, Record(texts=texts))
         self._close()
-        if self.lost_records:
-            warnings.warn(
-                f"{type(self).__name__} lost {self.lost_records} records in all.", stacklevel=2
-            )
+        self._faults.sum_up()
 
     def _may_be_due(self, ahead: int = 0) -> bool:
         return self._steps.at_most(ahead) >= self._schedule.next_step(self._steps.now)
@@ -190,34 +192,23 @@ class Recorder(keras.callbacks.Callback):
     def _write_summary(self) -> None:
         assert self._file is not None  # noqa: S101
         with self.cost.spending():
-            self.cost.bytes += self._file.write(self._steps.now, self.summarise())
+            record = self.summarise()
+            if record != Record():
+                self.cost.bytes += self._file.write(self._steps.now, record)
 
     def _look_before(self) -> None:
         with self.cost.spending():
             self.look_before()
 
     def _guarded(self, action: Any, *arguments: Any, losing: int = 0) -> None:
-        """Run `action`; where it fails, count and warn once: a fault must not end training."""
-        try:
-            action(*arguments)
-        except Exception as error:
-            self._tell(f"{type(error).__name__}: {error}", losing)
+        self._faults.guard(self._steps.now, action, *arguments, losing=losing)
 
     def _tell_vanished(self) -> None:
         assert self._file is not None  # noqa: S101
         if self._file.vanished():
             lost, self._written = self._written, 0
-            self._tell(f"the files in {self._directory!r} were removed", lost)
-
-    def _tell(self, reason: str, losing: int) -> None:
-        self.lost_records += losing
-        if not self._failed:
-            self._failed = True
-            warnings.warn(
-                f"{type(self).__name__} failed at step {self._steps.now} and training goes "
-                f"on: {reason}. Lost records: {self.lost_records} so far.",
-                stacklevel=2,
-            )
+            reason = f"the files in {self._directory!r} were removed"
+            self._faults.tell(self._steps.now, reason, lost)
 
     def _warn_of_standing_steps(self) -> None:
         if self._epochs_of_fit == 1 and self._steps.now == self._begun_at:

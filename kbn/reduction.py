@@ -22,8 +22,8 @@ Tensor = Any
 MIN_ROWS = 64
 WHOLE = 2**16
 """Values of the largest activation that leaves the device as it is."""
-# Values of a block: three temporaries of 16 MB. A turn of a loop costs more than it saves.
-BLOCK = 2**22
+# Values of a block: some temporaries of 8 MB. A turn of a loop costs more than it saves.
+BLOCK = 2**21
 PIVOT_ROWS = 32
 
 

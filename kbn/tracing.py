@@ -1,5 +1,6 @@
 """The tracing switch: the one place where kbn meets the compiler."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +26,32 @@ def compile_for(function: Callable[..., Any], inputs: Any, *varying: Any) -> Cal
     # Never XLA: compiling would cost more than all the records of a short run.
     traced = tf.function(function, autograph=False, jit_compile=False)
     concrete = traced.get_concrete_function(tensors, *others)
-    flat = tree.flatten(tensors)
 
     def call(*arguments: Any) -> Any:
-        given = [tf.convert_to_tensor(each) for each in tree.flatten(arguments)]
-        return tf.nest.map_structure(ops.convert_to_numpy, concrete(*flat, *given))
+        # Structures as they were traced: with a flat list TensorFlow first prints it, for an error
+        # that it drops, which takes longer than the call.
+        given = tree.map_structure(tf.convert_to_tensor, arguments)
+        return tf.nest.map_structure(ops.convert_to_numpy, concrete(tensors, *given))
 
     return call
+
+
+def shared(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `function` of one tensor as one that a trace holds once, however often it is called.
+
+    Tracing and optimizing a graph take longer than running it a few times.
+    """
+    import tensorflow as tf
+
+    attributes = {"_noinline": True}
+
+    @functools.cache
+    def concrete(shape: tuple[int, ...], dtype: Any) -> Callable[[Any], Any]:
+        # Concrete: TensorFlow warns where a function is traced for many shapes.
+        traced = tf.function(function, autograph=False, experimental_attributes=attributes)
+        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+
+    return lambda x: concrete(tuple(x.shape), x.dtype)(x)
 
 
 def value_and_gradients(
@@ -85,7 +105,7 @@ def compiled(function: Callable[[Any], Any], *, eagerly: bool = False) -> Callab
 
     def call(inputs: Any) -> Any:
         tensors = tree.map_structure(tf.convert_to_tensor, inputs)
-        outputs = function(tensors) if eagerly else trace_for(tensors)(*tree.flatten(tensors))
+        outputs = function(tensors) if eagerly else trace_for(tensors)(tensors)
         return tf.nest.map_structure(ops.convert_to_numpy, outputs)
 
     return call

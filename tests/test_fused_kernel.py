@@ -155,6 +155,23 @@ def test_frozen_statistics_and_their_gradients(dtype, layout):
     np.testing.assert_allclose(dbeta, dy.sum(others), 10 * tolerance, 10 * tolerance)
 
 
+@pytest.mark.parametrize("shape", [(0, 700), (0, 4, 4, 300)], ids=str)
+def test_an_empty_batch_of_many_channels_moves_nothing(shape):
+    layer = kbn.BatchNormalization()
+    layer.build((None, *shape[1:]))
+    before = [v.numpy() for v in (layer.moving_mean, layer.moving_variance)]
+    x = tf.zeros(shape)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(y)
+    assert y.shape == tape.gradient(loss, x).shape == shape
+    assert y.dtype == "float32"
+    for variable, value in zip((layer.moving_mean, layer.moving_variance), before, strict=True):
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(variable, value)
+
+
 @native
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4])
 @pytest.mark.parametrize(("shape", "axis"), [((64, 9, 9, 6), 3), ((64, 6, 9, 9), 1)])

@@ -184,12 +184,18 @@ def test_every_tag_says_that_it_is_of_the_probe(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "relu"}, "no trainable weights or the model does not call them in training: relu."),
-        ({"layers": ["dense", "relu"]}, "Name others in layers. Received: layers=['dense', 'relu']"),
+        (
+            {"layers": "relu"},
+            "no trainable weights or the model does not call them in training: relu.",
+        ),
+        (
+            {"layers": ["dense", "relu"]},
+            "Name others in layers. Received: layers=['dense', 'relu']",
+        ),
         ({"layers": "conv"}, "layers matches no layer of this model. Received: 'conv'"),
         ({"probe_data": X}, "probe_data must hold targets too: (x, y)"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_watched_is_told_before_the_first_step(options, message, tmp_path):
     model = models.compiled("functional")
     shift = GradientShift(tmp_path / "log", **{"probe_data": (X, Y), **options})

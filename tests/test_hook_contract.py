@@ -128,7 +128,9 @@ def test_on_two_replicas_a_record_is_that_of_one_device(tmp_path):
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
         rows = [[r for r in hook.history if r.measure != tags.MONITOR] for hook in hooks]
         assert [r[1:4] for r in rows[0]] == [r[1:4] for r in rows[1]]
-        np.testing.assert_allclose(*([r.value for r in each] for each in rows), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            *([r.value for r in each] for each in rows), rtol=1e-4, atol=1e-6
+        )
 
 
 @every_hook
@@ -199,9 +201,7 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
 
     traced = []
     original = tracing.compile_for
-    monkeypatch.setattr(
-        tracing, "compile_for", lambda *args: traced.append(0) or original(*args)
-    )
+    monkeypatch.setattr(tracing, "compile_for", lambda *args: traced.append(0) or original(*args))
     calls = []
 
     class Counting(keras.layers.Layer):

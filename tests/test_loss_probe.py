@@ -146,11 +146,15 @@ def test_losses_of_both_modes_are_those_of_keras():
 @pytest.mark.parametrize(
     ("build", "batch", "message"),
     [
-        (lambda m: m.compile("sgd", "mse"), Batch(X), r"probe_data must hold targets too: \(x, y\)"),
+        (
+            lambda m: m.compile("sgd", "mse"),
+            Batch(X),
+            r"probe_data must hold targets too: \(x, y\)",
+        ),
         (lambda m: m.compile("sgd"), Batch(X, Y), r"the model has none: give loss= to compile"),
         (lambda m: m.compile("sgd", "mse"), Batch(X[:, :5], Y), r"cannot be run on probe_data"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_loss_is_told(build, batch, message):
     model = models.functional()
     build(model)

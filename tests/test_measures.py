@@ -108,6 +108,32 @@ def test_jeffreys_knows_no_direction():
     np.testing.assert_allclose(there.distance, back.distance, rtol=1e-12)
 
 
+# --- Wasserstein-2 of Gaussians ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "delta", "expected"),
+    [(1, 0.5, 0.5), (2, 0, 1), (0.5, 0, 0.5), (1.3, -0.4, 0.5), (0, 0, 1), (0, 3, math.sqrt(10))],
+)
+def test_wasserstein_of_gaussians_has_its_known_answers(scale, delta, expected):
+    standard = (A - A.mean(0)) / A.std(0)
+    pair = sketch(standard * scale + delta), sketch(standard)
+    for one, other in (pair, pair[::-1]):
+        found = measures.wasserstein_gaussian(one, other)
+        assert found.usable.all()
+        assert found.mean() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [(300, 300), (500, 211), (1, 7)])
+def test_wasserstein_of_gaussians_is_its_formula(rows):
+    a, b = RNG.normal(2, 3, (rows[0], 4)), RNG.normal(-1, 0.5, (rows[1], 4))
+    expected = np.sqrt(np.square(a.mean(0) - b.mean(0)) + np.square(a.std(0) - b.std(0)))
+    found = measures.wasserstein_gaussian(sketch(a), sketch(b))
+    np.testing.assert_allclose(found.distance, expected, rtol=1e-6)
+    assert found.mean() == pytest.approx(expected.mean(), rel=1e-6)
+    assert found.worst() == pytest.approx(expected.max(), rel=1e-6)
+
+
 # --- Jensen-Shannon ------------------------------------------------------------------------------
 
 
@@ -372,7 +398,9 @@ def test_constant_channels_are_left_out(measure):
     assert whole.worst() == pytest.approx(rest.worst())
 
 
-@pytest.mark.parametrize("name", ["jensen_shannon", "kolmogorov_smirnov", "energy"])
+@pytest.mark.parametrize(
+    "name", ["wasserstein_gaussian", "jensen_shannon", "kolmogorov_smirnov", "energy"]
+)
 def test_constant_channels_take_part_where_no_spread_is_needed(name):
     dead = A.copy()
     dead[:, 0] = 0.1
@@ -382,6 +410,7 @@ def test_constant_channels_take_part_where_no_spread_is_needed(name):
 IF_A_TENTH_MOVED = {
     "wasserstein": math.inf,
     "jeffreys": math.inf,
+    "wasserstein_gaussian": 0.1,
     "jensen_shannon": 1,
     "psi": math.inf,
     "kolmogorov_smirnov": 1,

@@ -73,23 +73,26 @@ def test_how_many_records_a_fit_takes(cadence, epochs, steps, records):
     assert schedule(*cadence).expected(epochs, steps) == records
 
 
+BEFORE_DOUBLING = HISTOGRAMS_KEPT - 10
+
+
 def kept(thinning, expected, records):
     """Return which records of one `fit` keep their histograms, by number."""
     thinning.begin(expected)
     return [number for number in range(records) if thinning.keeps()]
 
 
-@pytest.mark.parametrize("records", [1, 2, HISTOGRAMS_KEPT - 1, HISTOGRAMS_KEPT])
+@pytest.mark.parametrize("records", [1, 2, BEFORE_DOUBLING - 1, BEFORE_DOUBLING])
 def test_where_tensorboard_shows_all_records_all_keep_their_histograms(records):
     assert kept(Thinning(), records, records) == list(range(records))
 
 
-@pytest.mark.parametrize("records", [101, 150, 200, 201, 1234, 10_000])
+@pytest.mark.parametrize("records", [91, 100, 150, 180, 181, 1234, 10_000])
 def test_of_more_records_every_kth_keeps_them(records):
     chosen = kept(Thinning(), records, records)
-    assert HISTOGRAMS_KEPT / 2 <= len(chosen) <= HISTOGRAMS_KEPT
+    assert BEFORE_DOUBLING / 2 <= len(chosen) <= BEFORE_DOUBLING
     (stride,) = set(np.diff(chosen))
-    assert (chosen[0], stride) == (0, -(-records // HISTOGRAMS_KEPT))
+    assert (chosen[0], stride) == (0, -(-records // BEFORE_DOUBLING))
 
 
 @pytest.mark.parametrize("fits", [[60, 30], [60, 60, 60], [1] * 300, [500] * 20, [10, 10_000, 7]])
@@ -98,8 +101,25 @@ def test_over_several_fits_no_more_are_kept_than_tensorboard_shows(fits):
     chosen = [kept(thinning, records, records) for records in fits]
     assert chosen[0][0] == 0
     assert sum(map(len, chosen)) <= HISTOGRAMS_KEPT
-    if sum(fits) < HISTOGRAMS_KEPT:
+    if sum(fits) <= BEFORE_DOUBLING:
         assert chosen == [list(range(records)) for records in fits]
+
+
+def test_a_fit_behind_a_full_one_doubles_the_distance():
+    thinning = Thinning()
+    assert kept(thinning, 90, 90) == list(range(90))
+    later = [kept(thinning, 1000, 1000), kept(thinning, 10**5, 10**5)]
+    assert later[0] == [180 - 91, 360 - 91, 720 - 91]
+    assert later[1] == [90 * 2**n - 1091 for n in range(4, 11)]
+    assert 90 + sum(map(len, later)) == HISTOGRAMS_KEPT
+
+
+def test_fits_share_what_the_first_ones_left():
+    thinning = Thinning()
+    assert kept(thinning, 50, 50) == list(range(50))
+    assert kept(thinning, 100, 100) == list(range(0, 100, 3))  # 34 of the 40 left
+    assert kept(thinning, 12, 12) == list(range(0, 12, 2))
+    assert kept(thinning, 1, 1) == []  # record 163 is no doubling of record 161
 
 
 def test_where_the_length_is_unknown_each_is_8_percent_later():

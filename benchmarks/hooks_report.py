@@ -1,0 +1,79 @@
+"""The page of the hooks' benchmarks."""
+
+from collections.abc import Sequence
+
+from benchmarks.report import Cells, Row
+
+RECORD_HEAD = [
+    "one record", "hook", "ms", "forward pass in training mode, ms", "ratio",
+    "in inference mode, ms", "ratio", "places", "bytes", "bytes per place",
+]  # fmt: skip
+SHARE_HEAD = [
+    "fit", "steps", "records", "without, s", "with, s", "added", "of all rounds", "its own account",
+    "getting ready, s",
+]  # fmt: skip
+MEMORY_HEAD = ["10⁷ values, once in and once out of a layer", "MB above the forward pass"]
+GROWTH_HEAD = [
+    "what grows",
+    "to",
+    "record, ms",
+    "forward pass, ms",
+    "ratio",
+    "bytes",
+    "resident, MB",
+]
+
+INTRODUCTION = """# Benchmarks of the hooks
+
+Written by `make bench` (this page alone: `python -m benchmarks --only hooks`), on an otherwise idle
+machine; do not edit. Medians; the columns of a row are measured in one process, in turn. *One
+record* is taken, compared and written to the event file, by each hook at its defaults but for its
+cadence. The forward pass is that of the same probe batch: in training mode, as a record has to make
+it, and in inference mode. *Fit* compares whole fits with `CovariateShift` at its defaults with the
+same fits without it, in turn: what it added to the time, the same for every round (their spread is
+the machine's noise), what the hook says of itself (`cost.share()`), and how long it took to get
+ready, once per fit, which both contain. *Memory* is by how much two records raise the peak that
+forward passes had reached. *Growth* varies one thing at a time around 8 layers of 64 channels,
+watched at both sides, and 256 samples of 8×8; at last the records of one run, with its resident
+memory."""
+
+
+def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:
+    """Return the head and the cells of each table that has any."""
+    groups = [
+        (RECORD_HEAD, "record", _record_cells),
+        (SHARE_HEAD, "share", _share_cells),
+        (MEMORY_HEAD, "memory", lambda row: [row["name"], f"{row['megabytes']:.0f}"]),
+        (GROWTH_HEAD, "growth", _growth_cells),
+    ]
+    found = [(head, [cells(row) for row in rows if row["group"] == group])
+             for head, group, cells in groups]  # fmt: skip
+    return [(head, cells) for head, cells in found if cells]
+
+
+def _record_cells(row: Row) -> list[str]:
+    return [
+        row["name"], row["hook"], f"{row['record']:.1f}",
+        f"{row['training']:.1f}", f"{row['record'] / row['training']:.2f}",
+        f"{row['inference']:.1f}", f"{row['record'] / row['inference']:.2f}",
+        f"{row['places']}", f"{row['bytes']:.0f}", f"{row['bytes'] / row['places']:.0f}",
+    ]  # fmt: skip
+
+
+def _share_cells(row: Row) -> list[str]:
+    spread = ", ".join(f"{each:+.1%}" for each in row["spread"])
+    return [
+        row["name"], f"{row['steps']}", f"{row['records']}", f"{row['without']:.1f}",
+        f"{row['with']:.1f}", f"{row['added']:+.1%}", spread, f"{row['own']:.1%}",
+        f"{row['starting']:.2f}",
+    ]  # fmt: skip
+
+
+def _growth_cells(row: Row) -> list[str]:
+    forward = row.get("training")
+    resident = row.get("resident")
+    return [
+        row["name"], f"{row['value']}", f"{row['record']:.1f}",
+        f"{forward:.1f}" if forward else "–", f"{row['record'] / forward:.2f}" if forward else "–",
+        f"{row['bytes']:.0f}", f"{resident:.0f}" if resident else "–",
+    ]  # fmt: skip
