@@ -26,7 +26,7 @@ NETWORKS = {
 }
 # A fit: of which network, batch size, steps per epoch, epochs, rounds.
 FITS = {
-    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 2),
+    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 1),
     "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 10, 5),
 }
 ELEMENTS = (100, 100, 1000)  # 10⁷

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kbn import replicas, tracing
 from kbn.callbacks.probe import RefusalError, build, told_by_shape
@@ -48,11 +49,15 @@ class LossProbe:
             )
         self.called: list[keras.layers.Layer] = []
         self._model, self._who = model, who
+        # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
+        scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
+        self._scale = float(keras.ops.convert_to_numpy(scale))
         with told_by_shape(batch.x):
             self._run = tracing.compile_for(
-                lambda arrays, values: self._evaluated(Batch(**arrays), values),
+                lambda arrays, values, scale: self._evaluated(Batch(**arrays), values, scale),
                 _given(batch),
                 [variable.value for variable in self.variables],
+                np.float32(1),
             )
 
     def values(self) -> list[Any]:
@@ -61,10 +66,16 @@ class LossProbe:
 
     def __call__(self, values: Sequence[Any]) -> tuple[float, list[Any]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
-        loss, gradients = self._run(list(values))
-        return float(loss), gradients
+        while True:
+            loss, gradients = self._run(list(values), np.float32(self._scale))
+            finite = all(np.isfinite(gradient).all() for gradient in gradients)
+            if finite or self._scale <= 1:
+                return float(loss), gradients
+            self._scale = max(self._scale / 16, 1.0)  # too large: it was the scale that overflowed
 
-    def _evaluated(self, batch: Batch, values: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _evaluated(
+        self, batch: Batch, values: list[Tensor], scale: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         seen: dict[int, keras.layers.Layer] = {}
 
         def loss(values: list[Tensor]) -> Tensor:
@@ -72,9 +83,7 @@ class LossProbe:
             with tapped(lambda call: seen.setdefault(id(call.layer), call.layer)):
                 return loss_of(self._model, batch, mapping, self._who, training=True)
 
-        # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
-        one = keras.ops.ones((), "float32")
-        found = tracing.value_and_gradients(loss, values, self._model.optimizer.scale_loss(one))
+        found = tracing.value_and_gradients(loss, values, scale)
         self.called = list(seen.values())
         return found
 

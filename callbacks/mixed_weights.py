@@ -50,20 +50,21 @@ def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Place
         chosen: the layers to watch, by path.
         paths: all layers of the model, by path.
     """
+    called = {id(layer): number for number, layer in enumerate(loss.called)}
     place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
     owner = {
         place_of[id(variable)]: layer
-        for layer in paths.values()  # outer layers first: the innermost owner stays
+        # Outer layers first: the innermost stays, of those whose call can be seen.
+        for layer in paths.values()
         for variable in layer.trainable_variables
-        if id(variable) in place_of
+        if id(variable) in place_of and id(layer) in called
     }
-    called = {id(layer): number for number, layer in enumerate(loss.called)}
-    turn = {place: called.get(id(layer), math.inf) for place, layer in owner.items()}
+    turn = {place: called[id(layer)] for place, layer in owner.items()}
     found: list[tuple[float, Place]] = []
     missed = []
     for path, layer in chosen.items():
         own = [place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of]
-        first = min((turn[place] for place in own), default=math.inf)
+        first = min((turn[place] for place in own if place in turn), default=math.inf)
         if math.isinf(first):
             missed.append(path)
             continue

@@ -150,8 +150,8 @@ class MovingStatistics(Recorder):
 
     def summarise(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""
-        tap, gap = max(self._found.items(), key=lambda item: _distance(item[1].measured))
-        if _distance(gap.measured) > 1 and not self._warned:
+        tap, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
+        if _distance(gap) > 1 and not self._warned:
             self._warned = True
             warnings.warn(_advice(self._steps.now, tap, gap), stacklevel=2)
         return Record()
@@ -190,8 +190,11 @@ def _refusals(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: refused for path, refused in found.items() if refused is not None}
 
 
-def _distance(measured: Mapping[str, float]) -> float:
+def _distance(gap: Gap) -> float:
     """Return how far off inference is; above 1 it is worth a warning."""
+    measured = gap.measured
+    if not gap.layer.trainable or measured["output_gap"] == 0:
+        return 0.0  # training normalizes with the moving statistics too
     far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
     return max(far) if all(map(math.isfinite, far)) else math.inf
 

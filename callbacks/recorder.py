@@ -51,7 +51,7 @@ class Recorder(keras.callbacks.Callback):
         self._watched: Any = None  # weak reference to the model of the first fit
         self._steps = Steps()
         self._begun_at = self._epochs = self._epochs_of_fit = 0
-        self._first_is_due = False
+        self._first_is_due = self._is_new = False
         self._recorded_step: int | None = None
         self._written = 0  # records in the file that is open
 
@@ -101,7 +101,7 @@ class Recorder(keras.callbacks.Callback):
             return  # the chief alone writes
         with self.cost.spending():
             taps = self.prepare(self.model)
-        self._warn_of_earlier_run()
+        self._is_new = self._watched is None
         self._file = EventFile(self._directory, taps, json_lines=self._json_lines)
         self._written = 0
         self._watched = weakref.ref(self.model)
@@ -116,6 +116,7 @@ class Recorder(keras.callbacks.Callback):
             return
         if self._first_is_due:
             self._begun_at = self._steps.read()
+            self._warn_of_earlier_run()
             if not self.compares_steps:
                 self._first_is_due = False
                 self._take_record()
@@ -220,11 +221,11 @@ class Recorder(keras.callbacks.Callback):
             )
 
     def _warn_of_earlier_run(self) -> None:
-        new = self._watched is None and self._steps.now == 0
+        new, self._is_new = self._is_new and self._steps.now == 0, False
         if new and glob.glob(os.path.join(glob.escape(self._directory), "*tfevents*")):
             warnings.warn(
-                f"{self._directory!r} holds an earlier run, and TensorBoard will draw both on one "
-                "axis: give each run a log_dir of its own.",
+                f"{self._directory!r} holds an earlier run, and TensorBoard will show this one in "
+                "its place: give each run a log_dir of its own.",
                 stacklevel=2,
             )
 

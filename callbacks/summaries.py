@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
 from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_BLOB_SEQUENCE,
     DATA_CLASS_SCALAR,
@@ -99,6 +99,14 @@ def header() -> Event:
     """Return the event that a file begins with."""
     source = SourceMetadata(writer="kbn")
     return Event(wall_time=time.time(), file_version="brain.Event:2", source_metadata=source)
+
+
+def restart(step: int) -> Event:
+    """Return the event by which TensorBoard drops what earlier files hold from `step` on.
+
+    Steps are run again where training is resumed from a backup.
+    """
+    return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 
 
 def layout(taps: Iterable[Tap]) -> Summary:

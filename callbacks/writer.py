@@ -100,7 +100,7 @@ class EventFile:
             self._lines.close()
 
     def _write(self, step: int, record: Record) -> int:
-        self._begin_where_needed()
+        self._begin_where_needed(step)
         summary = self._builder.summary(
             record.rows, record.histograms, record.pictures, record.texts
         )
@@ -115,10 +115,10 @@ class EventFile:
                 raise
         return len(data)
 
-    def _begin_where_needed(self) -> None:
+    def _begin_where_needed(self, step: int) -> None:
         if self._file.is_open:
             return
-        events = [summaries.header()]
+        events = [summaries.header(), summaries.restart(step)]
         if self._layout is not None:
             events.append(_event_of(self._layout))
         try:
@@ -128,7 +128,7 @@ class EventFile:
             raise
 
     def _new_file(self) -> File:
-        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS):06d}"
         return File(self._directory, f"events.out.tfevents.{name}")
 
 

@@ -26,6 +26,17 @@ def summary(request):
     return request.config.stash.setdefault(SUMMARY, []).append
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes (pytest-xdist)
+        session.config.workeroutput["summary"] = session.config.stash.get(SUMMARY, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    lines = getattr(node, "workeroutput", {}).get("summary", [])
+    node.config.stash.setdefault(SUMMARY, []).extend(lines)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     for line in config.stash.get(SUMMARY, []):
         terminalreporter.write_line(line)

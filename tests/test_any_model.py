@@ -4,9 +4,10 @@ The answers come from the weights before and after the last call of the training
 Keras: a tape around `compute_loss`, and `evaluate`.
 """
 
-import json
+import contextlib
 import math
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +18,8 @@ from keras import layers
 
 import kbn
 from kbn import tags
-from kbn.callbacks.probe_data import first_batch
+from kbn.callbacks.layer_tree import layer_paths
+from kbn.callbacks.probe_data import Batch
 from kbn.tags import Tap
 from tests import events, models
 from tests.hooks import HOOKS, first_step, open_files, steps
@@ -108,8 +110,7 @@ def sgd(**options):
     return keras.optimizers.SGD(0.05, **options)
 
 
-def ema():
-    return sgd(use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
+AVERAGING = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2}
 
 
 class Run(NamedTuple):
@@ -118,6 +119,7 @@ class Run(NamedTuple):
     Attributes:
         model: the model.
         hooks: its hooks, by name.
+        probe: what they were given, cut to size.
         before: all weights before the last call of the training function.
         after: and after it.
         texts: what users were warned of, but for advice.
@@ -125,22 +127,18 @@ class Run(NamedTuple):
 
     model: keras.Model
     hooks: dict[str, Any]
+    probe: Batch
     before: list[np.ndarray]
     after: list[np.ndarray]
     texts: list[str]
 
 
-def made(names, folder, probe, **options):
-    options = {"every_steps": 1, "probe_size": PROBE, **options}
-    return {name: HOOKS[name](folder, probe, **options) for name in names}
-
-
-def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, more=(), layers=None, **options):
-    """Train for two epochs with a record of every step."""
+def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, select="*", **options):
+    """Train for two epochs with a record of every step; `select` is for CovariateShift."""
     probe = x if y is None else (x, y) if weight is None else (x, y, weight)
-    hooks = made(names, folder, probe)
-    for name in {"CovariateShift", "GradientShift"} & set(names):
-        hooks[name].layers = layers
+    hooks = {name: HOOKS[name](folder, probe, every_steps=1, probe_size=PROBE) for name in names}
+    if "CovariateShift" in hooks:
+        hooks["CovariateShift"].layers = select
     kept = {}
     keep = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: kept.update(before=model.get_weights()),
@@ -148,21 +146,23 @@ def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, more=(), layer
     )
     options = {"batch_size": BATCH, "epochs": 2, "verbose": 0, **options}
     with user_warnings() as texts:
-        model.fit(x, y, sample_weight=weight, callbacks=[keep, *hooks.values(), *more], **options)
+        model.fit(x, y, sample_weight=weight, callbacks=[keep, *hooks.values()], **options)
     texts = [text for text in texts if "inference will be off" not in text]
-    return Run(model, hooks, kept["before"], kept["after"], texts)
+    cut = keras.tree.map_structure(lambda each: None if each is None else each[:PROBE],
+                                   Batch(x, y, weight))  # fmt: skip
+    return Run(model, hooks, cut, kept["before"], kept["after"], texts)
 
 
-def values(hook, layer, site="probe", step=None):
+def values(hook, layer, site=tags.PROBE, step=None):
     """Return the measures of a place at a step, the last one where none is named."""
     step = steps(hook)[-1] if step is None else step
     return {r.measure: r.value for r in hook.history if r[:3] == (step, layer, site)}
 
 
-def assert_recorded(run, expected, folder):
+def assert_recorded(run, expected, folder, texts=()):
     """Training went on to its last step, and every step has a record in a run of its own."""
     assert int(run.model.optimizer.iterations.numpy()) == expected[-1]
-    assert run.texts == []
+    assert [re.findall("[^:]*$", text.rstrip("."))[0].strip() for text in run.texts] == [*texts]
     assert open_files(folder) == []
     assert {path.name for path in folder.iterdir()} == {hook.run for hook in run.hooks.values()}
     for name, hook in run.hooks.items():
@@ -172,75 +172,64 @@ def assert_recorded(run, expected, folder):
         assert [row for row in hook.history if not math.isfinite(row.value)] == []
 
 
-def assert_right(run, tolerance=1e-3):
-    """Every hook's last record has the numbers of the weights that training ended with."""
-    model, hooks, batch = run.model, run.hooks, next(iter(run.hooks.values())).probe
-    if "CovariateShift" in hooks:
-        probe = hooks["CovariateShift"].probe
-        dense, last = model.get_layer("dense"), hooks["CovariateShift"]
-        inputs = probe["a"] if isinstance(probe, dict) else probe
-        found, y = values(last, "dense", "output"), inputs @ dense.kernel.numpy() + dense.bias
-        assert found["mean"] == pytest.approx(y.numpy().mean(), rel=tolerance, abs=tolerance)
-        assert found["std"] == pytest.approx(y.numpy().std(), rel=tolerance)
-    if "GradientShift" in hooks:
-        batch = hooks["GradientShift"].probe
-        found = values(hooks["GradientShift"], "head")
-        expected = shift_by_hand(run, ("dense", "bn"), batch)
-        assert found["gradient_shift"] == pytest.approx(expected, rel=tolerance, abs=1e-6)
-        assert expected > 1e-3
-    if "LossLandscape" in hooks:
-        batch = hooks["LossLandscape"].probe
-        loss = float(loss_at(model, run.after, batch))
-        found = values(hooks["LossLandscape"], tags.MODEL)["loss"]
-        assert found == pytest.approx(loss, rel=tolerance)
-    if "MovingStatistics" in hooks:
-        batch = hooks["MovingStatistics"].probe
-        found = values(hooks["MovingStatistics"], tags.MODEL)
-        if "LossLandscape" in hooks:
-            assert found["loss_training"] == pytest.approx(loss, rel=tolerance)
-            assert found["loss_inference"] == pytest.approx(evaluated(model, batch), rel=tolerance)
-        else:
-            assert found == {}
-        bn, y = model.get_layer("bn"), layer_input(model, batch)
-        gap = np.abs(y.mean(0) - bn.moving_mean) / np.sqrt(bn.moving_variance + bn.epsilon)
-        found = values(hooks["MovingStatistics"], "bn")["mean_gap"]
-        assert found == pytest.approx(gap.mean(), rel=tolerance)
+def assert_right(run, close=1e-3):
+    """The last records have the numbers of the weights that training ended with."""
+    model, hooks, probe = run.model, run.hooks, run.probe
+    dense, bn = model.get_layer("dense"), model.get_layer("bn")
+    y = keras.ops.convert_to_numpy(dense(probe.x)).astype("float32")
+    found = values(hooks["CovariateShift"], "dense", "output")
+    assert found["mean"] == pytest.approx(y.mean(), rel=close, abs=close)
+    assert found["std"] == pytest.approx(y.std(), rel=close)
+    gap = np.abs(y.mean(0) - bn.moving_mean) / np.sqrt(bn.moving_variance + bn.epsilon)
+    found = values(hooks["MovingStatistics"], "bn")
+    assert found["mean_gap"] == pytest.approx(gap.mean(), rel=close)
+    losses = values(hooks["MovingStatistics"], tags.MODEL)
+    if set(hooks) != set(HOOKS):
+        assert losses == {}
+        return
+    assert losses["loss_inference"] == pytest.approx(evaluated(model, probe), rel=close)
+    loss = float(loss_at(model, run.after, probe))
+    assert losses["loss_training"] == pytest.approx(loss, rel=close)
+    found = values(hooks["LossLandscape"], tags.MODEL)
+    assert found["loss"] == pytest.approx(loss, rel=close)
+    assert_shifted(run, "head", ("dense", "bn"), close)
 
 
-def layer_input(model, batch):
-    """Return what the normalization layer sees of the batch."""
-    return keras.ops.convert_to_numpy(model.get_layer("dense")(batch.x)).astype("float32")
-
-
-def loss_at(model, weights, batch):
-    """Return the loss in training mode at these weights, and leave the model with them."""
-    model.set_weights(weights)
-    loss = model.compute_loss(
-        batch.x, batch.y, model(batch.x, training=True), batch.sample_weight, training=True
-    )
-    model.set_weights(weights)
-    return loss
-
-
-def shift_by_hand(run, earlier, batch, own="head"):
-    """Return ‖G − G'‖₂ of a layer, those before it being `earlier`."""
-    new = {v.path for name in earlier for v in run.model.get_layer(name).trainable_variables}
+def assert_shifted(run, own, earlier, close=1e-3):
+    """The last record of GradientShift is what weights mixed by hand give; `earlier` moved."""
+    new = {id(v) for name in earlier for v in run.model.get_layer(name).trainable_variables}
     together = zip(run.model.weights, run.before, run.after, strict=True)
-    mixed = [b if v.path in new else a for v, a, b in together]
+    mixed = [b if id(v) in new else a for v, a, b in together]
     gradients = []
     for weights in (run.before, mixed):
-        variables = [v.value for v in run.model.get_layer(own).trainable_variables]
         with tf.GradientTape() as tape:
-            loss = loss_at(run.model, weights, batch)
+            loss = loss_at(run.model, weights, run.probe)
+        variables = [v.value for v in run.model.get_layer(own).trainable_variables]
         parts = tape.gradient(loss, variables)
         gradients.append(np.concatenate([np.ravel(part).astype("float64") for part in parts]))
     run.model.set_weights(run.after)
-    return np.linalg.norm(gradients[0] - gradients[1])
+    expected = np.linalg.norm(gradients[0] - gradients[1])
+    found = values(run.hooks["GradientShift"], own)
+    assert found["gradient_shift"] == pytest.approx(expected, rel=close)
+    relative = expected / np.linalg.norm(gradients[0])
+    assert found["gradient_shift_relative"] == pytest.approx(relative, rel=close)
+    assert relative > 1e-3
 
 
-def evaluated(model, batch):
-    """Return the loss that Keras tells of the batch."""
-    told = model.evaluate(batch.x, batch.y, PROBE, 0, sample_weight=batch.sample_weight)
+def loss_at(model, weights, probe):
+    """Return the loss in training mode at these weights, and leave the model with them."""
+    model.set_weights(weights)
+    y = model(probe.x, training=True)
+    loss = model.compute_loss(probe.x, probe.y, y, probe.sample_weight, training=True)
+    model.set_weights(weights)  # moving statistics moved
+    return loss
+
+
+def evaluated(model, probe):
+    """Return the loss that Keras tells of the probe."""
+    told = model.evaluate(
+        probe.x, probe.y, batch_size=PROBE, sample_weight=probe.sample_weight, verbose=0
+    )
     return float(np.ravel(told)[0])
 
 
@@ -251,11 +240,7 @@ SCENARIOS = {
     "several steps in train_step": (lambda: compiled(SeveralSteps()), [0, 3, 6, 9, 12, 15, 18]),
     "unbuilt subclassed": (lambda: compiled(Own()), EVERY_STEP),
     "unbuilt Sequential": (lambda: compiled(unbuilt()), EVERY_STEP),
-    "accumulated gradients": (
-        lambda: compiled(functional(), sgd(gradient_accumulation_steps=2)),
-        [0, 1, 2, 3],
-    ),
-    "moving average of weights": (lambda: compiled(functional(), ema()), EVERY_STEP),
+    "moving average of weights": (lambda: compiled(functional(), sgd(**AVERAGING)), EVERY_STEP),
     "run_eagerly": (lambda: compiled(functional(), run_eagerly=True), EVERY_STEP),
     "jit_compile": (lambda: compiled(functional(), jit_compile=True), EVERY_STEP),
     "steps_per_execution": (
@@ -271,7 +256,454 @@ SCENARIOS = {
 def test_what_trains_is_watched(scenario, tmp_path):
     build, expected = SCENARIOS[scenario]
     run = trained(build(), tmp_path)
-    if scenario == "accumulated gradients":  # its first record is of a call that made no step
-        assert steps(run.hooks["GradientShift"])[0] == 0
-        expected_of_shift = values(run.hooks["GradientShift"], "head", step=0)
-        assert expected_of_shift["gradient_shift"] == 0
+    assert_recorded(run, expected, tmp_path)
+    assert_right(run)
+
+
+def test_a_loss_of_add_loss_alone(tmp_path):
+    run = trained(compiled(AddsLoss(), loss=None), tmp_path, y=None)
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    assert_right(run)
+
+
+def test_a_loss_that_train_step_alone_knows(tmp_path):
+    run = trained(compiled(OwnLoss(), loss=None), tmp_path, names=WITHOUT_LOSS)
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    assert_right(run)
+
+
+@pytest.mark.parametrize("name", [name for name in HOOKS if name not in WITHOUT_LOSS])
+def test_who_needs_the_loss_says_so_before_the_first_step(name, tmp_path):
+    model = compiled(OwnLoss(), loss=None)
+    with pytest.raises(ValueError, match=f"^{name} needs the loss, and the model has none: give "):
+        trained(model, tmp_path / "log", names=[name])
+    assert int(model.optimizer.iterations.numpy()) == 0
+    assert not (tmp_path / "log").exists()
+
+
+def test_accumulated_gradients_are_recorded_by_the_update(tmp_path):
+    """Six batches, three updates; GradientShift's first record is of a call without one."""
+    model = compiled(functional(), sgd(gradient_accumulation_steps=2))
+    run = trained(model, tmp_path)
+    shift = run.hooks["GradientShift"]
+    assert values(shift, "head", step=0)["gradient_shift"] == 0
+    assert all(steps(hook) == [0, 1, 2, 3] for hook in run.hooks.values())
+    assert all(hook.lost_records == 0 for hook in run.hooks.values())
+    assert_right(run)
+
+
+def test_averaged_weights_are_the_ones_that_count(tmp_path):
+    """At the second step the scalar net's weight becomes the average of its two."""
+    rate, momentum = 0.1, 0.5
+    x, y = np.ones((2, 1)), np.zeros((2, 1))
+    model = scalar_net(rate)
+    model.compile(keras.optimizers.SGD(rate, **AVERAGING), half_square)
+    shift = HOOKS["GradientShift"](tmp_path, (x, y), every_steps=1)
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[shift])
+    first = stepped(1.0, rate, 1)
+    average = first  # which starts with the first
+    second = momentum * average + (1 - momentum) * stepped(first, rate, 1)
+    for step, before, after in ((1, 1.0, first), (2, first, second)):
+        found = by_layer(shift, step)["two", "gradient_shift"]
+        assert found == pytest.approx(before * abs(before**2 - after**2), rel=1e-5)
+
+
+def half_square(y, p):
+    return 0.5 * keras.ops.square(p - y)
+
+
+def stepped(weight, rate, count):
+    """Return the weight of the scalar net, which both layers have, after some steps of SGD."""
+    for _ in range(count):
+        weight -= rate * weight**3
+    return weight
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4])
+def test_weights_as_many_steps_apart_as_keras_runs_at_once(at_once, tmp_path):
+    """Seven steps; the last call makes what is left."""
+    rate = 0.1
+    x, y = np.ones((7, 1)), np.zeros((7, 1))
+    model = scalar_net(rate)
+    model.compile(keras.optimizers.SGD(rate), half_square, steps_per_execution=at_once)
+    shift = HOOKS["GradientShift"](tmp_path, (x[:1], y[:1]), every_steps=1)
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[shift])
+    ends = [*range(at_once, 7, at_once), 7]
+    assert steps(shift) == ends
+    for start, end in zip([0, *ends], ends, strict=False):
+        before, after = stepped(1.0, rate, start), stepped(1.0, rate, end)
+        found = by_layer(shift, end)
+        expected = before * (before**2 - after**2)
+        assert found["two", "gradient_shift"] == pytest.approx(expected, rel=1e-5)
+        relative = 1 - after**2 / before**2
+        assert found["two", "gradient_shift_relative"] == pytest.approx(relative, rel=1e-5)
+        assert found["one", "gradient_shift"] == 0
+
+
+@pytest.fixture
+def _half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("_half_precision")
+def test_scaled_losses_of_half_precision(tmp_path):
+    optimizer = keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=256.0)
+    model = compiled(functional(), optimizer)
+    run = trained(model, tmp_path)
+    assert model.optimizer is optimizer
+    assert model.get_layer("dense").compute_dtype == "float16"
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    assert_right(run, close=2e-2)
+
+
+@pytest.mark.usefixtures("_half_precision")
+def test_a_loss_scale_that_is_too_large_yet_spoils_no_record(tmp_path):
+    """Keras begins with 32,768 and leaves steps out until its own gradients are finite."""
+    run = trained(compiled(functional()), tmp_path)
+    assert isinstance(run.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    for hook in run.hooks.values():
+        assert [row for row in hook.history if not math.isfinite(row.value)] == []
+
+
+def several():
+    """Two inputs, two outputs with a loss each; no dropout, no normalization."""
+    a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")
+    x = layers.Dense(4, "tanh", name="dense")(layers.Concatenate(name="both")([a, b]))
+    heads = {"one": layers.Dense(1, name="one")(x), "two": layers.Dense(3, name="two")(x)}
+    loss = {"one": "mae", "two": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    return compiled(keras.Model({"a": a, "b": b}, heads), "adam", loss,
+                    loss_weights={"one": 0.5, "two": 2.0})  # fmt: skip
+
+
+SEVERAL_X = {"a": X, "b": X[::-1]}
+SEVERAL_Y = {"one": Y, "two": np.arange(60) % 3}
+SEVERAL_WEIGHTS = {"one": WEIGHT, "two": WEIGHT[::-1]}
+LOSSES_ALONE = [name for name in HOOKS if name != "MovingStatistics"]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_outputs_with_weights_of_losses_and_samples(weighted, tmp_path):
+    weight = SEVERAL_WEIGHTS if weighted else None
+    run = trained(several(), tmp_path, SEVERAL_X, SEVERAL_Y, weight, names=LOSSES_ALONE)
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
+    if weighted:
+        unweighted = evaluated(run.model, run.probe._replace(sample_weight=None))
+        assert found != pytest.approx(unweighted, rel=0.05)
+    for head in ("one", "two"):
+        assert_shifted(run, head, ("dense",))
+    assert values(run.hooks["GradientShift"], "dense")["gradient_shift"] == 0
+
+
+class Batches(keras.utils.PyDataset):
+    """Of seven samples each."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = parts
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        cut = slice(7 * index, 7 * index + 7)
+        return keras.tree.map_structure(lambda each: each[cut], self.parts)
+
+
+def functional_data():
+    return compiled(functional()), (X, Y), HOOKS
+
+
+def several_data():
+    """Dicts of inputs, outputs and weights."""
+    return several(), (SEVERAL_X, SEVERAL_Y, SEVERAL_WEIGHTS), LOSSES_ALONE
+
+
+@pytest.mark.parametrize("build", [functional_data, several_data])
+def test_data_sets_give_what_their_arrays_give(build, tmp_path):
+    """All sources are watched in one fit."""
+    model, parts, names = build()
+    sources = {
+        "arrays": parts,
+        "Dataset": tf.data.Dataset.from_tensor_slices(parts).batch(7),
+        "PyDataset": Batches(*parts),
+    }
+    hooks = {
+        (kind, name): HOOKS[name](tmp_path / kind, source, every_steps=1, probe_size=PROBE)
+        for kind, source in sources.items()
+        for name in names
+    }
+    with user_warnings():
+        model.fit(*parts[:2], batch_size=BATCH, verbose=0, callbacks=[*hooks.values()])
+    for (_, name), hook in hooks.items():
+        arrays = hooks["arrays", name]
+        assert [rows_but_cost(hook), hook.lost_records] == [rows_but_cost(arrays), 0]
+        assert steps(hook) == [step for step in (0, 1, 2, 3) if step >= first_step(name)]
+
+
+def rows_but_cost(hook):
+    return [row for row in hook.history if row.measure != tags.MONITOR]
+
+
+def is_distance(measure):
+    return measure.removesuffix("_worst") in tags.DISTANCES
+
+
+class StopError(Exception):
+    """Ends a training."""
+
+
+class Resumed(NamedTuple):
+    """A training whose second epoch raised, and one that went on from its backup.
+
+    Attributes:
+        folder: where both wrote.
+        first: the hooks of the first one, by name.
+        second: those of the second one.
+        texts: what users were warned of, but for advice.
+    """
+
+    folder: Path
+    first: dict[str, Any]
+    second: dict[str, Any]
+    texts: list[str]
+
+
+def resumed(folder, backup_first):
+    """Raise after the fifth step; the backup is of the third."""
+
+    def stop(batch, logs):
+        if not (folder / "over").exists() and model.optimizer.iterations.numpy() == 5:
+            (folder / "over").touch()
+            raise StopError
+
+    both = []
+    with user_warnings() as texts:
+        for _ in range(2):
+            model = compiled(functional(), "adam")
+            both.append({
+                name: hook(folder / "log", (X, Y), every_steps=1, probe_size=PROBE)
+                for name, hook in HOOKS.items()
+            })  # fmt: skip
+            callbacks = [keras.callbacks.BackupAndRestore(folder / "backup")]
+            callbacks[backup_first:backup_first] = both[-1].values()
+            callbacks.append(keras.callbacks.LambdaCallback(on_train_batch_end=stop))
+            with contextlib.suppress(StopError):
+                model.fit(X, Y, batch_size=BATCH, epochs=3, verbose=0, callbacks=callbacks)
+    assert int(model.optimizer.iterations.numpy()) == 9
+    texts = [text for text in texts if "inference will be off" not in text]
+    return Resumed(folder / "log", *both, texts)
+
+
+@pytest.fixture(scope="module")
+def resumptions(tmp_path_factory):
+    """By whether BackupAndRestore stands before the hooks."""
+    return [resumed(tmp_path_factory.mktemp("resumed"), each) for each in (False, True)]
+
+
+@pytest.mark.parametrize("backup_first", [True, False])
+def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, resumptions):
+    _, first, second, texts = resumptions[backup_first]
+    assert texts == []  # it is no other run
+    for name, hook in second.items():
+        start = 3 + first_step(name)
+        assert steps(hook) == list(range(start, 10))
+        assert steps(first[name]) == list(range(first_step(name), 6))
+        assert hook.lost_records == first[name].lost_records == 0
+    # The record at the restored step is that of the same weights; distances begin anew.
+    for name in ("LossLandscape", "MovingStatistics", "CovariateShift"):
+        again, before = ({r[1:4]: r.value for r in rows_but_cost(hook[name]) if r.step == 3}
+                         for hook in (second, first))  # fmt: skip
+        assert len(again) > 5
+        distances = {key: value for key, value in again.items() if is_distance(key[2])}
+        assert set(distances.values()) <= {0}
+        assert bool(distances) == (name == "CovariateShift")
+        same = again.keys() - distances.keys()
+        assert {key: again[key] for key in same} == {key: before[key] for key in same}
+
+
+def test_steps_that_are_run_again_stand_once_in_tensorboard(resumptions):
+    for run in resumptions:
+        for name, hook in run.second.items():
+            assert written_steps(run.folder, hook) == list(range(first_step(name), 10))
+
+
+def written_steps(folder, hook):
+    """Return the steps of a tag in the order in which TensorBoard has them."""
+    row = hook.history[0]
+    tag = tags.tag(row.measure, Tap(row.layer, row.site))
+    return [event.step for event in events.accumulate(folder / hook.run).Tensors(tag)]
+
+
+def test_many_short_fits_stand_in_their_order(tmp_path, monkeypatch):
+    from kbn.callbacks import writer
+
+    monkeypatch.setattr(writer, "_NUMBERS", iter(range(8, 100)))
+    monkeypatch.setattr(writer.time, "time", lambda: 1.8e9)  # all within one second
+    hook = HOOKS["LossLandscape"](tmp_path, (X[:4], Y[:4]), every_steps=1, points=2)
+    model = compiled(functional())
+    for _ in range(4):
+        model.fit(X, Y, batch_size=60, verbose=0, callbacks=[hook])
+    assert written_steps(tmp_path, hook) == [0, 1, 2, 3, 4]
+
+
+SEQUENCES = np.random.default_rng(0).normal(size=(60, 4, 6)).astype("float32")
+
+
+def recurrent(kind):
+    makers = {
+        "LSTM": lambda: layers.Bidirectional(layers.LSTM(3, name="lstm"), name="rnn"),
+        "GRU": lambda: layers.GRU(3, name="rnn", unroll=False),
+        "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(3, name="each"), name="rnn"),
+    }
+    inputs = keras.Input((4, 6))
+    x = layers.Flatten(name="flat")(makers[kind]()(inputs))
+    return compiled(keras.Model(inputs, layers.Dense(1, name="head")(x)))
+
+
+INSIDE = {
+    "LSTM": ["rnn/forward_lstm/lstm_cell", "rnn/backward_lstm/lstm_cell"],
+    "GRU": ["rnn/gru_cell"],
+    "TimeDistributed": ["rnn/each"],
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_path):
+    run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["CovariateShift", "LossLandscape"])
+    inside = INSIDE[kind]
+    assert_recorded(run, EVERY_STEP, tmp_path, texts=[", ".join(inside)])
+    shift = run.hooks["CovariateShift"]
+    watched = {row.layer for row in rows_but_cost(shift)}
+    assert watched == {*layer_paths(run.model)} - {*inside}
+    rnn = run.model.get_layer("rnn")
+    for site, array in (("input", run.probe.x), ("output", rnn(run.probe.x).numpy())):
+        found = values(shift, "rnn", site)
+        assert found["mean"] == pytest.approx(array.mean(), rel=1e-4, abs=1e-6)
+        assert found["std"] == pytest.approx(array.std(), rel=1e-4)
+    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_weights_inside_a_loop_count_with_the_layer_that_has_it(kind, tmp_path):
+    run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["GradientShift"])
+    assert_shifted(run, "head", ("rnn",))
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    shift = HOOKS["GradientShift"](tmp_path / "two", (SEQUENCES, Y), layers=["rnn", "head"])
+    run.model.fit(SEQUENCES, Y, verbose=0, callbacks=[shift])
+    assert [row.layer for row in shift.history if row.measure == "gradient_shift"] == [
+        "rnn", "head",
+    ]  # fmt: skip
+    assert values(shift, "rnn")["gradient_shift"] == 0
+
+
+@pytest.mark.parametrize("layer", [kbn.BatchNormalization, layers.BatchNormalization])
+@pytest.mark.parametrize("another", [False, True])
+def test_a_normalization_inside_a_loop_is_left_out(layer, another, tmp_path):
+    """Of its calls none can be seen. Alone it is refused, beside another it is warned of."""
+    inputs = keras.Input((4, 6))
+    x = layers.TimeDistributed(layer(name="inner"), name="rnn")(inputs)
+    x = layer(name="bn")(x) if another else x
+    model = keras.Model(inputs, layers.Dense(1, name="head")(layers.Flatten()(x)))
+    compiled(model)
+    if not another:
+        message = r"or calls them inside a loop: rnn/inner\. Name others in layers\."
+        with pytest.raises(ValueError, match=message):
+            trained(model, tmp_path / "log", SEQUENCES, names=["MovingStatistics"])
+        assert not (tmp_path / "log").exists()
+        return
+    run = trained(model, tmp_path, SEQUENCES, names=["MovingStatistics"])
+    assert_recorded(run, EVERY_STEP, tmp_path, texts=["rnn/inner"])
+    assert {row.layer for row in rows_but_cost(run.hooks["MovingStatistics"])} == {
+        "bn", tags.MODEL,
+    }  # fmt: skip
+
+
+def test_frozen_layers_have_no_shift_and_frozen_statistics_no_gap(tmp_path):
+    run = trained(compiled(frozen("bn")), tmp_path / "one", names=["MovingStatistics"])
+    gaps = [r for r in run.hooks["MovingStatistics"].history if r.measure == "output_gap"]
+    assert [row.value for row in gaps] == [0] * 7
+    before, *_, after = (values(run.hooks["MovingStatistics"], "bn", step=s) for s in EVERY_STEP)
+    assert before["mean_gap"] != after["mean_gap"]  # the batch's moves
+    for name in ("bn", "dense"):
+        shift = HOOKS["GradientShift"](tmp_path / name, (X, Y), layers=["*"])
+        with user_warnings() as texts:
+            compiled(frozen(name)).fit(X, Y, verbose=0, callbacks=[shift])
+        assert [text.endswith(f": {name}.") for text in texts] == [True]
+        assert {row.layer for row in rows_but_cost(shift)} == {"dense", "bn", "head"} - {name}
+        named = HOOKS["GradientShift"](tmp_path / "log", (X, Y), layers=[name, "head"])
+        with pytest.raises(ValueError, match=f"no gradient, .*: {name}\\. Name others in layers"):
+            compiled(frozen(name)).fit(X, Y, verbose=0, callbacks=[named])
+
+
+def test_of_frozen_statistics_nobody_is_warned(tmp_path):
+    """Training normalizes by them, as inference does."""
+    hook = HOOKS["MovingStatistics"](tmp_path, (X + 9, Y))
+    with user_warnings() as texts:
+        compiled(frozen("bn")).fit(X, Y, verbose=0, callbacks=[hook])
+    assert texts == []
+
+
+# Keras's own `fit` fails under this strategy, when it takes the first batch: so the callbacks are
+# told by hand what it would tell them.
+WORKER = """
+    import json, os, sys, warnings
+    import tensorflow as tf
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import keras, kbn
+    from tests import models
+    from tests.hooks import HOOKS, steps
+    warnings.simplefilter("ignore")
+    rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, name="dense"),
+                                  kbn.BatchNormalization(name="bn"),
+                                  keras.layers.BatchNormalization(name="other"),
+                                  keras.layers.Dense(1, name="head")])
+        model.compile("sgd", "mse")
+        model._symbolic_build(data_batch=(models.X[:10], models.Y[:10]))
+    train = tf.function(lambda *data: strategy.run(lambda *data: model.train_step(data)["loss"],
+                                                   args=data))
+
+    def fit(folder):
+        hooks = [hook(folder, (models.X, models.Y), every_steps=1) for hook in HOOKS.values()]
+        callbacks = keras.callbacks.CallbackList(hooks, model=model, epochs=2, steps=3)
+        callbacks.on_train_begin()
+        for epoch in range(2):
+            callbacks.on_epoch_begin(epoch)
+            for batch in range(3):
+                callbacks.on_train_batch_begin(batch)
+                first = 20 * batch + 10 * rank
+                train(models.X[first : first + 10], models.Y[first : first + 10])
+                callbacks.on_train_batch_end(batch)
+            callbacks.on_epoch_end(epoch)
+        callbacks.on_train_end()
+        return [[steps(hook), len(hook.history), hook.lost_records, hook.cost.records]
+                for hook in hooks]
+
+    found = [fit(f"{sys.argv[1]}/{rank}"), fit(f"{sys.argv[1]}/both")]
+    weights = [v.numpy().tolist() for v in model.trainable_variables]
+    print("RESULT" + json.dumps([found, int(model.optimizer.iterations.numpy()), weights]))
+"""
+
+
+def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):
+    """In folders of their own, and in one that they share."""
+    (chief, *ends), (other, *other_ends) = run_workers(WORKER, tmp_path)
+    assert ends == other_ends
+    assert ends[0] == 12
+    for start, recorded, not_recorded in zip((0, 6), chief, other, strict=True):
+        assert not_recorded == [[[], 0, 0, 0]] * len(HOOKS)
+        for name, (taken, rows, lost, records) in zip(HOOKS, recorded, strict=True):
+            assert taken == list(range(start + first_step(name), start + 7))
+            assert (records, lost) == (len(taken), 0)
+            assert rows > records
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "both"}
+    for folder in ("0", "both"):
+        files = [len(list((tmp_path / folder / hook.run).iterdir())) for hook in HOOKS.values()]
+        assert files == [1] * len(HOOKS)
