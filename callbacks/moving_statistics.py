@@ -57,9 +57,9 @@ class MovingStatistics(Recorder):
         >>> model = keras.Sequential([bn, keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> statistics = kbn.callbacks.MovingStatistics(tempfile.mkdtemp(), (x, y), every_steps=5)
-        >>> _ = model.fit(x, y, batch_size=64, verbose=0, callbacks=[statistics])
+        >>> _ = model.fit(x, y, batch_size=64, shuffle=False, verbose=0, callbacks=[statistics])
         >>> [(r.step, r.value) for r in statistics.history if r.measure == "steps_to_settle"]
-        [(0, 7.0), (5, 3.0), (10, 2.0)]
+        [(0, 7.0), (5, 3.0), (10, 3.0)]
 
     Args:
         log_dir: folder for TensorBoard; created where absent.

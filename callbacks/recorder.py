@@ -129,8 +129,10 @@ class Recorder(keras.callbacks.Callback):
         if self._file is None or not (self._first_is_due or self._may_be_due()):
             return
         due = self._schedule.next_step(self._steps.now)
-        if self._steps.read() >= due or self._first_is_due:
-            first, self._first_is_due = self._first_is_due, False
+        now = self._steps.read()
+        first = self._first_is_due and now > self._begun_at  # gradients may be accumulated yet
+        if now >= due or first:
+            self._first_is_due = self._first_is_due and not first
             self._take_record(always=first)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -39,11 +39,12 @@ class ByChannel(NamedTuple):
 
     def _over_channels(self, pool: Callable[[np.ndarray], float]) -> float:
         known = ~np.isnan(self.moved)
+        measured = known & self.usable
+        if measured.any():
+            return float(pool(self.distance[measured]))
         if not known.any():
             return float("nan")
-        if not (known & self.usable).any():
-            return float("inf") if np.any(self.moved[known] > 0) else 0.0
-        return float(pool(self.distance[known & self.usable]))
+        return float("inf") if np.any(self.moved[known] > 0) else 0.0
 
 
 Measure = Callable[[DistributionSketch, DistributionSketch], ByChannel]
@@ -181,7 +182,9 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         (C,) float64; NaN where a column has no value.
     """
     if a.shape == b.shape and _complete(a) and _complete(b):
-        return np.abs(np.subtract(a, b, dtype=np.float64)).mean(axis=0)
+        # Ascending values next to each other in memory: a matrix product adds them fastest.
+        gap = np.abs(a.T.astype(np.float64) - b.T)
+        return gap @ np.full(len(a), 1 / max(len(a), 1)) if len(a) else np.full(len(gap), np.nan)
     a, b = a.astype(np.float64), b.astype(np.float64)
     pairs = zip(_columns(a), _columns(b), strict=True)
     return np.array([_wasserstein_of(x, y) for x, y in pairs])

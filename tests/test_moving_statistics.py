@@ -60,6 +60,18 @@ def test_constant_statistics_come_in_as_the_momentum_says(kind, momentum, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("momentum", "steps", "left"), [(0.99, 100, 0.366), (0.99, 500, 0.0066), (0.9, 100, 0.00003)]
+)
+def test_what_is_left_of_the_initial_value(momentum, steps, left):
+    layer = kbn.BatchNormalization(momentum=momentum)
+    batch = np.full((4, 1), 1000.0, "float32")
+    for _ in range(steps):
+        layer(batch, training=True)
+    share = 1 - layer.moving_mean.numpy()[0] / 1000
+    assert share == pytest.approx(left, rel=0.03, abs=5e-6)
+
+
+@pytest.mark.parametrize(
     "options",
     [{"momentum": 0.8}, {"momentum": None}, {"momentum": 0.8, "zero_debias": True},
      {"renorm": True, "momentum": 0.8}, {"virtual_batch_size": 32, "momentum": 0.8}],
