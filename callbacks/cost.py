@@ -38,13 +38,8 @@ class Cost:
                 self.last = spent
 
     def affords(self, budget: float | None) -> bool:
-        """Say whether one more record like the last keeps the share of time within `budget`.
-
-        What is refused counts as postponed.
-        """
-        afforded = budget is None or self.seconds + self.last <= budget * self._elapsed()
-        self.postponed += not afforded
-        return afforded
+        """Say whether one more record like the last keeps the share of time within `budget`."""
+        return budget is None or self.seconds + self.last <= budget * self._elapsed()
 
     def share(self) -> float:
         """Return the share of the time since `fit` began that watching took, 0 to 1."""

@@ -1,5 +1,6 @@
 """CovariateShift: how the distribution of every layer's activations moves during training."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from kbn import checks, tags
 from kbn.callbacks import worst_layers
 from kbn.callbacks.activations import activations
 from kbn.callbacks.layer_tree import check_layers, layer_paths, select
-from kbn.callbacks.probe import Probe
+from kbn.callbacks.probe import Probe, build
 from kbn.callbacks.probe_data import first_samples
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import Thinning, schedule
@@ -71,9 +72,9 @@ class CovariateShift(Recorder):
         histograms: whether to write histograms. TensorBoard shows 100 per tag: where training
             takes more records than that, every k-th has one, or, where nobody knows how many it
             takes, each is at least 8 % later than the last one.
-        max_samples: the most values of one activation that leave the device. Where there are
-            more, quantiles and distances are those of a fixed, evenly spread sample; `mean`,
-            `std` and the shares are over all values all the same.
+        max_samples: the most values of one activation that are kept. Where there are
+            more, quantiles and distances are those of a fixed, evenly spread sample; `mean`, `std`,
+            `non_finite` and `dead` are over all values all the same.
         probe_size: how many samples are kept of `probe_data`.
         budget: the most that watching may take of the time of training, a share in (0, 1]; a
             record that would take more is left out, and the next one is taken when it is due.
@@ -126,6 +127,7 @@ class CovariateShift(Recorder):
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Choose the layers and trace the probe."""
+        build(model, self.probe)
         chosen = select(self.layers, layer_paths(model))
         look = activations(self.sites, self.max_samples)
         self._compiled = Probe(model, self.probe, chosen, look)
@@ -214,7 +216,7 @@ def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]
 
 
 def _checked_reference(reference: Any) -> str | int:
-    if isinstance(reference, int) and not isinstance(reference, bool):
+    if isinstance(reference, numbers.Integral) and not isinstance(reference, bool):
         return checks.integer("reference", reference, low=0)
     if not isinstance(reference, str) or reference not in REFERENCES:
         raise ValueError(

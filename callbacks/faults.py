@@ -16,6 +16,7 @@ class Faults:
         self.lost_records = 0
         self._who = who
         self._told = False
+        self._summed_up = 0
 
     def guard(
         self, step: int, action: Callable[..., Any], *arguments: Any, losing: int = 0
@@ -38,6 +39,7 @@ class Faults:
             )
 
     def sum_up(self) -> None:
-        """Warn of all records that were lost, where there are any."""
-        if self.lost_records:
+        """Warn of all records that were lost, where that has not been said yet."""
+        if self.lost_records > self._summed_up:
+            self._summed_up = self.lost_records
             warnings.warn(f"{self._who} lost {self.lost_records} records in all.", stacklevel=2)

@@ -123,7 +123,8 @@ def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
     size = _norm(_double(gradient))
     with np.errstate(divide="ignore", invalid="ignore"):
         smoothness = np.max(np.array(changes) / (lengths * size))
-    measured = (here, min(losses), max(losses), min(changes), max(changes), float(smoothness), size)
+    ends = [float(end(of)) for of in (losses, changes) for end in (np.min, np.max)]  # NaN stays
+    measured = (here, *ends, float(smoothness), size)
     return dict(zip(tags.LOSS_LANDSCAPE, measured, strict=True))
 
 

@@ -66,12 +66,13 @@ class LossProbe:
 
     def __call__(self, values: Sequence[Any]) -> tuple[float, list[Any]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
+        scale = self._scale
         while True:
-            loss, gradients = self._run(list(values), np.float32(self._scale))
+            loss, gradients = self._run(list(values), np.float32(scale))
             finite = all(np.isfinite(gradient).all() for gradient in gradients)
-            if finite or self._scale <= 1:
+            if finite or scale <= 1:
                 return float(loss), gradients
-            self._scale = max(self._scale / 16, 1.0)  # too large: it was the scale that overflowed
+            scale = max(scale / 16, 1.0)  # it may have been the scale that overflowed
 
     def _evaluated(
         self, batch: Batch, values: list[Tensor], scale: Tensor

@@ -52,14 +52,14 @@ def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Place
     """
     called = {id(layer): number for number, layer in enumerate(loss.called)}
     place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
-    owner = {
-        place_of[id(variable)]: layer
-        # Outer layers first: the innermost stays, of those whose call can be seen.
-        for layer in paths.values()
-        for variable in layer.trainable_variables
-        if id(variable) in place_of and id(layer) in called
-    }
-    turn = {place: called[id(layer)] for place, layer in owner.items()}
+    turn: dict[int, int] = {}
+    for layer in paths.values():
+        if id(layer) in called:
+            # Of all that hold a weight, the one that is done first counts: the innermost, or of
+            # those that share it the first to be called.
+            held = (place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of)
+            for place in held:
+                turn[place] = min(turn.get(place, len(called)), called[id(layer)])
     found: list[tuple[float, Place]] = []
     missed = []
     for path, layer in chosen.items():
@@ -68,6 +68,6 @@ def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Place
         if math.isinf(first):
             missed.append(path)
             continue
-        earlier = [place for place, at in turn.items() if at < first]
+        earlier = [p for p, at in turn.items() if at < first and p not in own]
         found.append((first, Place(path, own, earlier)))
     return [place for _, place in sorted(found, key=lambda pair: pair[0])], missed

@@ -13,7 +13,7 @@ from kbn.callbacks import normalizations
 from kbn.callbacks.layer_tree import Preferred, check_layers, layer_paths, select
 from kbn.callbacks.loss_probe import LossesOfBothModes
 from kbn.callbacks.normalizations import Gap
-from kbn.callbacks.probe import Probe, RefusalError
+from kbn.callbacks.probe import Probe, RefusalError, build
 from kbn.callbacks.probe_data import first_batch
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import schedule
@@ -47,8 +47,8 @@ class MovingStatistics(Recorder):
     Where `probe_data` has targets and the model a loss, also the probe batch's loss in both modes
     and its gap. All of it goes under the run `moving_statistics`.
 
-    At the end of the first epoch after which inference would be off, a warning says so, which layer
-    is worst, and what to do.
+    At the end of the first epoch whose last record, taken after a step, shows that inference would
+    be off, a warning says so, which layer is worst, and what to do.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -110,10 +110,12 @@ class MovingStatistics(Recorder):
         self._refused: dict[str, np.ndarray] = {}
         self._batches_before = 0
         self._found: dict[Tap, Gap] = {}
+        self._found_at = 0
         self._warned = False
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Choose the layers, and trace the probe and the losses."""
+        build(model, self.probe.x)
         chosen = select(self.layers, layer_paths(model), _BATCH_NORMALIZATIONS)
         others = [
             path
@@ -134,7 +136,7 @@ class MovingStatistics(Recorder):
     def record(self, step: int) -> Record:
         """Compare the statistics, and the losses where there are any."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        self._found = self._compiled()
+        self._found, self._found_at = self._compiled(), step
         refused = self._refused_shares()
         rows = []
         for tap, gap in self._found.items():
@@ -151,9 +153,10 @@ class MovingStatistics(Recorder):
     def summarise(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""
         tap, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
-        if _distance(gap) > 1 and not self._warned:
+        trained = self._found_at > self._begun_at  # before the first step nothing has settled
+        if trained and _distance(gap) > 1 and not self._warned:
             self._warned = True
-            warnings.warn(_advice(self._steps.now, tap, gap), stacklevel=2)
+            warnings.warn(_advice(self._found_at, tap, gap), stacklevel=2)
         return Record()
 
     def release(self) -> None:
@@ -196,7 +199,8 @@ def _distance(gap: Gap) -> float:
     if not gap.layer.trainable or measured["output_gap"] == 0:
         return 0.0  # training normalizes with the moving statistics too
     far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
-    return max(far) if all(map(math.isfinite, far)) else math.inf
+    # What diverged is beyond this advice.
+    return max(far) if all(map(math.isfinite, far)) else 0.0
 
 
 def _advice(step: int, tap: Tap, gap: Gap) -> str:

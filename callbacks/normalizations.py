@@ -11,7 +11,7 @@ from keras import ops
 from kbn import inference_gap
 from kbn.callbacks.probe import Kept
 from kbn.inference_gap import Memory, Statistics
-from kbn.masks import weights_for
+from kbn.masks import weights_for, where_kept
 from kbn.moments import center
 from kbn.tap import Call
 
@@ -36,7 +36,8 @@ def look(_: str, call: Call) -> list[tuple[str, Kept]]:
     axis = layer.axis % len(x.shape)
     axes = [i for i in range(len(x.shape)) if i != axis]
     wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    batch = center(wide, axes, weights_for(call.mask, wide, axis)).moments
+    weights = weights_for(call.mask, wide, axis)
+    batch = center(wide, axes, weights).moments
     with keras.StatelessScope():  # of its own: the statistics as they are, not as just moved
         mask = {} if call.mask is None else {"mask": call.mask}
         inference = layer(x, training=False, **mask)
@@ -45,9 +46,17 @@ def look(_: str, call: Call) -> list[tuple[str, Kept]]:
         "mean": batch.mean,
         "variance": batch.variance,
         "count": ops.max(ops.convert_to_tensor(batch.count, wide.dtype)),
-        "output_gap": ops.sqrt(ops.mean(ops.square(apart))),
+        "output_gap": ops.sqrt(_mean_of_kept(ops.square(apart), weights)),
     }
     return [("probe", Kept(tensors, partial(_gap, layer)))]
+
+
+def _mean_of_kept(x: Any, weights: Any) -> Any:
+    if weights is None:
+        return ops.mean(x)
+    nothing = ops.zeros_like(x)
+    number = ops.sum(where_kept(weights, ops.ones_like(x), nothing))
+    return ops.sum(where_kept(weights, x, nothing)) / ops.maximum(number, 1)
 
 
 def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]) -> Gap:
@@ -62,7 +71,9 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
         "variance_log_ratio_worst": float(ratios[np.argmax(np.abs(ratios))]),
         "output_gap": float(found["output_gap"]),
         "steps_to_settle": inference_gap.updates_to_settle(
-            batch, moving, memory_of(layer, float(found["count"]))
+            _kept(layer, batch, float(found["count"])),
+            moving,
+            memory_of(layer, float(found["count"])),
         ),
     }
     for name in ("gamma", "beta"):
@@ -71,6 +82,14 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
             values = _double(weight)
             measured |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
     return Gap(layer, measured)
+
+
+def _kept(layer: Any, batch: Statistics, count: float) -> Statistics:
+    """Return what the moving statistics tend to where all batches are like this one."""
+    if not getattr(layer, "unbiased_variance", False) or count <= 1:
+        return batch
+    variance = (batch.variance - layer.epsilon) * count / (count - 1) + layer.epsilon
+    return batch._replace(variance=variance)
 
 
 def memory_of(layer: keras.layers.BatchNormalization, batch: float) -> Memory:

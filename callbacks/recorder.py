@@ -51,7 +51,7 @@ class Recorder(keras.callbacks.Callback):
         self._watched: Any = None  # weak reference to the model of the first fit
         self._steps = Steps()
         self._begun_at = self._epochs = self._epochs_of_fit = 0
-        self._first_is_due = self._is_new = False
+        self._first_is_due = self._is_new = self._looked = self._recorded_in_epoch = False
         self._recorded_step: int | None = None
         self._written = 0  # records in the file that is open
 
@@ -80,7 +80,9 @@ class Recorder(keras.callbacks.Callback):
 
     def expected_records(self) -> int | None:
         """Return how many records this `fit` takes, if that is known."""
-        return self._schedule.expected(self.params.get("epochs"), self.params.get("steps"))
+        return self._schedule.expected(
+            *((self.params or {}).get(name) for name in ("epochs", "steps"))
+        )
 
     def to_frame(self) -> Any:
         """Return `history` as a `pandas.DataFrame`: step, layer, site, measure, value.
@@ -102,7 +104,9 @@ class Recorder(keras.callbacks.Callback):
         with self.cost.spending():
             taps = self.prepare(self.model)
         self._is_new = self._watched is None
-        self._file = EventFile(self._directory, taps, json_lines=self._json_lines)
+        self._file = EventFile(
+            self._directory, taps, restarts=self._is_new, json_lines=self._json_lines
+        )
         self._written = 0
         self._watched = weakref.ref(self.model)
         self._begun_at, self._first_is_due = self._steps.now, True
@@ -121,7 +125,9 @@ class Recorder(keras.callbacks.Callback):
                 self._first_is_due = False
                 self._take_record()
         if self.compares_steps and (self._first_is_due or self._may_be_due(ahead=1)):
-            self._guarded(self._look_before)
+            self._looked = self.cost.records == 0 or self.cost.affords(self._budget)
+            if self._looked:
+                self._guarded(self._look_before)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take a record where one became due."""
@@ -152,6 +158,7 @@ class Recorder(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Write what it all cost, close the event file and forget what was compiled."""
         if self._file is not None and self.cost.records:
+            self._tell_vanished()
             texts = {f"{tags.MONITOR}/cost": self.cost.table()}
             self._guarded(self._file.write, self._steps.now, Record(texts=texts))
         self._close()
@@ -164,9 +171,12 @@ class Recorder(keras.callbacks.Callback):
         step = self._steps.now
         if self._recorded_step == step:
             return
-        if always or self.cost.records == 0 or self.cost.affords(self._budget):
+        looked = self._looked or not self.compares_steps
+        if looked and (always or self.cost.records == 0 or self.cost.affords(self._budget)):
             self._recorded_step = step
             self._guarded(self._record_and_write, step, losing=1)
+        else:
+            self.cost.postponed += 1
 
     def _record_and_write(self, step: int) -> None:
         assert self._file is not None  # noqa: S101

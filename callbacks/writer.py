@@ -59,15 +59,19 @@ class EventFile:
     file, the next event begins another one.
     """
 
-    def __init__(self, directory: str, taps: Sequence[Tap] = (), *, json_lines: bool) -> None:
+    def __init__(
+        self, directory: str, taps: Sequence[Tap] = (), *, restarts: bool, json_lines: bool
+    ) -> None:
         """Make ready to write; the files, and `directory`, come with the first event.
 
         Args:
             directory: the run directory.
             taps: the places whose percentiles the Custom Scalars tab shows as a band.
+            restarts: whether TensorBoard is to drop what other files hold from the first step on.
             json_lines: whether to write the rows to `history.jsonl` too.
         """
         self._directory = directory
+        self._restarts = restarts
         self._layout = summaries.layout(taps) if taps else None
         self._lines = File(directory, "history.jsonl") if json_lines else None
         self._file = self._new_file()
@@ -118,7 +122,9 @@ class EventFile:
     def _begin_where_needed(self, step: int) -> None:
         if self._file.is_open:
             return
-        events = [summaries.header(), summaries.restart(step)]
+        events = [summaries.header()]
+        if self._restarts:
+            events.append(summaries.restart(step))
         if self._layout is not None:
             events.append(_event_of(self._layout))
         try:
@@ -137,6 +143,8 @@ def check_log_dir(log_dir: object) -> str:
     if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
         raise TypeError(f"log_dir must be a path. Received: log_dir={log_dir!r}")
     path = os.fspath(log_dir)
+    if "://" not in path:
+        path = os.path.abspath(path)  # whatever becomes the current folder during training
     there = path
     while there and "://" not in there:
         if os.path.exists(there) and not os.path.isdir(there):

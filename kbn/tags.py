@@ -117,7 +117,7 @@ DESCRIPTIONS = {
     **MOVING_STATISTICS,
     MONITOR: "What the record cost: milliseconds of training that stood still, bytes written.",
     HEAT_MAP: "Layers over records, the brighter the farther from the reference: the worst layers.",
-    WORST_LAYERS: "The layers whose activations moved most in this epoch.",
+    WORST_LAYERS: "The places whose activations moved most in the last record of the epoch.",
 }
 
 

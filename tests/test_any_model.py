@@ -133,12 +133,13 @@ class Run(NamedTuple):
     texts: list[str]
 
 
-def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, select="*", **options):
-    """Train for two epochs with a record of every step; `select` is for CovariateShift."""
+def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, every_steps=1, **options):
+    """Train for two epochs; CovariateShift watches all layers."""
     probe = x if y is None else (x, y) if weight is None else (x, y, weight)
-    hooks = {name: HOOKS[name](folder, probe, every_steps=1, probe_size=PROBE) for name in names}
+    cadence = {"every_steps": every_steps, "probe_size": PROBE}
+    hooks = {name: HOOKS[name](folder, probe, **cadence) for name in names}
     if "CovariateShift" in hooks:
-        hooks["CovariateShift"].layers = select
+        hooks["CovariateShift"].layers = "*"
     kept = {}
     keep = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: kept.update(before=model.get_weights()),
@@ -257,6 +258,22 @@ def test_what_trains_is_watched(scenario, tmp_path):
     build, expected = SCENARIOS[scenario]
     run = trained(build(), tmp_path)
     assert_recorded(run, expected, tmp_path)
+    assert_right(run)
+
+
+@pytest.mark.parametrize("build", [Own, unbuilt])
+@pytest.mark.parametrize("name", HOOKS)
+def test_each_hook_alone_may_be_the_first_to_call_the_model(name, build, tmp_path):
+    run = trained(compiled(build()), tmp_path, names=[name], epochs=1)
+    assert_recorded(run, [0, 1, 2, 3], tmp_path)
+
+
+def test_a_train_step_of_several_steps_crosses_what_is_due(tmp_path):
+    """It makes three; the first record of GradientShift is that of the first call."""
+    run = trained(compiled(SeveralSteps()), tmp_path, every_steps=6)
+    for name, hook in run.hooks.items():
+        assert steps(hook) == [3 * first_step(name), 6, 12, 18]
+        assert hook.lost_records == 0
     assert_right(run)
 
 
@@ -706,3 +723,33 @@ def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):
     for folder in ("0", "both"):
         files = [len(list((tmp_path / folder / hook.run).iterdir())) for hook in HOOKS.values()]
         assert files == [1] * len(HOOKS)
+
+
+def test_layers_that_fit_builds_are_found_by_their_kernel(tmp_path):
+    """Keras builds them behind `on_train_begin`."""
+    model = keras.Sequential([keras.layers.Dense(4, name="one"), keras.layers.Dense(1, name="two")])
+    model.compile("sgd", "mse")
+    hook = HOOKS["CovariateShift"](tmp_path, X)
+    model.fit(X, Y, verbose=0, callbacks=[hook])
+    assert {row.layer for row in hook.history} == {"one", "two", "record"}
+
+
+def test_a_relative_log_dir_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    hook = HOOKS["LossLandscape"]("log", (X, Y), every_steps=1)
+    move = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: monkeypatch.chdir(tmp_path / "elsewhere")
+    )
+    with user_warnings() as texts:
+        compiled(functional()).fit(X, Y, verbose=0, callbacks=[hook, move])
+    assert (texts, hook.lost_records) == ([], 0)
+    assert not (tmp_path / "elsewhere/log").exists()
+
+
+def test_a_second_fit_leaves_the_first_ones_summary(tmp_path):
+    hook = HOOKS["CovariateShift"](tmp_path, X, every_steps=2)
+    model = compiled(functional())
+    for _ in range(2):
+        model.fit(X, Y, batch_size=BATCH, verbose=0, callbacks=[hook])
+    assert list(events.series(tmp_path / hook.run, "monitor/cost")) == [3, 6]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
+from tests.ids import plain
 from tests.oracle import BatchNormalizationOracle
 
 CASES = {
@@ -82,7 +83,7 @@ PATHS = [
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("steps", [4, None])
-@pytest.mark.parametrize("options", PATHS, ids=str)
+@pytest.mark.parametrize("options", PATHS, ids=plain)
 def test_graph_and_xla_agree_with_eager(options, steps, masked, jit):
     eager, compiled = kbn.BatchNormalization(**options), kbn.BatchNormalization(**options)
     compiled.build((None, steps, 5))
@@ -253,7 +254,7 @@ def test_a_large_mean_costs_the_gradient_of_gamma_no_accuracy(dtype, jit):
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("options", [{}, {"fused": False}, {"renorm": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"renorm": True}], ids=plain)
 def test_a_branch_or_a_loop_may_hold_the_layer(options, jit):
     layer = kbn.BatchNormalization(momentum=0.0, **options)
     layer.build((None, 4))
@@ -443,7 +444,7 @@ def test_a_mask_that_does_not_fit_at_run_time_fails_rather_than_spreads_the_inpu
 
 
 @pytest.mark.parametrize(
-    "mask_shape", [(), (1,), (6,), (6, 1), (1, 4), (6, 4, 1), (1, 1, 5), (6, 4, 5)], ids=str
+    "mask_shape", [(), (1,), (6,), (6, 1), (1, 4), (6, 4, 1), (1, 1, 5), (6, 4, 5)], ids=plain
 )
 @pytest.mark.parametrize("axis", [-1, 1, 0])
 def test_any_mask_that_broadcasts_means_the_same_as_the_full_one(mask_shape, axis):
@@ -490,7 +491,7 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize(("options", "x", "mask"), LARGE, ids=str)
+@pytest.mark.parametrize(("options", "x", "mask"), LARGE, ids=plain)
 def test_values_too_large_for_the_statistics_leave_them_finite(options, x, mask):
     layer = kbn.BatchNormalization(**options)
     layer.build((None, 1))
@@ -535,7 +536,7 @@ def test_state_that_a_subclass_adds_keeps_its_dtype():
         ({"renorm": True}, {"renorm": False}),
         ({"renorm": True}, {"renorm_clipping": {"rmax": lambda step: 1.0 + step}}),
     ],
-    ids=str,
+    ids=plain,
 )
 def test_options_with_variables_cannot_change_after_build(built_with, changed):
     layer = kbn.BatchNormalization(**built_with)

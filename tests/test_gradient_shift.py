@@ -139,6 +139,30 @@ def test_layers_stand_in_the_order_of_their_calls(tmp_path):
     assert found["last", "gradient_shift"] > 0
 
 
+class Tied(keras.layers.Layer):
+    """Multiplies by the transposed kernel of another layer, which it holds."""
+
+    def __init__(self, other, **kwargs):
+        super().__init__(**kwargs)
+        self.other = other
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.other.kernel))
+
+
+def test_tied_weights_stand_where_they_are_used_first(tmp_path):
+    first = keras.layers.Dense(5, use_bias=False, name="first")
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(5, name="second")(first(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(Tied(first, name="tied")(x)))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    shift = GradientShift(tmp_path, (X, Y), layers=["first", "second", "head"], every_steps=1)
+    model.fit(X, Y, batch_size=60, verbose=0, callbacks=[shift])
+    found = by_layer(shift, 1)
+    assert found["first", "gradient_shift"] == 0
+    assert found["second", "gradient_shift"] > 0
+
+
 def test_by_default_the_layers_with_a_kernel_are_watched(tmp_path):
     shift = GradientShift(tmp_path, (X, Y))
     models.compiled("functional").fit(X, Y, verbose=0, callbacks=[shift])

@@ -77,7 +77,6 @@ def test_a_record_is_afforded_where_it_keeps_the_share():
     assert cost.affords(None)
     assert cost.affords(0.02)
     assert not cost.affords(0.014)
-    assert cost.postponed == 1
 
 
 def test_json_lines_hold_the_rows(tmp_path):

@@ -38,6 +38,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
+from tests.ids import plain
 from tests.replicas import mirrored, run_on
 
 # Keras's layer fails by wrong numbers or by errors of its own, never by leaving the test early.
@@ -168,7 +169,7 @@ def test_one_channel_with_a_mask_and_axis_2(cls, shape, mask_shape):
 
 
 @each_layer
-@pytest.mark.parametrize("shape", [(4,), (4, 5, 1), (4, 5, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 1), (4, 5, 3)], ids=plain)
 def test_masks_of_other_shapes(cls, shape):
     x, mask = normal(0, 1, (4, 5, 3)), np.zeros(shape, bool)
     mask[:2] = True
@@ -250,7 +251,7 @@ def test_inference_at_a_large_mean(cls):
         {"momentum": 1.5}, {"momentum": -0.5}, {"momentum": float("nan")},
         {"epsilon": 0}, {"epsilon": -1}, {"renorm_momentum": 7},
     ],
-    ids=str,
+    ids=plain,
 )  # fmt: skip
 def test_arguments_out_of_range(cls, options):
     ((name, value),) = options.items()

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 import kbn
+from tests.ids import plain
 
 CLASSES = {
     "kbn": lambda **options: kbn.BatchNormalization(unbiased_variance=False, **options),
@@ -67,7 +68,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
 def test_every_argument_gives_the_same_numbers(arguments):
     ours, theirs = (make(**arguments) for make in CLASSES.values())
     tolerance = 2e-2 if "bfloat16" in arguments.get("dtype", "") else 1e-4
@@ -78,7 +79,7 @@ def test_every_argument_gives_the_same_numbers(arguments):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
 def test_every_argument_gives_the_same_gradients(arguments, training):
     gradients = []
     for make in CLASSES.values():
@@ -95,7 +96,7 @@ def test_every_argument_gives_the_same_gradients(arguments, training):
         np.testing.assert_allclose(mine, other, tolerance, tolerance)
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
 def test_weights_have_the_same_names_order_and_flags(arguments):
     described = []
     for make in CLASSES.values():
@@ -105,7 +106,7 @@ def test_weights_have_the_same_names_order_and_flags(arguments):
     assert described[0] == described[1]
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
 def test_configs_are_the_same_but_for_what_kbn_adds(arguments):
     ours, theirs = (make(name="bn", **arguments).get_config() for make in CLASSES.values())
     added = {"unbiased_variance", "zero_debias", "virtual_batch_size", "fused"}
@@ -119,7 +120,7 @@ def test_configs_are_the_same_but_for_what_kbn_adds(arguments):
 @pytest.mark.parametrize(
     "changed",
     [{"momentum": 0.0}, {"epsilon": 0.5}, {"renorm_momentum": 0.1}, {"synchronized": True}],
-    ids=str,
+    ids=plain,
 )
 @pytest.mark.parametrize("renorm", [False, True])
 def test_options_may_change_after_build(changed, renorm):

@@ -158,21 +158,30 @@ def test_masked_values_take_no_part(tmp_path):
 
 
 def test_a_warning_once_says_what_is_wrong_and_what_to_do(tmp_path):
-    callback = MovingStatistics(tmp_path, X)
+    callback = MovingStatistics(tmp_path, X, every_steps=6)
     with user_warnings() as texts:
         model = first_layer(kbn.BatchNormalization(name="bn"))
         model.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[callback])
     assert len(texts) == 1
-    found = values(callback, step=0)
-    # The record at the first step is the only one in the first epoch.
+    found = values(callback, step=6)  # the last record of the first epoch
     for part in (
-        "At step 8, inference will be off: the moving statistics of 'bn'",
+        "At step 6, inference will be off: the moving statistics of 'bn'",
         f"mean is {found['mean_gap']:.2g} standard deviations away",
         f"{np.exp(2 * found['variance_log_ratio']):.2g} times the moving one",
         f"With momentum=0.99 they need some {found['steps_to_settle']:.0f} steps more",
         "kbn.recalibrate(model, data)", "a lower momentum", "a larger batch",
     ):  # fmt: skip
         assert part in texts[0]
+
+
+def test_before_the_first_step_nobody_is_warned(tmp_path):
+    """Every moving statistic is off then."""
+    callback = MovingStatistics(tmp_path, X)
+    with user_warnings() as texts:
+        model = first_layer(kbn.BatchNormalization(name="bn"))
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    assert texts == []
+    assert values(callback, step=0)["mean_gap"] > 1
 
 
 def test_settled_statistics_warn_of_nothing(tmp_path):

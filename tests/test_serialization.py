@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
+from tests.ids import plain
 
 GOLDEN = Path(__file__).parent / "golden"
 X = np.random.default_rng(0).normal(3, 2, (16, 6)).astype("float32")
@@ -32,7 +33,7 @@ EVERY = pytest.mark.parametrize(
         {"renorm": True, "renorm_clipping": {"rmax": SCHEDULE, "dmax": 1.0}},
         {"synchronized": True, "fused": False},
     ],
-    ids=str,
+    ids=plain,
 )
 
 
