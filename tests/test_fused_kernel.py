@@ -210,6 +210,7 @@ def test_a_bad_channel_is_not_finite_and_leaves_the_others(bad, dtype):
     assert np.isfinite(got[2][[0, 2]]).all()
 
 
+@native  # TensorFlow's own multiply by an approximate 1/√1 where the CPU has AVX-512
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_rounded_as_tensorflow_does(dtype):
     # Every number of the format, through (x − 0)·1 + 0 and an epsilon that changes nothing.
