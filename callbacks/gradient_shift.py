@@ -43,8 +43,8 @@ class GradientShift(Recorder):
     - The loss is that of the probe batch, in training mode and with the same dropout masks for G
       and G'. This is a variant: the paper takes the batch that the step was made with, which Keras
       shows to no callback. So every tag ends in `probe`.
-    - "Before" is the order in which the model calls its layers; a layer that is called several
-      times stands where it is called first.
+    - "Before" is the order in which the layers first return; a layer that is called several times,
+      or whose weights others use too, stands where that happens first.
     - The first layer's shift is 0: nothing comes before it.
     - Where Keras runs several steps at once (`steps_per_execution`), or `train_step` makes several,
       W and W⁺ lie that many steps apart.
