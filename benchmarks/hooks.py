@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 import kbn
 from benchmarks.networks import resnet20, three_by_100
 from benchmarks.timing import interleaved
+from benchmarks.turns import in_hundreds, in_turn
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
 from kbn.tap import seeds
 
@@ -24,10 +26,10 @@ NETWORKS = {
     "ResNet-20, 256 × 32×32×3": (resnet20, (32, 32, 3)),
     "3×100 net, 256 × 784": (three_by_100, (784,)),
 }
-# A fit: of which network, batch size, steps per epoch, epochs, rounds.
+# A fit: of which network, batch size, steps per epoch, epochs, rounds, steps per turn.
 FITS = {
-    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 1),
-    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 10, 5),
+    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 1, 5),
+    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 10, 3, 100),
 }
 ELEMENTS = (100, 100, 1000)  # 10⁷
 
@@ -106,40 +108,51 @@ def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str,
 
 
 def _share(
-    network: Any, shape: tuple[int, ...], batch: int, steps: int, epochs: int, rounds: int, *,
-    quick: bool,
+    network: Any, shape: tuple[int, ...], batch: int, steps: int, epochs: int, rounds: int,
+    turn: int, *, quick: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit with the hook at its defaults and without it, in turn."""
+    """Fit with the hook at its defaults and without it, turn by turn."""
     if quick:
-        steps, epochs, rounds = 3, 1, 1
-    model, (x, y) = _compiled(network), _probe(batch * steps, shape)
-    options = {"batch_size": batch, "epochs": epochs, "verbose": 0}
-    model.fit(x[:batch], y[:batch], verbose=0)
-    times: dict[str, list[float]] = {"with": [], "without": []}
-    own, started = [], []
-    for turn in range(rounds):
-        for kind in ("with", "without") if turn % 2 else ("without", "with"):
-            with tempfile.TemporaryDirectory() as folder:
-                hook = CovariateShift(folder, x)
-                callbacks = [hook] if kind == "with" else []
-                begin = time.perf_counter()
-                model.fit(x, y, callbacks=callbacks, **options)
-                times[kind].append(time.perf_counter() - begin)
-            if callbacks:
-                own.append(hook.cost.share())
-                started.append(hook.cost.starting)
-                recorded = hook.cost.records
-    ratios = [a / b - 1 for a, b in zip(times["with"], times["without"], strict=True)]
-    found = {kind: median(values) for kind, values in times.items()}
+        steps, epochs, rounds = 200, 1, 1
+    models, (x, y) = [_compiled(network) for _ in range(2)], _probe(batch * steps, shape)
+    for model in models:
+        model.fit(x[:batch], y[:batch], batch_size=batch, verbose=0)
+    found = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            hook = CovariateShift(folder, x)
+
+            def fit(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
+                model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, callbacks=callbacks)
+
+            fits = [partial(fit, models[0], hook), partial(fit, models[1])]
+            found.append(_compared(hook, *in_turn(*fits, turn), turn))
+    shares = sorted(one["share"] for one in found)
     return {
-        **found,
+        **{key: median(one[key] for one in found) for key in found[0]},
         "steps": steps * epochs,
-        "records": recorded,
-        "added": median(ratios),
-        "spread": sorted(ratios),
-        "own": median(own),
-        "starting": median(started),
+        "shares": shares,
     }
+
+
+def _compared(
+    hook: CovariateShift, watched: list[float], plain: list[float], turn: int
+) -> dict[str, float]:
+    """Return what a fit with the hook took beside one without it.
+
+    Keras itself stalls between epochs, at random and for up to seconds. So a hundred steps, which
+    hold one record, are compared with the hundred steps beside them; the median of the ratios does
+    not see what is done once in a fit or an epoch, which the hook's own clock adds.
+    """
+    pairs = zip(in_hundreds(watched, turn), in_hundreds(plain, turn), strict=True)
+    steady = median(a / b for a, b in pairs) - 1
+    records = [r.value for r in hook.history if r[1:4] == ("record", "milliseconds", "monitor")]
+    once = hook.cost.seconds - sum(records[1:]) / 1e3
+    return {
+        "records": hook.cost.records, "without": sum(plain), "with": sum(watched),
+        "steady": steady, "once": once, "share": steady + once / sum(plain),
+        "own": hook.cost.share(),
+    }  # fmt: skip
 
 
 def _memory(quick: bool) -> Iterator[dict[str, Any]]:

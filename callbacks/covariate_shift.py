@@ -106,7 +106,7 @@ class CovariateShift(Recorder):
         measures: Sequence[str] = (tags.WASSERSTEIN, tags.JEFFREYS),
         reference: str | int = "previous",
         histograms: bool = True,
-        max_samples: int = 2**14,
+        max_samples: int = 2**13,
         probe_size: int = 256,
         budget: float | None = None,
         json_lines: bool = False,
@@ -196,12 +196,10 @@ def measure_distances(
     names: Sequence[str], now: DistributionSketch, reference: DistributionSketch
 ) -> dict[str, float]:
     """Return the distances of `names`, each as the mean over channels and of the worst one."""
-    found = {name: MEASURES[name](now, reference) for name in names}
-    return {
-        key: value
-        for name, distance in found.items()
-        for key, value in ((name, distance.mean()), (f"{name}_worst", distance.worst()))
-    }
+    found: dict[str, float] = {}
+    for name in names:
+        found[name], found[f"{name}_worst"] = MEASURES[name](now, reference).mean_and_worst()
+    return found
 
 
 def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,10 +46,9 @@ class Record:
 
 def rows_of(step: int, tap: Tap, values: Mapping[str, float]) -> list[Row]:
     """Return rows of what was measured at one place, rounded to the event file's float32."""
-    with np.errstate(over="ignore"):
-        rounded = np.array(list(values.values()), np.float64).astype(np.float32).tolist()
-    named = zip(values, rounded, strict=True)
-    return [Row(step, tap.layer, tap.site, measure, value) for measure, value in named]
+    layer, site = tap
+    named = zip(values, array("f", values.values()), strict=True)
+    return [Row(step, layer, site, measure, value) for measure, value in named]
 
 
 class EventFile:

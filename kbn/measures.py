@@ -29,22 +29,24 @@ class ByChannel(NamedTuple):
     moved: np.ndarray
     usable: np.ndarray
 
+    def mean_and_worst(self) -> tuple[float, float]:
+        """Return the mean over the usable channels, and the greatest distance of them."""
+        known = ~np.isnan(self.moved)
+        measured = self.distance[known & self.usable]
+        if measured.size:
+            return float(measured.mean()), float(measured.max())
+        if not known.any():
+            return float("nan"), float("nan")
+        either = float("inf") if np.any(self.moved[known] > 0) else 0.0
+        return either, either
+
     def mean(self) -> float:
         """Return the mean over the usable channels."""
-        return self._over_channels(np.mean)
+        return self.mean_and_worst()[0]
 
     def worst(self) -> float:
         """Return the greatest distance of the usable channels."""
-        return self._over_channels(np.max)
-
-    def _over_channels(self, pool: Callable[[np.ndarray], float]) -> float:
-        known = ~np.isnan(self.moved)
-        measured = known & self.usable
-        if measured.any():
-            return float(pool(self.distance[measured]))
-        if not known.any():
-            return float("nan")
-        return float("inf") if np.any(self.moved[known] > 0) else 0.0
+        return self.mean_and_worst()[1]
 
 
 Measure = Callable[[DistributionSketch, DistributionSketch], ByChannel]
@@ -183,7 +185,8 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     if a.shape == b.shape and _complete(a) and _complete(b):
         # Ascending values next to each other in memory: a matrix product adds them fastest.
-        gap = np.abs(a.T.astype(np.float64) - b.T)
+        gap = np.subtract(a.T, b.T, dtype=np.float64)
+        np.abs(gap, out=gap)
         return gap @ np.full(len(a), 1 / max(len(a), 1)) if len(a) else np.full(len(gap), np.nan)
     a, b = a.astype(np.float64), b.astype(np.float64)
     pairs = zip(_columns(a), _columns(b), strict=True)

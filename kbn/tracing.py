@@ -31,7 +31,7 @@ def compile_for(function: Callable[..., Any], inputs: Any, *varying: Any) -> Cal
         # Structures as they were traced: with a flat list TensorFlow first prints it, for an error
         # that it drops, which takes longer than the call.
         given = tree.map_structure(tf.convert_to_tensor, arguments)
-        return tf.nest.map_structure(ops.convert_to_numpy, concrete(tensors, *given))
+        return tf.nest.map_structure(lambda x: x.numpy(), concrete(tensors, *given))
 
     return call
 
