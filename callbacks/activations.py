@@ -49,6 +49,11 @@ def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
     """Return the tensors of `value`, and a site for each."""
     tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
     for x in tensors:
+        if x.dtype == "string":
+            raise RefusalError(
+                f"Strings have no distribution: leave {path!r} out of layers. Received: {path!r}, "
+                f"whose {site} is of dtype string"
+            )
         if None in x.shape:
             raise RefusalError(
                 "A layer can be watched only where the shape of its activations follows from "

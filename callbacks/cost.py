@@ -3,27 +3,30 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
+
+Purpose = Literal["look", "record", "else"]
 
 
 class Cost:
     """Time spent on records since `fit` began, and bytes written.
 
     Attributes:
-        records: how many records were taken.
+        records: how many records were taken and written.
         postponed: how many were due and not taken for want of budget.
         seconds: time spent in all, getting ready included.
         starting: seconds before the first record, for getting ready.
         bytes: bytes written.
-        last: seconds of the last record.
+        last: seconds of the last record, a look before its step included.
     """
 
     def __init__(self) -> None:
         self.records = self.postponed = self.bytes = 0
         self.seconds = self.last = self.starting = 0.0
-        self._begun = time.perf_counter()
+        self._begun, self._looking = time.perf_counter(), 0.0
 
     @contextmanager
-    def spending(self, *, record: bool = False) -> Iterator[None]:
+    def spending(self, on: Purpose = "else") -> Iterator[None]:
         """Count the time inside."""
         start = time.perf_counter()
         try:
@@ -31,15 +34,21 @@ class Cost:
         finally:
             spent = time.perf_counter() - start
             self.seconds += spent
-            if not self.records and not record:
+            if on == "look":
+                self._looking += spent
+            elif on == "record":
+                self.last, self._looking = self._looking + spent, 0.0
+            elif not self.last:
                 self.starting += spent
-            if record:
-                self.records += 1
-                self.last = spent
 
     def affords(self, budget: float | None) -> bool:
-        """Say whether one more record like the last keeps the share of time within `budget`."""
-        return budget is None or self.seconds + self.last <= budget * self._elapsed()
+        """Say whether one more record like the last keeps the share of time within `budget`.
+
+        Nobody knows before the first one.
+        """
+        if budget is None or not self.last:
+            return True
+        return self.seconds + self.last - self._looking <= budget * self._elapsed()
 
     def share(self) -> float:
         """Return the share of the time since `fit` began that watching took, 0 to 1."""

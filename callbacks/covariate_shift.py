@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 from kbn import checks, tags
-from kbn.callbacks import worst_layers
 from kbn.callbacks.activations import activations
 from kbn.callbacks.layer_tree import check_layers, layer_paths, select
 from kbn.callbacks.probe import Probe, build
 from kbn.callbacks.probe_data import first_samples
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import Thinning, schedule
+from kbn.callbacks.worst_layers import Movements
 from kbn.callbacks.writer import Record, rows_of
 from kbn.measures import MEASURES
 from kbn.sketch import DistributionSketch
@@ -68,7 +68,9 @@ class CovariateShift(Recorder):
             "jensen_shannon", "psi", "kolmogorov_smirnov", "energy". Each is written as the mean
             over channels and, as `<name>_worst`, of the channel that moved most.
         reference: what a record is compared with: the "previous" or the "first" one, or a step:
-            the first record at or behind it. Until then no distance is written.
+            the first record at or behind it. Until then no distance is written. It lives as long
+            as the hook: in another process, after `BackupAndRestore`, "first" is the first record
+            there.
         histograms: whether to write histograms. TensorBoard shows 100 per tag: where training
             takes more records than that, every k-th has one, or, where nobody knows how many it
             takes, each is at least 8 % later than the last one.
@@ -123,6 +125,7 @@ class CovariateShift(Recorder):
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe | None = None
         self._thinning = Thinning()
+        self._movements = Movements(self.measures[0])
         self._references: dict[Tap, DistributionSketch] = {}
 
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
@@ -132,26 +135,29 @@ class CovariateShift(Recorder):
         look = activations(self.sites, self.max_samples)
         self._compiled = Probe(model, self.probe, chosen, look)
         self._compiled.tell_unseen(self.layers)
-        self._thinning.begin(self.expected_records())
         return self._compiled.taps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """See, in the first epoch, where a `fit` begins that goes on from an earlier one."""
+        if not self._epochs_of_fit:
+            self._thinning.begin(self.expected_records(epoch))
 
     def record(self, step: int) -> Record:
         """Sketch every watched activation and compare it with its reference."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         sketches: dict[Tap, DistributionSketch] = self._compiled()
         self._keep_references(step, sketches, before=True)
-        rows = [
-            one
-            for tap, sketch in sketches.items()
-            for one in rows_of(step, tap, self._measured(tap, sketch))
-        ]
+        measured = {tap: self._measured(tap, sketch) for tap, sketch in sketches.items()}
+        rows = [one for tap, values in measured.items() for one in rows_of(step, tap, values)]
+        first = self.measures[0]
+        self._movements.add(step, {t: of[first] for t, of in measured.items() if first in of})
         self._keep_references(step, sketches, before=False)
         wanted = sketches if self.histograms and self._thinning.keeps() else {}
         return Record(rows, {tap: sketch.histogram() for tap, sketch in wanted.items()})
 
     def summarise(self) -> Record:
         """Draw the layers that moved most, over all records, and list those of the last epoch."""
-        return worst_layers.summary(self.history, self.measures[0])
+        return self._movements.summary()
 
     def release(self) -> None:
         """Drop the compiled probe; the references stay for a later `fit`."""

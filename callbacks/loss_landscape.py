@@ -138,7 +138,7 @@ def _norm(arrays: Sequence[np.ndarray]) -> float:
 
 def _checked_range(step_range: Any) -> tuple[float, float]:
     allowed = "two numbers, 0 < least < greatest"
-    if not isinstance(step_range, tuple | list) or len(step_range) != 2:
+    if not isinstance(step_range, tuple | list | np.ndarray) or len(step_range) != 2:
         raise TypeError(f"step_range must be {allowed}. Received: step_range={step_range!r}")
     low, high = (
         checks.number("each of step_range", each, allowed, low=0, open_low=True)

@@ -27,6 +27,8 @@ _BATCH_NORMALIZATIONS: Preferred = {
 # deviation away or its variance is wrong by a factor of two.
 FAR_MEAN = 0.5
 FAR_RATIO = 0.5 * math.log(2)
+# Statistics of fewer values than this are that far away by chance.
+FEWEST_VALUES = 16
 
 
 class MovingStatistics(Recorder):
@@ -71,7 +73,8 @@ class MovingStatistics(Recorder):
         every_epochs: a record at the end of every so many epochs, instead.
         on_steps: a record at these steps, instead.
         probe_size: how many samples are kept of `probe_data`. Statistics of few samples differ from
-            the moving ones by chance: by some 1/√n standard deviations.
+            the moving ones by chance: by some 1/√n standard deviations. Of fewer than 16 values per
+            channel no warning is made.
         budget: the most that watching may take of the time of training, a share in (0, 1].
         json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
 
@@ -198,6 +201,8 @@ def _distance(gap: Gap) -> float:
     measured = gap.measured
     if not gap.layer.trainable or measured["output_gap"] == 0:
         return 0.0  # training normalizes with the moving statistics too
+    if gap.number < FEWEST_VALUES:
+        return 0.0
     far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
     # What diverged is beyond this advice.
     return max(far) if all(map(math.isfinite, far)) else 0.0
@@ -206,11 +211,13 @@ def _distance(gap: Gap) -> float:
 def _advice(step: int, tap: Tap, gap: Gap) -> str:
     shift, ratio = gap.measured["mean_gap"], math.exp(2 * gap.measured["variance_log_ratio"])
     updates, momentum = gap.measured["steps_to_settle"], gap.layer.momentum
+    # None weighs all batches alike, those of the first steps too.
+    faster = "a momentum, such as 0.9" if momentum is None else "a lower momentum"
     return (
         f"At step {step}, inference will be off: the moving statistics of {tap.layer!r} are not "
         f"those that training normalizes with. Its mean is {shift:.2g} standard deviations away, "
         f"and the variance of the batch is {ratio:.2g} times the moving one. With "
-        f"momentum={momentum} they need some {updates:.0f} steps more, if nothing moved meanwhile. "
-        "Remedies: kbn.recalibrate(model, data) after training, or "
-        "kbn.callbacks.Recalibrate(data) during it; a lower momentum; a larger batch."
+        f"momentum={momentum} they need some {updates:.0f} updates more, if nothing moved "
+        "meanwhile. Remedies: kbn.recalibrate(model, data) after training, or "
+        f"kbn.callbacks.Recalibrate(data) during it; {faster}; a larger batch."
     )

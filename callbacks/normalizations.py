@@ -22,10 +22,12 @@ class Gap(NamedTuple):
     Attributes:
         layer: the layer.
         measured: by the names of `tags.MOVING_STATISTICS`.
+        number: how many values of a channel the batch's statistics are of.
     """
 
     layer: keras.layers.BatchNormalization
     measured: Mapping[str, float]
+    number: float
 
 
 def look(_: str, call: Call) -> list[tuple[str, Kept]]:
@@ -81,7 +83,7 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
         if weight is not None:
             values = _double(weight)
             measured |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
-    return Gap(layer, measured)
+    return Gap(layer, measured, float(found["count"]))
 
 
 def _kept(layer: Any, batch: Statistics, count: float) -> Statistics:

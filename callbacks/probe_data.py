@@ -54,9 +54,10 @@ def _first(data: Any, size: int, unpack: Any) -> Batch:
         x, *rest = unpack(batch)
         x = tree.map_structure(lambda each: _array(each, data), x)
         arrays = Batch(x, *(_arrays(part, data) for part in rest))
+        length = _length(arrays)
         arrays = tree.map_structure(lambda x, n=needed: None if x is None else x[:n], arrays)
         batches.append(arrays)
-        needed -= _length(arrays)
+        needed -= min(length, needed)
         if needed <= 0:
             break
     if needed == size:

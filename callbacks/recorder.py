@@ -15,7 +15,7 @@ from kbn.callbacks.cost import Cost
 from kbn.callbacks.faults import Faults
 from kbn.callbacks.schedule import Schedule
 from kbn.callbacks.steps import Steps
-from kbn.callbacks.writer import EventFile, Record, check_log_dir, rows_of
+from kbn.callbacks.writer import EVENTS, EventFile, Record, check_log_dir, rows_of
 from kbn.history import History
 from kbn.tags import Tap
 
@@ -52,6 +52,7 @@ class Recorder(keras.callbacks.Callback):
         self._steps = Steps()
         self._begun_at = self._epochs = self._epochs_of_fit = 0
         self._first_is_due = self._is_new = self._looked = self._recorded_in_epoch = False
+        self._stands_still = False
         self._recorded_step: int | None = None
         self._written = 0  # records in the file that is open
 
@@ -78,11 +79,11 @@ class Recorder(keras.callbacks.Callback):
     def release(self) -> None:
         """Let go of what `prepare` made."""
 
-    def expected_records(self) -> int | None:
-        """Return how many records this `fit` takes, if that is known."""
-        return self._schedule.expected(
-            *((self.params or {}).get(name) for name in ("epochs", "steps"))
-        )
+    def expected_records(self, first_epoch: int = 0) -> int | None:
+        """Return how many records this `fit` takes from `first_epoch` on, if that is known."""
+        epochs, steps = ((self.params or {}).get(name) for name in ("epochs", "steps"))
+        left = None if epochs is None else max(epochs - first_epoch, 0)
+        return self._schedule.expected(left, steps)
 
     def to_frame(self) -> Any:
         """Return `history` as a `pandas.DataFrame`: step, layer, site, measure, value.
@@ -97,12 +98,12 @@ class Recorder(keras.callbacks.Callback):
         self._check_model()
         self._close()  # of an earlier fit that raised and whose frames still live
         self.cost = Cost()
-        self._first_is_due, self._epochs_of_fit, self._recorded_in_epoch = False, 0, False
-        self._steps.begin(self.model)
+        self._first_is_due = self._recorded_in_epoch = self._stands_still = False
+        self._epochs_of_fit = 0
+        self._steps.begin(self.model, (self.params or {}).get("steps"))
         if not replicas.is_chief(self.model):
             return  # the chief alone writes
-        with self.cost.spending():
-            taps = self.prepare(self.model)
+        taps = self._prepared()
         self._is_new = self._watched is None
         self._file = EventFile(
             self._directory, taps, restarts=self._is_new, json_lines=self._json_lines
@@ -125,7 +126,7 @@ class Recorder(keras.callbacks.Callback):
                 self._first_is_due = False
                 self._take_record()
         if self.compares_steps and (self._first_is_due or self._may_be_due(ahead=1)):
-            self._looked = self.cost.records == 0 or self.cost.affords(self._budget)
+            self._looked = self.cost.affords(self._budget)
             if self._looked:
                 self._guarded(self._look_before)
 
@@ -147,7 +148,7 @@ class Recorder(keras.callbacks.Callback):
             return
         self._epochs += 1
         self._epochs_of_fit += 1
-        self._steps.read()
+        self._steps.epoch_ended()
         self._warn_of_standing_steps()
         if self._schedule.due_at_epoch(self._epochs):
             self._take_record()
@@ -164,6 +165,14 @@ class Recorder(keras.callbacks.Callback):
         self._close()
         self._faults.sum_up()
 
+    def _prepared(self) -> Sequence[Tap]:
+        try:
+            with self.cost.spending():
+                return self.prepare(self.model)
+        except Exception:
+            self.release()
+            raise
+
     def _may_be_due(self, ahead: int = 0) -> bool:
         return self._steps.at_most(ahead) >= self._schedule.next_step(self._steps.now)
 
@@ -172,7 +181,7 @@ class Recorder(keras.callbacks.Callback):
         if self._recorded_step == step:
             return
         looked = self._looked or not self.compares_steps
-        if looked and (always or self.cost.records == 0 or self.cost.affords(self._budget)):
+        if looked and (always or self.cost.affords(self._budget)):
             self._recorded_step = step
             self._guarded(self._record_and_write, step, losing=1)
         else:
@@ -180,12 +189,13 @@ class Recorder(keras.callbacks.Callback):
 
     def _record_and_write(self, step: int) -> None:
         assert self._file is not None  # noqa: S101
-        with self.cost.spending(record=True):
+        with self.cost.spending(on="record"):
             self._tell_vanished()
             record = self.record(step)
             size = self._file.write(step, record)
             self.history.extend(record.rows)
             self._written += 1
+            self.cost.records += 1
             self._recorded_in_epoch = True
         self._guarded(self._write_cost, step, size)
 
@@ -210,7 +220,7 @@ class Recorder(keras.callbacks.Callback):
                 self.cost.bytes += self._file.write(self._steps.now, record)
 
     def _look_before(self) -> None:
-        with self.cost.spending():
+        with self.cost.spending(on="look"):
             self.look_before()
 
     def _guarded(self, action: Any, *arguments: Any, losing: int = 0) -> None:
@@ -218,17 +228,23 @@ class Recorder(keras.callbacks.Callback):
 
     def _tell_vanished(self) -> None:
         assert self._file is not None  # noqa: S101
-        if self._file.vanished():
+        vanished = self._file.vanished()
+        if EVENTS in vanished:
             lost, self._written = self._written, 0
             reason = f"the files in {self._directory!r} were removed"
             self._faults.tell(self._steps.now, reason, lost)
+        elif vanished:
+            reason = f"{vanished[0]} in {self._directory!r} was removed, and is begun anew"
+            self._faults.tell(self._steps.now, reason, 0)
 
     def _warn_of_standing_steps(self) -> None:
-        if self._epochs_of_fit == 1 and self._steps.now == self._begun_at:
+        if not self._stands_still and self._steps.stand_still(self._begun_at):
+            self._stands_still = True
             warnings.warn(
                 f"{type(self).__name__} counts steps by model.optimizer.iterations, which stood at "
-                f"{self._begun_at} for a whole epoch, so no further record was due. Does "
-                "train_step use optimizers of its own?",
+                f"{self._begun_at} for {self._steps.batches_of_fit} batches, so no further record "
+                "was due. Does train_step use optimizers of its own, or does a LossScaleOptimizer "
+                "refuse every step?",
                 stacklevel=2,
             )
 

@@ -17,29 +17,49 @@ class Steps:
     Attributes:
         now: the step at the last read.
         batches: how many batches of training were seen, over all fits.
+        batches_of_fit: how many of them in this `fit`.
     """
 
     def __init__(self) -> None:
-        self.now = self.batches = 0
+        self.now = self.batches = self.batches_of_fit = 0
         self._optimizer: Any = None
-        self._offset = self._batches = 0
+        self._offset = self._batches = self._batches_of_epoch = 0
+        self._length: int | None = None
         self._pace = self._per_call = 1
         self._pace_is_known = False
 
-    def begin(self, model: keras.Model) -> None:
-        """Start a `fit`."""
+    def begin(self, model: keras.Model, length: int | None) -> None:
+        """Start a `fit` whose epochs have `length` batches, or nobody knows how many."""
         if self._optimizer is not None:
-            self.read()  # of an earlier fit that raised
+            self.now = max(self.now, self.read())  # an earlier fit may have raised
         self._optimizer = model.optimizer
         self._pace_is_known = False
         self._pace = self._per_call = int(getattr(model, "steps_per_execution", 1) or 1)
         self._offset = max(0, self.now - self._iterations())
+        self.batches_of_fit = self._batches_of_epoch = 0
+        self._length = length
         self.read()
 
     def batch_ended(self) -> None:
         """Count a call of the training function."""
         self._batches += 1
-        self.batches += self._per_call
+        seen = self._per_call
+        if self._length is not None:  # the last call of an epoch may have fewer
+            seen = min(seen, max(self._length - self._batches_of_epoch, 1))
+        self._batches_of_epoch += seen
+        self.batches_of_fit += seen
+        self.batches += seen
+
+    def epoch_ended(self) -> None:
+        """Start counting the batches of another epoch, and read the step."""
+        self._batches_of_epoch = 0
+        self.read()
+
+    def stand_still(self, since: int) -> bool:
+        """Say whether the step is `since` yet, after as many batches of `fit` as a step takes."""
+        inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        together = getattr(inner, "gradient_accumulation_steps", None) or 1
+        return self.now == since and self.batches_of_fit >= together
 
     def at_most(self, ahead: int = 0) -> float:
         """Return what `read` cannot exceed now, or after `ahead` calls more, without reading.

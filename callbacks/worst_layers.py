@@ -1,30 +1,50 @@
 """One picture and one table that say which layers moved most."""
 
+from array import array
+from collections.abc import Mapping
+
 import numpy as np
 
 from kbn import tags
 from kbn.callbacks.picture import heat_map
 from kbn.callbacks.writer import Record
-from kbn.history import History
+from kbn.tags import Tap
 
 LINES = 24
 COLUMNS = 160  # records; of more, several share a column, and the greatest is shown
 
 
-def summary(history: History, measure: str) -> Record:
-    """Return a heat map of the worst layers over all records, and a table of the last ones."""
-    found = {place: one for place, one in history.series(measure).items() if len(one[0])}
-    if not found:
-        return Record()
-    steps = np.unique(np.concatenate([at for at, _ in found.values()]))
-    values = np.full((len(found), len(steps)), np.nan)
-    for line, (at, moved) in enumerate(found.values()):
-        values[line, np.searchsorted(steps, at)] = moved
-    places = [f"{layer} {site}" for layer, site in found]
-    worst = np.sort(_worst_first(values)[:LINES])  # as many as fit, in the order of the model
-    drawn = heat_map(_fewer_columns(values[worst]), [places[i] for i in worst], steps.tolist())
-    text = _table(places, values[:, -1], int(steps[-1]), measure)
-    return Record(pictures={tags.HEAT_MAP: drawn}, texts={tags.WORST_LAYERS: text})
+class Movements:
+    """How far every place moved, record by record: what the picture and the table are of.
+
+    Args:
+        measure: the name of what is added.
+    """
+
+    def __init__(self, measure: str) -> None:
+        self._measure = measure
+        self._found: dict[Tap, tuple[array[int], array[float]]] = {}
+
+    def add(self, step: int, moved: Mapping[Tap, float]) -> None:
+        """Add a record."""
+        for tap, value in moved.items():
+            steps, values = self._found.setdefault(tap, (array("q"), array("d")))
+            steps.append(step)
+            values.append(value)
+
+    def summary(self) -> Record:
+        """Return a heat map of the worst places over all records, and a table of the last ones."""
+        if not self._found:
+            return Record()
+        steps = np.unique(np.concatenate([at for at, _ in self._found.values()]))
+        values = np.full((len(self._found), len(steps)), np.nan)
+        for line, (at, moved) in enumerate(self._found.values()):
+            values[line, np.searchsorted(steps, at)] = moved
+        places = [" ".join(tap) for tap in self._found]
+        worst = np.sort(_worst_first(values)[:LINES])  # as many as fit, in the order of the model
+        drawn = heat_map(_fewer_columns(values[worst]), [places[i] for i in worst], steps.tolist())
+        text = _table(places, values[:, -1], int(steps[-1]), self._measure)
+        return Record(pictures={tags.HEAT_MAP: drawn}, texts={tags.WORST_LAYERS: text})
 
 
 def _worst_first(values: np.ndarray) -> np.ndarray:

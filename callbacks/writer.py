@@ -24,6 +24,7 @@ from kbn.callbacks.picture import Picture
 from kbn.history import json_line
 from kbn.tags import Row, Tap
 
+EVENTS, JSON_LINES = "the event file", "history.jsonl"
 _NUMBERS = itertools.count()
 
 
@@ -73,7 +74,7 @@ class EventFile:
         self._directory = directory
         self._restarts = restarts
         self._layout = summaries.layout(taps) if taps else None
-        self._lines = File(directory, "history.jsonl") if json_lines else None
+        self._lines = File(directory, JSON_LINES) if json_lines else None
         self._file = self._new_file()
         self._builder = summaries.Builder()
 
@@ -89,13 +90,17 @@ class EventFile:
             self._builder = summaries.Builder()  # what it described did not get there
             raise
 
-    def vanished(self) -> bool:
-        """Say whether somebody removed what was written; then the next event begins anew."""
-        if not self._file.vanished():
-            return False
-        self.close()
-        self._file, self._builder = self._new_file(), summaries.Builder()
-        return True
+    def vanished(self) -> list[str]:
+        """Return which files somebody removed; the next event begins them anew."""
+        found = []
+        if self._file.vanished():
+            found.append(EVENTS)
+            self._file.close()
+            self._file, self._builder = self._new_file(), summaries.Builder()
+        if self._lines is not None and self._lines.vanished():
+            found.append(JSON_LINES)
+            self._lines.close()
+        return found
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
@@ -110,14 +115,15 @@ class EventFile:
         )
         data = _as_record(Event(wall_time=time.time(), step=step, summary=summary))
         self._file.append(data)
-        if self._lines is not None and record.rows:
-            lines = "".join(json_line(one) + "\n" for one in record.rows)
-            try:
-                self._lines.append(lines.encode())
-            except Exception:
-                self._file.take_back()
-                raise
-        return len(data)
+        if self._lines is None or not record.rows:
+            return len(data)
+        lines = "".join(json_line(one) + "\n" for one in record.rows).encode()
+        try:
+            self._lines.append(lines)
+        except Exception:
+            self._file.take_back()
+            raise
+        return len(data) + len(lines)
 
     def _begin_where_needed(self, step: int) -> None:
         if self._file.is_open:

@@ -740,7 +740,7 @@ def test_steps_that_stand_still_are_told(tmp_path):
     with user_warnings() as texts:
         fit(model, CovariateShift(tmp_path, X, every_steps=1), epochs=3)
     assert len(texts) == 1
-    assert "stood at 0 for a whole epoch" in texts[0]
+    assert "stood at 0 for 8 batches" in texts[0]
 
 
 def test_a_model_without_an_optimizer_is_refused_before_anything_is_written(tmp_path):
@@ -828,3 +828,53 @@ def test_mixed_precision_and_gradient_accumulation(tmp_path):
         keras.config.set_dtype_policy("float32")
     assert steps(shift) == [0, 2, 4]  # updates, not batches
     assert all(np.isfinite(row.value) for row in shift.history)
+
+
+def test_gradients_accumulated_for_longer_than_an_epoch_are_no_standing_steps(tmp_path):
+    model = models.functional()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=12), "mse")
+    shift = CovariateShift(tmp_path, X, every_steps=1)
+    with user_warnings() as texts:
+        fit(model, shift, epochs=3)
+    assert texts == []
+    assert steps(shift) == [0, 1, 2]
+
+
+def test_an_optimizer_set_back_between_fits_sets_no_step_back(tmp_path):
+    model, shift = models.compiled("functional"), CovariateShift(tmp_path, X, every_steps=4)
+    fit(model, shift)
+    model.optimizer.iterations.assign(0)
+    fit(model, shift)
+    assert steps(shift) == [0, 4, 8, 12, 16]
+
+
+def test_epochs_that_an_earlier_run_took_are_taken_off(tmp_path):
+    """So that the histograms that are left are not thinned for their sake."""
+    shift = CovariateShift(tmp_path, X[:16], every_steps=1)
+    fit(models.compiled("functional"), shift, epochs=100, initial_epoch=95)
+    run = tmp_path / tags.RUN_DIRECTORY
+    assert list(events.series(run, f"{tags.HISTOGRAM}/bn/input")) == steps(shift)
+    assert len(steps(shift)) == 41
+
+
+def test_what_was_traced_is_let_go_where_the_layers_cannot_be_watched(tmp_path):
+    model = models.functional()
+    model.unused = keras.layers.Dense(1, name="unused")
+    model.unused.build((None, 6))
+    model.compile("sgd", "mse")
+    shift = CovariateShift(tmp_path, X, layers="unused")
+    with pytest.raises(ValueError, match="the model does not call them in training"):
+        fit(model, shift)
+    assert shift._compiled is None
+
+
+def test_strings_are_told_by_the_layer(tmp_path):
+    inputs = keras.Input((1,), dtype="string")
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot", name="lookup")
+    model = keras.Model(inputs, keras.layers.Dense(1)(lookup(inputs)))
+    model.compile("sgd", "mse")
+    words = tf.constant([["a"], ["b"], ["c"], ["a"]])
+    shift = CovariateShift(tmp_path, words, layers="*")
+    message = "leave 'lookup' out of layers. Received: 'lookup', whose input is of dtype string"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.fit(words, np.ones((4, 1)), verbose=0, callbacks=[shift])

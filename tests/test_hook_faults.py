@@ -1,5 +1,6 @@
 """Faults end no training: a full disk, a folder that goes, a probe that no longer fits."""
 
+import json
 import os
 import re
 import shutil
@@ -238,3 +239,18 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     assert told <= written[-1] <= told + 1
     value = np.asarray(events.series(file.parent, tag)[written[-1]])
     assert value.shape == ()
+
+
+def test_json_lines_that_are_removed_alone_begin_anew(tmp_path):
+    hook = made("LossLandscape", tmp_path)
+    lines = tmp_path / hook.run / "history.jsonl"
+    remove = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: batch == 4 and lines.unlink()
+    )
+    texts = trained(hook, remove, epochs=1)
+    assert texts == [
+        "LossLandscape failed at step 5 and training goes on: history.jsonl in "
+        f"{str(tmp_path / hook.run)!r} was removed, and is begun anew. Lost records: 0 so far."
+    ]
+    assert {json.loads(line)["step"] for line in lines.read_text().splitlines()} == {5, 6, 7, 8}
+    assert list(events.series(tmp_path / hook.run, scalar_tag(hook))) == list(range(9))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -41,6 +42,41 @@ def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
     assert hook.cost.records == len(steps(hook))
 
 
+def test_json_lines_count_among_the_bytes(tmp_path):
+    hook = HOOKS["LossLandscape"](tmp_path, (X, Y), every_steps=2, json_lines=True)
+    fitted(hook)
+    lines = (tmp_path / hook.run / "history.jsonl").stat().st_size
+    plain = HOOKS["LossLandscape"](tmp_path / "plain", (X, Y), every_steps=2)
+    fitted(plain)
+    assert hook.cost.bytes == pytest.approx(plain.cost.bytes + lines, abs=8)
+
+
+def test_a_look_before_the_step_is_part_of_the_record():
+    cost = Cost()
+    with cost.spending("look"):
+        time.sleep(0.02)
+    with cost.spending("record"):
+        pass
+    assert cost.seconds == pytest.approx(cost.last, abs=1e-9)
+    assert cost.last >= 0.02
+    assert cost.starting == 0
+    with cost.spending("record"):
+        pass
+    assert cost.last < 0.02
+
+
+def test_a_record_that_fails_is_none(tmp_path):
+    class Failing(HOOKS["LossLandscape"]):
+        def record(self, step):
+            if step == 4:
+                raise ValueError("on purpose")
+            return super().record(step)
+
+    hook = Failing(tmp_path, (X, Y), every_steps=2)
+    fitted(hook)
+    assert (hook.cost.records, hook.lost_records) == (4, 1)
+
+
 @every_hook
 def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
     hook = HOOKS[name](tmp_path, (X, Y), every_steps=4)
@@ -52,7 +88,7 @@ def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
     numbers = dict(zip(map(str.strip, names), map(str.strip, values), strict=True))
     assert int(numbers["records"]) == len(steps(hook))
     assert float(numbers["ms"]) == pytest.approx(1e3 * hook.cost.seconds, abs=0.1)
-    assert int(numbers["bytes"]) <= hook.cost.bytes
+    assert int(numbers["bytes"]) == hook.cost.bytes
     assert 0 < hook.cost.share() < 1
 
 

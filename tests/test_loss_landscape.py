@@ -86,7 +86,7 @@ def test_the_range_follows_a_schedule_of_learning_rates(tmp_path):
     model = Quadratic(THETA, H)
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
     model.compile(keras.optimizers.SGD(schedule))
-    callback = LossLandscape(tmp_path, X, every_steps=1, step_range=(1, 4))
+    callback = LossLandscape(tmp_path, X, every_steps=1, step_range=np.array([1.0, 4.0]))
     model.fit(X, verbose=0, batch_size=20, callbacks=[callback])
     first, last = measured(callback, 0), measured(callback, 3)
     ratio = [each["predictiveness_highest"] / each["gradient_norm"] for each in (first, last)]
@@ -108,6 +108,7 @@ def test_weights_stay(tmp_path):
         ({"step_range": (0, 1)}, ValueError, "Received: each of step_range=0"),
         ({"step_range": (2, 1)}, ValueError, "0 < least < greatest. Received: step_range=(2, 1)"),
         ({"step_range": 3}, TypeError, "Received: step_range=3"),
+        ({"step_range": np.ones(3)}, TypeError, "Received: step_range=array([1., 1., 1.])"),
         ({"points": 1}, ValueError, "points must be an integer of at least 2. Received: points=1"),
         ({"budget": 0}, ValueError, "Received: budget=0"),
         ({"json_lines": 1}, TypeError, "Received: json_lines=1"),

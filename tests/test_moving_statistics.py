@@ -168,7 +168,7 @@ def test_a_warning_once_says_what_is_wrong_and_what_to_do(tmp_path):
         "At step 6, inference will be off: the moving statistics of 'bn'",
         f"mean is {found['mean_gap']:.2g} standard deviations away",
         f"{np.exp(2 * found['variance_log_ratio']):.2g} times the moving one",
-        f"With momentum=0.99 they need some {found['steps_to_settle']:.0f} steps more",
+        f"With momentum=0.99 they need some {found['steps_to_settle']:.0f} updates more",
         "kbn.recalibrate(model, data)", "a lower momentum", "a larger batch",
     ):  # fmt: skip
         assert part in texts[0]
@@ -216,3 +216,34 @@ def test_what_is_no_batch_normalization_is_told(build, options, message, tmp_pat
     with pytest.raises(ValueError, match=re.escape(message)):
         model.fit(X, Y, verbose=0, callbacks=[MovingStatistics(tmp_path / "log", X, **options)])
     assert not (tmp_path / "log").exists()
+
+
+def test_the_average_of_all_batches_is_advised_a_momentum(tmp_path):
+    callback = MovingStatistics(tmp_path, X + 9, every_epochs=1)
+    with user_warnings() as texts:
+        model = first_layer(kbn.BatchNormalization(name="bn", momentum=None))
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    assert len(texts) == 1
+    assert "Recalibrate(data) during it; a momentum, such as 0.9; a larger batch." in texts[0]
+
+
+def test_a_probe_of_a_few_samples_raises_no_alarm(tmp_path):
+    few = MovingStatistics(tmp_path / "few", X[:15], every_epochs=1)
+    enough = MovingStatistics(tmp_path / "enough", X[:16], every_epochs=1)
+    for callback, number in ((few, 0), (enough, 1)):
+        with user_warnings() as texts:
+            model = first_layer(kbn.BatchNormalization(name="bn"))
+            model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+        assert len(texts) == number
+
+
+def test_the_last_call_of_an_epoch_counts_the_batches_that_it_has(tmp_path):
+    """5 batches of which 3 make a call: of every batch that is refused the share is 1."""
+    callback = MovingStatistics(tmp_path, X, every_epochs=1)
+    model = keras.Sequential([keras.Input((6,)), kbn.BatchNormalization(name="bn")])
+    model.compile("sgd", "mse", steps_per_execution=3)
+    single = np.ones((5, 6))
+    with user_warnings():
+        model.fit(single, single, batch_size=1, epochs=2, verbose=0, callbacks=[callback])
+    shares = [row.value for row in callback.history if row.measure == "refused_share"]
+    assert shares == [0, 1, 1]

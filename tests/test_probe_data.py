@@ -78,6 +78,7 @@ def test_several_targets_keep_their_structure():
     ("data", "error", "message"),
     [
         ((X, Y[:4]), ValueError, "same number of samples. Received: [4, 10]"),
+        ((np.tile(X, (60, 1)), np.tile(Y, 50)), ValueError, "samples. Received: [500, 600]"),
         ((X, Y, WEIGHTS[:3]), ValueError, "same number of samples. Received: [3, 10]"),
         ((X, Y, Y, Y), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
         ((X[:0], Y[:0]), ValueError, "at least one sample"),
@@ -85,7 +86,7 @@ def test_several_targets_keep_their_structure():
         ((), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
         (3, TypeError, "Received: probe_data=int (3)"),
     ],
-    ids=["y", "weights", "four", "empty", "scalar_y", "nothing", "scalar"],
+    ids=["y", "beyond_the_probe", "weights", "four", "empty", "scalar_y", "nothing", "scalar"],
 )
 def test_what_cannot_be_a_batch_is_told(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
