@@ -1,7 +1,7 @@
 """The look that `CovariateShift` takes: what goes into a layer and what comes out."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -22,8 +22,14 @@ _BOUNDS = {
 }
 
 
-def activations(sites: Sequence[str], max_samples: int) -> Look:
-    """Return a look at the activations at `sites`, each reduced to `max_samples` values."""
+def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Look:
+    """Return a look at the activations at `sites`, each reduced to `max_samples` values.
+
+    Args:
+        sites: which sides of a layer.
+        max_samples: the most values that are kept of one activation.
+        channels_first: whether images have their channels in axis 1 where a layer does not say.
+    """
 
     @functools.cache
     def reduction_of(
@@ -38,7 +44,8 @@ def activations(sites: Sequence[str], max_samples: int) -> Look:
             bounds = _bounds(call.layer) if site == "output" else None
             for name, x in _tensors(path, site, value) if site in sites else ():
                 shape = tuple(map(int, x.shape))
-                on_device, on_host = reduction_of(shape, _channel_axis(call.layer), bounds)
+                axis = _channel_axis(call.layer, channels_first and len(shape) > 3)
+                on_device, on_host = reduction_of(shape, axis, bounds)
                 found.append((name, Kept(on_device(x), on_host)))
         return found
 
@@ -63,11 +70,17 @@ def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
     return list(zip(names, tensors, strict=True))
 
 
-def _channel_axis(layer: keras.layers.Layer) -> int:
+def puts_channels_first(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Say whether any of `layers` does, and so the network; `Flatten` may say otherwise."""
+    return any(getattr(layer, "data_format", None) == "channels_first" for layer in layers)
+
+
+def _channel_axis(layer: keras.layers.Layer, channels_first: bool) -> int:
     # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
     if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
         return layer.axis
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+    own = getattr(layer, "data_format", None)
+    return 1 if own == "channels_first" or (own is None and channels_first) else -1
 
 
 def _bounds(layer: keras.layers.Layer) -> tuple[float, float] | None:

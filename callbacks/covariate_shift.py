@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbn import checks, tags
-from kbn.callbacks.activations import activations
+from kbn.callbacks.activations import activations, puts_channels_first
 from kbn.callbacks.layer_tree import check_layers, layer_paths, select
 from kbn.callbacks.probe import Probe, build
 from kbn.callbacks.probe_data import first_samples
@@ -131,8 +131,10 @@ class CovariateShift(Recorder):
     def prepare(self, model: keras.Model) -> Sequence[Tap]:
         """Choose the layers and trace the probe."""
         build(model, self.probe)
-        chosen = select(self.layers, layer_paths(model))
-        look = activations(self.sites, self.max_samples)
+        paths = layer_paths(model)
+        chosen = select(self.layers, paths)
+        first = puts_channels_first(paths.values())
+        look = activations(self.sites, self.max_samples, channels_first=first)
         self._compiled = Probe(model, self.probe, chosen, look)
         self._compiled.tell_unseen(self.layers)
         return self._compiled.taps
