@@ -9,8 +9,8 @@ RECORD_HEAD = [
     "in inference mode, ms", "ratio", "places", "bytes", "bytes per place",
 ]  # fmt: skip
 SHARE_HEAD = [
-    "fit", "steps", "records", "without, s", "with, s", "added", "of all rounds", "its own account",
-    "getting ready, s",
+    "fit", "steps", "records", "without, s", "with, s", "added to a hundred steps",
+    "once in a fit or an epoch, s", "share of fit", "of all rounds", "its own account",
 ]  # fmt: skip
 MEMORY_HEAD = ["10⁷ values, once in and once out of a layer", "MB above the forward pass"]
 GROWTH_HEAD = [
@@ -29,13 +29,15 @@ Written by `make bench` (this page alone: `python -m benchmarks --only hooks`), 
 machine; do not edit. Medians; the columns of a row are measured in one process, in turn. *One
 record* is taken, compared and written to the event file, by each hook at its defaults but for its
 cadence. The forward pass is that of the same probe batch: in training mode, as a record has to make
-it, and in inference mode. *Fit* compares whole fits with `CovariateShift` at its defaults with the
-same fits without it, in turn: what it added to the time, the same for every round (their spread is
-the machine's noise), what the hook says of itself (`cost.share()`), and how long it took to get
-ready, once per fit, which both contain. *Memory* is by how much two records raise the peak that
-forward passes had reached. *Growth* varies one thing at a time around 8 layers of 64 channels,
-watched at both sides, and 256 samples of 8×8; at last the records of one run, with its resident
-memory."""
+it, and in inference mode. *Fit* runs a fit with `CovariateShift` at its defaults and the same fit
+without it side by side in one process, a few steps of one and a few of the other. Between epochs
+Keras itself stalls at random, for up to seconds, which the whole times hold. So the share is made
+of two parts: what a hundred steps, which hold one record, took longer than the hundred beside them
+(the median of the ratios), and what the hook does once in a fit or an epoch (tracing, the first
+record, pictures), by its own clock. *Its own account* is `cost.share()`. *Memory* is by how much
+two records raise the peak that forward passes had reached. *Growth* varies one thing at a time
+around 8 layers of 64 channels, watched at both sides, and 256 samples of 8×8; at last the records
+of one run, with its resident memory."""
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:
@@ -61,11 +63,11 @@ def _record_cells(row: Row) -> list[str]:
 
 
 def _share_cells(row: Row) -> list[str]:
-    spread = ", ".join(f"{each:+.1%}" for each in row["spread"])
+    shares = ", ".join(f"{each:.1%}" for each in row["shares"])
     return [
-        row["name"], f"{row['steps']}", f"{row['records']}", f"{row['without']:.1f}",
-        f"{row['with']:.1f}", f"{row['added']:+.1%}", spread, f"{row['own']:.1%}",
-        f"{row['starting']:.2f}",
+        row["name"], f"{row['steps']}", f"{row['records']:.0f}", f"{row['without']:.1f}",
+        f"{row['with']:.1f}", f"{row['steady']:+.1%}", f"{row['once']:.2f}", f"{row['share']:.1%}",
+        shares, f"{row['own']:.1%}",
     ]  # fmt: skip
 
 
