@@ -139,6 +139,7 @@ def loss_of(
 
 
 def _check(model: keras.Model, batch: Batch, who: str) -> None:
+    tracing.check_backend("kbn.callbacks")
     if batch.y is None and getattr(model, "loss", None) is not None:
         raise RefusalError(
             f"{who} needs the loss, so probe_data must hold targets too: (x, y) or "

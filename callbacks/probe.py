@@ -122,6 +122,7 @@ def build(model: keras.Model, inputs: Any) -> None:
     Raises:
         ValueError: where the model refuses the inputs.
     """
+    tracing.check_backend("kbn.callbacks")  # every hook comes here first
     if all(layer.built for layer in (model, *layer_paths(model).values())):
         return
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from kbn import tags
+from kbn.callbacks.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probe_data import Batch
 from kbn.tags import Tap
 from tests import events, models
 from tests.hooks import HOOKS, first_step, open_files, steps
@@ -248,3 +250,23 @@ def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_pat
     with pytest.raises(error, match=re.escape(message)):
         HOOKS[name](**given)
     assert not (tmp_path / "log").exists()
+
+
+@every_hook
+@pytest.mark.parametrize("built", [True, False])
+def test_other_backends_are_refused(name, built, tmp_path, monkeypatch):
+    model = models.compiled("functional" if built else "subclassed")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        fit(model, "functional", [made(name, tmp_path / "log")])
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("probe", [LossProbe, LossesOfBothModes])
+def test_the_loss_refuses_other_backends_too(probe, monkeypatch):
+    model = models.compiled("functional")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        probe(model, Batch(models.X, models.Y), "test")
