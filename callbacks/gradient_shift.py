@@ -154,6 +154,7 @@ class GradientShift(Recorder):
         self._watched_layers = []
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a net that diverged has inf and NaN
 def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
     """Return ‖G − G'‖₂, its ratio to ‖G‖₂ and the cosine of two gradients, float64 vectors."""
     size, size_moved = float(np.linalg.norm(gradient)), float(np.linalg.norm(moved))

@@ -249,3 +249,21 @@ def test_a_gradient_of_0_has_no_ratio_and_no_direction():
     assert np.isnan(cosine)
     assert list(compared(something, nothing).values())[:2] == [5, 1]
     assert list(compared(something, -something).values()) == [10, 2, -1]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "moved", "expected"),
+    [
+        ([np.inf, 1.0], [np.inf, 2.0], [np.nan, np.nan, np.nan]),
+        ([1.0, 1.0], [np.inf, 1.0], [np.inf, np.inf, np.nan]),
+        ([np.inf, 1.0], [1.0, 1.0], [np.inf, np.nan, np.nan]),
+        ([np.nan, 1.0], [1.0, 1.0], [np.nan, np.nan, np.nan]),
+        ([1e200, 0.0], [0.0, 1e200], [np.inf, np.nan, 0.0]),  # their squares overflow
+    ],
+)
+def test_what_diverged_is_told_by_its_values_and_by_no_warning(gradient, moved, expected):
+    """Warnings are errors in tests."""
+    from kbn.callbacks.gradient_shift import compared
+
+    found = compared(np.array(gradient), np.array(moved))
+    np.testing.assert_array_equal([*found.values()], expected)

@@ -238,3 +238,19 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     assert told <= written[-1] <= told + 1
     value = np.asarray(events.series(file.parent, tag)[written[-1]])
     assert value.shape == ()
+
+
+@every_hook
+@pytest.mark.parametrize("rate", [1e3, 1e10, 1e30])
+def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):
+    """Nor does NumPy warn of its inf and NaN: warnings are errors here."""
+    model = models.functional()
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    hook = made(name, tmp_path)
+    with user_warnings() as texts:
+        model.fit(X, Y, batch_size=20, epochs=3, verbose=0, callbacks=[hook])
+    assert [text for text in texts if "inference will be off" not in text] == []
+    assert hook.lost_records == 0
+    assert steps(hook) == list(range(first_step(name), 10))
+    values = [row.value for row in hook.history if row.step == 9 and row.measure != tags.MONITOR]
+    assert not np.isfinite(values).all()
