@@ -98,7 +98,9 @@ class LossesOfBothModes:
 
         def losses(arrays: dict[str, Any]) -> list[Tensor]:
             of = Batch(**arrays)
-            return [loss_of(model, of, [], who, training=training) for training in (True, False)]
+            # As they are: without a value in its scope, Keras hands None to a weight's regularizer.
+            weights = [(variable, variable.value) for variable in model.trainable_variables]
+            return [loss_of(model, of, weights, who, training=each) for each in (True, False)]
 
         with told_by_shape(batch.x):
             self._run = tracing.compile_for(losses, _given(batch))
@@ -122,7 +124,7 @@ def loss_of(
     Args:
         model: the model, called as `fit` or `evaluate` calls it.
         batch: tensors.
-        weights: pairs of a variable and what stands for it.
+        weights: pairs of a variable and what stands for it; all trainable ones.
         who: who asks, for messages.
         training: which mode.
     """

@@ -134,12 +134,16 @@ def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_the_whole_batch():
     np.testing.assert_allclose(inside[1][0], outside[1][0], rtol=1e-5)
 
 
-def test_losses_of_both_modes_are_those_of_keras():
-    model = models.compiled("functional")
+@pytest.mark.parametrize("build", [models.functional, lambda: regular()[0]])
+def test_losses_of_both_modes_are_those_of_keras(build):
+    model = build()
+    model.compile("adam", "mse")
     model.fit(X, Y, verbose=0)
-    _, inference = LossesOfBothModes(model, Batch(X, Y), "test")()
-    assert inference == pytest.approx(model.evaluate(X, Y, batch_size=24, verbose=0)[0], rel=1e-5)
-    training, _ = LossesOfBothModes(model, Batch(X, Y), "test")()
+    losses = LossesOfBothModes(model, Batch(X, Y), "test")
+    model.fit(X, Y, verbose=0)  # the weights are those of now
+    training, inference = losses()
+    told = model.evaluate(X, Y, batch_size=24, verbose=0)
+    assert inference == pytest.approx(told, rel=1e-5)
     assert training != pytest.approx(inference, rel=1e-3)
 
 
