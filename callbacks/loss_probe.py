@@ -152,12 +152,26 @@ def _check(model: keras.Model, batch: Batch, who: str) -> None:
 
 def _check_losses(model: keras.Model, who: str) -> None:
     """Raise where the model, just called, has nothing to compute a loss from."""
-    own = type(model).compute_loss is not keras.Model.compute_loss
-    if not own and getattr(model, "loss", None) is None and not model.losses:
+    own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    if own_loss or getattr(model, "loss", None) is not None or _adds_loss(model):
+        return
+    # Keras's train_step then trains on what regularizers add, so that is the loss. One of the
+    # user's own most likely adds a loss to it that nobody else knows.
+    own_step = getattr(model.train_step, "__func__", None) is not keras.Model.train_step
+    if own_step or not model.losses:
+        received = ", and a train_step of its own beside regularizers" if model.losses else ""
         raise RefusalError(
             f"{who} needs the loss, and the model has none: give loss= to compile, call add_loss, "
-            "or override compute_loss. Received: model.loss=None"
+            f"or override compute_loss. Received: model.loss=None{received}"
         )
+
+
+def _adds_loss(model: keras.Model) -> bool:
+    """Say whether add_loss was called, and not by Keras for an activity regularizer."""
+    return any(
+        layer.activity_regularizer is None and layer._get_own_losses()
+        for layer in model._flatten_layers()
+    )
 
 
 def _given(batch: Batch) -> dict[str, Any]:
