@@ -131,13 +131,12 @@ def loss_of(
     takes_training = "training" in inspect.signature(model.compute_loss).parameters
     mode = {"training": training} if takes_training else {}
     mapping = [*weights, *seeds(model)]
-    with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+    with keras.StatelessScope(mapping, collect_losses=True), replicas.alone():
         y_pred = model(batch.x, **training_argument(model, training))
         _check_losses(model, who)
         loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)
         model._clear_losses()  # else layers go on knowing losses of this trace
-    # Keras divides the loss by the number of replicas; here the whole batch is in one place.
-    return loss * replicas.in_sync()
+    return loss
 
 
 def _check(model: keras.Model, batch: Batch, who: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import tree
 
-from kbn import tracing
+from kbn import replicas, tracing
 from kbn.callbacks.layer_tree import Layers, layer_paths, tell_unwatched
 from kbn.tags import Tap
 from kbn.tap import Call, seeds, tapped, training_argument
@@ -106,7 +106,8 @@ class Probe:
             seen.extend(((path, number, site), kept) for site, kept in self._look(path, call))
             self._looking = False
 
-        with tapped(observe), keras.StatelessScope(state_mapping=seeds(self._model)):
+        scope = keras.StatelessScope(state_mapping=seeds(self._model))
+        with tapped(observe), scope, replicas.alone():
             self._model(inputs, **training_argument(self._model, True))
         # Of a loop's calls the first may stand outside it, and would pass for the whole.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]

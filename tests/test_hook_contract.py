@@ -113,7 +113,8 @@ def test_also_on_two_replicas(name, kind, tmp_path):
     assert_recorded(name, hook, tmp_path)
 
 
-def test_on_two_replicas_a_record_is_that_of_one_device(tmp_path):
+@pytest.mark.parametrize("inside", [False, True])
+def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
     """The same weights, the same probe: the same numbers, wherever the variables lie."""
     with mirrored().scope():
         model = models.compiled("functional")
@@ -124,7 +125,8 @@ def test_on_two_replicas_a_record_is_that_of_one_device(tmp_path):
     for name in ("CovariateShift", "LossLandscape", "MovingStatistics"):
         hooks = [made(name, tmp_path / str(i) / name, on_steps=[10**6], every_steps=None)
                  for i in range(2)]  # fmt: skip
-        fit(model, "functional", [hooks[0]], steps_per_epoch=1)
+        with mirrored().scope() if inside else contextlib.nullcontext():
+            fit(model, "functional", [hooks[0]], steps_per_epoch=1)
         fit(alone, "functional", [hooks[1]], steps_per_epoch=1)
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
         rows = [[r for r in hook.history if r.measure != tags.MONITOR] for hook in hooks]
