@@ -10,7 +10,7 @@ import numpy as np
 from kbn import replicas, tracing
 from kbn.callbacks.probe import RefusalError, build, told_by_shape
 from kbn.callbacks.probe_data import Batch
-from kbn.tap import seeds, tapped, training_argument
+from kbn.tap import runs_eagerly, seeds, tapped, training_argument
 
 Tensor = Any
 
@@ -21,7 +21,7 @@ class LossProbe:
     The model runs in training mode (normalization by batch statistics, dropout on, always with the
     same masks) and the loss is `compute_loss`: `compile`'s, with what layers and regularizers add.
     Weights come as an argument; what the model would assign is dropped. Gradients are the loss's
-    own: not scaled, not clipped, not accumulated.
+    own: not scaled, not clipped, not accumulated. A model that runs eagerly is run so here too.
 
     Attributes:
         variables: the model's trainable variables, in the order of the values.
@@ -58,6 +58,7 @@ class LossProbe:
                 _given(batch),
                 [variable.value for variable in self.variables],
                 np.float32(1),
+                eagerly=runs_eagerly(model),
             )
 
     def values(self) -> list[Any]:
@@ -103,7 +104,7 @@ class LossesOfBothModes:
             return [loss_of(model, of, weights, who, training=each) for each in (True, False)]
 
         with told_by_shape(batch.x):
-            self._run = tracing.compile_for(losses, _given(batch))
+            self._run = tracing.compile_for(losses, _given(batch), eagerly=runs_eagerly(model))
 
     def __call__(self) -> tuple[float, float]:
         """Return the loss in training mode and in inference mode."""
