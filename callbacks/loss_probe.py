@@ -10,7 +10,7 @@ import numpy as np
 from kbn import replicas, tracing
 from kbn.callbacks.probe import RefusalError, build, told_by_shape
 from kbn.callbacks.probe_data import Batch
-from kbn.tap import runs_eagerly, seeds, tapped, training_argument
+from kbn.tap import runs_eagerly, seeds, training_argument
 
 Tensor = Any
 
@@ -25,7 +25,7 @@ class LossProbe:
 
     Attributes:
         variables: the model's trainable variables, in the order of the values.
-        called: the layers that the model called, in the order in which they first returned.
+        used: places among `variables`, in the order in which the loss first reads their weights.
     """
 
     def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
@@ -47,7 +47,7 @@ class LossProbe:
                 f"{who} takes gradients, and the model has no trainable weight. "
                 f"Received: model={model.name!r}"
             )
-        self.called: list[keras.layers.Layer] = []
+        self.used: list[int] = []
         self._model, self._who = model, who
         # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
         scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
@@ -78,15 +78,15 @@ class LossProbe:
     def _evaluated(
         self, batch: Batch, values: list[Tensor], scale: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        seen: dict[int, keras.layers.Layer] = {}
+        read: dict[int, None] = {}
 
         def loss(values: list[Tensor]) -> Tensor:
             mapping = list(zip(self.variables, values, strict=True))
-            with tapped(lambda call: seen.setdefault(id(call.layer), call.layer)):
-                return loss_of(self._model, batch, mapping, self._who, training=True)
+            return loss_of(self._model, batch, mapping, self._who, training=True, read=read)
 
         found = tracing.value_and_gradients(loss, values, scale)
-        self.called = list(seen.values())
+        place_of = {id(variable): place for place, variable in enumerate(self.variables)}
+        self.used = [place_of[each] for each in read if each in place_of]
         return found
 
 
@@ -112,6 +112,19 @@ class LossesOfBothModes:
         return float(training), float(inference)
 
 
+class _Scope(keras.StatelessScope):
+    """Notes whose values are read, in which order."""
+
+    def __init__(self, mapping: list[tuple[Any, Tensor]], read: dict[int, None]) -> None:
+        super().__init__(mapping, collect_losses=True)
+        self._read = read
+
+    def get_current_value(self, variable: Any) -> Any:
+        """Return the value of `variable` in this scope."""
+        self._read.setdefault(id(variable))
+        return super().get_current_value(variable)
+
+
 def loss_of(
     model: keras.Model,
     batch: Batch,
@@ -119,6 +132,7 @@ def loss_of(
     who: str,
     *,
     training: bool,
+    read: dict[int, None] | None = None,
 ) -> Tensor:
     """Return the loss of `batch`, a scalar, inside a trace.
 
@@ -128,11 +142,12 @@ def loss_of(
         weights: pairs of a variable and what stands for it; all trainable ones.
         who: who asks, for messages.
         training: which mode.
+        read: takes the ids of the variables that are read, in the order of their first reading.
     """
     takes_training = "training" in inspect.signature(model.compute_loss).parameters
     mode = {"training": training} if takes_training else {}
     mapping = [*weights, *seeds(model)]
-    with keras.StatelessScope(mapping, collect_losses=True), replicas.alone():
+    with _Scope(mapping, {} if read is None else read), replicas.alone():
         y_pred = model(batch.x, **training_argument(model, training))
         _check_losses(model, who)
         loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)

@@ -10,6 +10,9 @@ import tensorflow as tf
 import kbn
 from kbn import tags
 from kbn.callbacks import GradientShift
+from kbn.callbacks.loss_probe import LossProbe
+from kbn.callbacks.mixed_weights import in_order
+from kbn.callbacks.probe_data import Batch
 from tests import events, models
 from tests.warned import user_warnings
 
@@ -161,6 +164,59 @@ def test_tied_weights_stand_where_they_are_used_first(tmp_path):
     found = by_layer(shift, 1)
     assert found["first", "gradient_shift"] == 0
     assert found["second", "gradient_shift"] > 0
+
+
+class Scaled(keras.layers.Layer):
+    """Scales before its inner layer, and after it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.after = self.add_weight(shape=(), initializer="ones", name="after")
+        self.inner = keras.layers.Dense(4, use_bias=False, name="inner")
+        self.before = self.add_weight(shape=(), initializer="ones", name="before")
+
+    def call(self, x):
+        return self.after * self.inner(self.before * x)
+
+
+class Weighted(keras.Model):
+    """Has weights of its own, before its layers and between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.between = self.add_weight(shape=(), initializer="ones", name="between")
+        self.block = Scaled(name="block")
+        self.head = keras.layers.Dense(1, use_bias=False, name="head")
+        self.unused = keras.layers.Dense(1, name="unused")
+        self.unused.build((6,))
+        self.first = self.add_weight(shape=(), initializer="ones", name="first")
+
+    def call(self, x):
+        return self.head(self.between * self.block(self.first * x))
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_weights_stand_in_the_order_of_their_use(eagerly):
+    """Whoever holds them, and in whichever order they were made."""
+    model = Weighted()
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    loss = LossProbe(model, Batch(X, Y), "test")
+    owners = {id(model.block.inner.kernel): "inner ", id(model.head.kernel): "head "}
+    names = [owners.get(id(each), "") + each.name for each in loss.variables]
+    chosen = {"head": model.head, "inner": model.block.inner, "unused": model.unused,
+              "block": model.block}  # fmt: skip
+    places, missed = in_order(loss, chosen)
+    old, new = ([np.array(step) for _ in names] for step in (0, 1))
+    earlier = {}
+    for place in places:
+        mixed = place.mixed(old, new) or old
+        earlier[place.path] = {name for name, value in zip(names, mixed, strict=True) if value}
+    assert missed == ["unused"]
+    assert earlier == {
+        "block": {"first"},
+        "inner": {"first", "before"},
+        "head": {"first", "before", "inner kernel", "after", "between"},
+    }
 
 
 def test_by_default_the_layers_with_a_kernel_are_watched(tmp_path):
