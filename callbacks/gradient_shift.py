@@ -43,8 +43,9 @@ class GradientShift(Recorder):
     - The loss is that of the probe batch, in training mode and with the same dropout masks for G
       and G'. This is a variant: the paper takes the batch that the step was made with, which Keras
       shows to no callback. So every tag ends in `probe`.
-    - "Before" is the order in which the layers first return; a layer that is called several times,
-      or whose weights others use too, stands where that happens first.
+    - "Before" is the order in which the loss first reads the weights, those of blocks and of the
+      model itself too. A layer that is called several times, or whose weights others use, stands
+      where that happens first; a block stands where the first of its weights does.
     - The first layer's shift is 0: nothing comes before it.
     - Where Keras runs several steps at once (`steps_per_execution`), or `train_step` makes several,
       W and W⁺ lie that many steps apart.
@@ -116,7 +117,7 @@ class GradientShift(Recorder):
         self._loss = LossProbe(model, self.probe, type(self).__name__)
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _KERNELS_ELSE_WEIGHTS)
-        self._watched_layers, missed = in_order(self._loss, chosen, paths)
+        self._watched_layers, missed = in_order(self._loss, chosen)
         problem = (
             "These layers have no gradient, since they have no trainable weights or the model does "
             "not call them in training"
@@ -154,6 +155,7 @@ class GradientShift(Recorder):
         self._watched_layers = []
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a net that diverged has inf and NaN
 def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
     """Return ‖G − G'‖₂, its ratio to ‖G‖₂ and the cosine of two gradients, float64 vectors."""
     size, size_moved = float(np.linalg.norm(gradient)), float(np.linalg.norm(moved))

@@ -103,6 +103,8 @@ class LossLandscape(Recorder):
         self._loss = None
 
 
+# A net that diverged has inf and NaN; where the gradient is 0, smoothness is 0/0.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
     """Return the measures of `tags.LOSS_LANDSCAPE` at the model's weights.
 
@@ -121,8 +123,7 @@ def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
             _norm([a - b for a, b in zip(_double(moved), _double(gradient), strict=True)])
         )
     size = _norm(_double(gradient))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        smoothness = np.max(np.array(changes) / (lengths * size))
+    smoothness = np.max(np.array(changes) / (lengths * size))
     ends = [float(end(of)) for of in (losses, changes) for end in (np.min, np.max)]  # NaN stays
     measured = (here, *ends, float(smoothness), size)
     return dict(zip(tags.LOSS_LANDSCAPE, measured, strict=True))

@@ -22,7 +22,7 @@ class Place:
         Args:
             path: the layer's path.
             own: the places of the layer's weights.
-            earlier: those of the weights of the layers before it.
+            earlier: those of the weights that are used before it.
         """
         self.path, self._own, self._earlier = path, list(own), list(earlier)
 
@@ -42,24 +42,19 @@ class Place:
         return mixed
 
 
-def in_order(loss: LossProbe, chosen: Layers, paths: Layers) -> tuple[list[Place], list[str]]:
-    """Return the chosen layers in the order of their first calls, and the paths that have none.
+def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[Place], list[str]]:
+    """Return the chosen layers in order, and the paths of those that have no place in it.
+
+    The order is that in which the loss first reads each weight, whoever holds it: a block's own
+    before its inner layers or behind them, the model's own, one that several layers share. What
+    a regularizer alone reads comes last.
 
     Args:
         loss: a traced probe.
         chosen: the layers to watch, by path.
-        paths: all layers of the model, by path.
     """
-    called = {id(layer): number for number, layer in enumerate(loss.called)}
     place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
-    turn: dict[int, int] = {}
-    for layer in paths.values():
-        if id(layer) in called:
-            # Of all that hold a weight, the one that is done first counts: the innermost, or of
-            # those that share it the first to be called.
-            held = (place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of)
-            for place in held:
-                turn[place] = min(turn.get(place, len(called)), called[id(layer)])
+    turn = {place: number for number, place in enumerate(loss.used)}
     found: list[tuple[float, Place]] = []
     missed = []
     for path, layer in chosen.items():

@@ -155,6 +155,8 @@ class MovingStatistics(Recorder):
 
     def summarise(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""
+        if not self._found:  # Python chose not to call the layers
+            return Record()
         tap, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
         trained = self._found_at > self._begun_at  # before the first step nothing has settled
         if trained and _distance(gap) > 1 and not self._warned:

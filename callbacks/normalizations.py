@@ -61,6 +61,7 @@ def _mean_of_kept(x: Any, weights: Any) -> Any:
     return ops.sum(where_kept(weights, x, nothing)) / ops.maximum(number, 1)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a net that diverged
 def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]) -> Gap:
     batch = Statistics(_double(found["mean"]), _double(found["variance"]) + layer.epsilon)
     moving = Statistics(_double(layer.moving_mean), _double(layer.moving_variance) + layer.epsilon)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import keras
 from keras import tree
 
-from kbn import tracing
+from kbn import replicas, tracing
 from kbn.callbacks.layer_tree import Layers, layer_paths, tell_unwatched
 from kbn.tags import Tap
-from kbn.tap import Call, seeds, tapped, training_argument
+from kbn.tap import Call, runs_eagerly, seeds, tapped, training_argument
 
 
 class Kept(NamedTuple):
@@ -46,9 +46,14 @@ class Probe:
     in a `keras.StatelessScope`: what it would assign is dropped. Dropout masks are the same in
     every record, so that activations differ only where weights do.
 
+    A model that runs eagerly is run so here too. Python may then call its layers more often, or
+    not at all, in another record: places appear in the records that have them, each the i-th call
+    under the name that it had first.
+
     Attributes:
         layers: the layers, by path.
-        taps: the places that are watched, in the order in which the model calls them.
+        taps: the places that are watched, in the order in which the model calls them; of a model
+            that runs eagerly, those of the last time.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
             or calls them inside a loop, whose tensors cannot leave it.
     """
@@ -62,13 +67,15 @@ class Probe:
         self.taps: list[Tap] = []
         self.unseen: list[str] = []
         self._model, self.layers, self._look, self._looking = model, layers, look, False
+        self._several: dict[str, bool] = {}  # by path, whether calls have a number
         tracing.check_backend("kbn.callbacks")
         with told_by_shape(inputs):
-            self._run = tracing.compile_for(self._looked_at, inputs)
+            self._run = tracing.compile_for(self._looked_at, inputs, eagerly=runs_eagerly(model))
 
     def __call__(self) -> dict[Tap, Any]:
         """Run the model on the batch and return what the looks made of it, place by place."""
-        found = zip(self.taps, self._finish, self._run(), strict=True)
+        kept = self._run()  # first: where Python runs the model, it finds the places anew
+        found = zip(self.taps, self._finish, kept, strict=True)
         return {tap: finish(arrays) for tap, finish, arrays in found}
 
     def tell_unseen(self, layers: Any) -> None:
@@ -103,17 +110,24 @@ class Probe:
                 return
             number, calls[path] = calls[path], calls[path] + 1
             self._looking = True  # a look may call the layer itself
-            seen.extend(((path, number, site), kept) for site, kept in self._look(path, call))
-            self._looking = False
+            try:
+                seen.extend(((path, number, site), kept) for site, kept in self._look(path, call))
+            finally:
+                self._looking = False
 
-        with tapped(observe), keras.StatelessScope(state_mapping=seeds(self._model)):
+        scope = keras.StatelessScope(state_mapping=seeds(self._model))
+        with tapped(observe), scope, replicas.alone():
             self._model(inputs, **training_argument(self._model, True))
         # Of a loop's calls the first may stand outside it, and would pass for the whole.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]
-        self.taps = [_tap(key, calls) for key, _ in seen]
+        self._several = {path: calls[path] > 1 for path in calls} | self._several
+        self.taps = [self._tap(*key) for key, _ in seen]
         self._finish = [kept.finish for _, kept in seen]
         self.unseen = [path for path in self.layers if path not in {key[0] for key, _ in seen}]
         return [kept.tensors for _, kept in seen]
+
+    def _tap(self, path: str, call: int, site: str) -> Tap:
+        return Tap(f"{path}:{call}" if call or self._several[path] else path, site)
 
 
 def build(model: keras.Model, inputs: Any) -> None:
@@ -122,6 +136,7 @@ def build(model: keras.Model, inputs: Any) -> None:
     Raises:
         ValueError: where the model refuses the inputs.
     """
+    tracing.check_backend("kbn.callbacks")  # every hook comes here first
     if all(layer.built for layer in (model, *layer_paths(model).values())):
         return
 
@@ -131,7 +146,7 @@ def build(model: keras.Model, inputs: Any) -> None:
         return []
 
     with told_by_shape(inputs):
-        tracing.compile_for(call, inputs)
+        tracing.compile_for(call, inputs, eagerly=runs_eagerly(model))
 
 
 class told_by_shape:  # noqa: N801 - reads as the context manager it is
@@ -159,8 +174,3 @@ def _reason(error: Exception) -> str:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered")]
     return lines[0] if lines else type(error).__name__
-
-
-def _tap(key: tuple[str, int, str], calls: Counter[str]) -> Tap:
-    path, call, site = key
-    return Tap(path if calls[path] == 1 else f"{path}:{call}", site)

@@ -13,7 +13,7 @@ from kbn.batches import Batches
 from kbn.masks import weights_for, where_kept
 from kbn.moments import Part, local_part
 from kbn.population import BatchAverage, Population, Statistics
-from kbn.tap import Call, seeds, tapped, training_argument
+from kbn.tap import Call, runs_eagerly, seeds, tapped, training_argument
 
 Progress = Callable[[], None]
 ESTIMATORS = ("population", "paper")
@@ -115,7 +115,7 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
         seen.extend(call.layer for call in calls if id(call.layer) not in looped)
         return []
 
-    tracing.compiled(look, eagerly=_runs_eagerly(model))(inputs)
+    tracing.compiled(look, eagerly=runs_eagerly(model))(inputs)
     in_order = list(dict.fromkeys(layer for layer in seen if id(layer) in moved))
     _refuse_unseen([x.name for x in norms if id(x) in moved and x not in in_order])
     if not moved:
@@ -124,10 +124,6 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
             f"Received: model={model.name!r}, of whose layers {len(norms)} are BatchNormalization"
         )
     return in_order
-
-
-def _runs_eagerly(model: keras.Model) -> bool:
-    return bool(getattr(model, "run_eagerly", False))
 
 
 def _calls(
@@ -209,7 +205,7 @@ def _parts(
         order[:] = [indices[id(call.layer)] for call in calls]
         return [_rows(call) for call in calls]
 
-    run = tracing.compiled(look, eagerly=_runs_eagerly(model))
+    run = tracing.compiled(look, eagerly=runs_eagerly(model))
     for number, inputs in enumerate(batches):
         measured = run((inputs, np.int64(number)))
         yield from ((index, Part(*rows)) for index, rows in zip(order, measured, strict=True))

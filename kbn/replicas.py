@@ -1,5 +1,6 @@
-"""The replica merge: the one place where the layer meets TensorFlow's distribution."""
+"""Replicas: the one place where kbn meets TensorFlow's distribution."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -34,13 +35,19 @@ def is_chief(model: keras.Model) -> bool:
     return strategy is None or bool(strategy.extended.should_save_summary)
 
 
-def in_sync() -> int:
-    """Return the number of replicas of the strategy whose scope the code runs in."""
+def alone() -> contextlib.AbstractContextManager[Any]:
+    """Return a context whose code runs once for the whole batch, in a strategy's scope or not.
+
+    As outside of any scope: Keras divides losses there by one replica, and of variables that
+    differ between replicas the first one's are read. New variables must not be made inside.
+    """
     if keras.backend.backend() != "tensorflow":
-        return 1
+        return contextlib.nullcontext()
     import tensorflow as tf
 
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+    # A strategy's scope lies on the graph, so a new one has TensorFlow's default: one replica.
+    with tf.Graph().as_default():
+        return tf.distribute.get_replica_context()
 
 
 def _context() -> Any:

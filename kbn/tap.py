@@ -20,7 +20,7 @@ class Call(NamedTuple):
         inputs: its first argument, in the order of its `call`, that holds a tensor; or None.
         mask: the mask that came with it, as an argument or on the tensor, or None.
         outputs: what it returned.
-        trace: the trace it ran in (see `tracing.current_trace`).
+        trace: the trace it ran in (see `tracing.current_trace`), or the RNN whose loop did.
     """
 
     layer: keras.layers.Layer
@@ -44,11 +44,21 @@ def tapped(observe: Callable[[Call], None]) -> Iterator[None]:
 def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
     original = keras.layers.Layer.__call__
     owner = threading.get_ident()
+    # Where Python runs a loop, nothing tells its turns from other calls; and an RNN calls its
+    # cell once more, to see what comes out.
+    loops: list[keras.layers.Layer] = []
 
     def tapped_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        outputs = original(layer, *args, **kwargs)
-        if threading.get_ident() == owner:
-            observe(_call(layer, args, kwargs, outputs))
+        if threading.get_ident() != owner:
+            return original(layer, *args, **kwargs)
+        inside = [layer] if isinstance(layer, keras.layers.RNN) and not layer.unroll else []
+        loops.extend(inside)
+        try:
+            outputs = original(layer, *args, **kwargs)
+        finally:
+            del loops[len(loops) - len(inside) :]
+        trace = loops[-1] if loops else tracing.current_trace()
+        observe(_call(layer, args, kwargs, outputs, trace))
         return outputs
 
     keras.layers.Layer.__call__ = tapped_call
@@ -58,13 +68,13 @@ def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
         keras.layers.Layer.__call__ = original
 
 
-def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any) -> Call:
+def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any, trace: Any) -> Call:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
     # Keras lets masks travel on the tensor, and takes an argument first.
     mask = arguments.get("mask")
     mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
-    return Call(layer, inputs, mask, outputs, tracing.current_trace())
+    return Call(layer, inputs, mask, outputs, trace)
 
 
 def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:
@@ -81,6 +91,11 @@ def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:
     The model is called, not its `call`, so that layers inherit `training` as they do in `fit`.
     """
     return {"training": training} if model._call_has_training_arg else {}
+
+
+def runs_eagerly(model: keras.Model) -> bool:
+    """Say whether `fit` has Python run every step: a trace may fail, or compute otherwise."""
+    return bool(getattr(model, "run_eagerly", False))
 
 
 def seeds(model: keras.Model, number: Any = 0) -> list[tuple[Any, Any]]:

@@ -9,7 +9,9 @@ import keras
 from keras import ops, tree
 
 
-def compile_for(function: Callable[..., Any], inputs: Any, *varying: Any) -> Callable[..., Any]:
+def compile_for(
+    function: Callable[..., Any], inputs: Any, *varying: Any, eagerly: bool = False
+) -> Callable[..., Any]:
     """Trace `function` once for `inputs` and return the compiled call, which takes the rest alone.
 
     Tracing happens here, so errors of `function` show up here too; nothing is run.
@@ -19,19 +21,25 @@ def compile_for(function: Callable[..., Any], inputs: Any, *varying: Any) -> Cal
             tensors.
         inputs: structure of NumPy arrays, the same in every call.
         varying: structures of arrays, tensors or variables, as the call will take them.
+        eagerly: whether not to compile, for models that Python must run: then `function` is run
+            here once, in place of the trace, and again by every call.
     """
     import tensorflow as tf
 
     tensors, *others = tree.map_structure(tf.convert_to_tensor, (inputs, *varying))
-    # Never XLA: compiling would cost more than all the records of a short run.
-    traced = tf.function(function, autograph=False, jit_compile=False)
-    concrete = traced.get_concrete_function(tensors, *others)
+    if eagerly:
+        run = function
+        function(tensors, *others)
+    else:
+        # Never XLA: compiling would cost more than all the records of a short run.
+        traced = tf.function(function, autograph=False, jit_compile=False)
+        run = traced.get_concrete_function(tensors, *others)
 
     def call(*arguments: Any) -> Any:
         # Structures as they were traced: with a flat list TensorFlow first prints it, for an error
         # that it drops, which takes longer than the call.
         given = tree.map_structure(tf.convert_to_tensor, arguments)
-        return tf.nest.map_structure(lambda x: x.numpy(), concrete(tensors, *given))
+        return tf.nest.map_structure(lambda x: x.numpy(), run(tensors, *given))
 
     return call
 

@@ -33,12 +33,17 @@ WITHOUT_LOSS = ("CovariateShift", "MovingStatistics")
 WEIGHT = np.linspace(0.1, 2, 60).astype("float32")
 
 
+REGULARIZED = {"kernel_regularizer": "l2", "activity_regularizer": "l1"}
+
+
 class Own(keras.Model):
     """Built by its first call."""
 
+    of_dense = None
+
     def __init__(self):
         super().__init__()
-        self.dense = layers.Dense(4, name="dense")
+        self.dense = layers.Dense(4, name="dense", **(self.of_dense or {}))
         self.bn = kbn.BatchNormalization(name="bn")
         self.head = layers.Dense(1, name="head")
 
@@ -63,6 +68,25 @@ class OwnLoss(OwnStep):
 
     def loss_of(self, x, y):
         return tf.reduce_mean(tf.square(self(x, training=True) - y))
+
+
+class Regularized(OwnLoss):
+    """Adds what its regularizers say to a loss that `train_step` alone knows."""
+
+    of_dense = REGULARIZED
+
+    def loss_of(self, x, y):
+        return super().loss_of(x, y) + tf.add_n(self.losses)
+
+
+class RegularizedAndAdds(Regularized):
+    def call(self, x, training=False):
+        y = super().call(x, training=training)
+        self.add_loss(keras.ops.mean(keras.ops.square(y - 3)))
+        return y
+
+    def loss_of(self, x, y):
+        return self.compute_loss(x, y, self(x, training=True))
 
 
 class SeveralSteps(Own):
@@ -173,7 +197,7 @@ def assert_recorded(run, expected, folder, texts=()):
         assert [row for row in hook.history if not math.isfinite(row.value)] == []
 
 
-def assert_right(run, close=1e-3):
+def assert_right(run, close=1e-3, earlier=("dense", "bn")):
     """The last records have the numbers of the weights that training ended with."""
     model, hooks, probe = run.model, run.hooks, run.probe
     dense, bn = model.get_layer("dense"), model.get_layer("bn")
@@ -193,7 +217,7 @@ def assert_right(run, close=1e-3):
     assert losses["loss_training"] == pytest.approx(loss, rel=close)
     found = values(hooks["LossLandscape"], tags.MODEL)
     assert found["loss"] == pytest.approx(loss, rel=close)
-    assert_shifted(run, "head", ("dense", "bn"), close)
+    assert_shifted(run, "head", earlier, close)
 
 
 def assert_shifted(run, own, earlier, close=1e-3):
@@ -283,16 +307,45 @@ def test_a_loss_of_add_loss_alone(tmp_path):
     assert_right(run)
 
 
-def test_a_loss_that_train_step_alone_knows(tmp_path):
-    run = trained(compiled(OwnLoss(), loss=None), tmp_path, names=WITHOUT_LOSS)
+def test_a_loss_of_add_loss_beside_regularizers_in_an_own_train_step(tmp_path):
+    run = trained(compiled(RegularizedAndAdds(), loss=None), tmp_path)
     assert_recorded(run, EVERY_STEP, tmp_path)
     assert_right(run)
 
 
+def test_where_nothing_else_is_trained_on_regularizers_are_the_loss(tmp_path):
+    """Keras's own `train_step` then minimizes them alone, and warns of weights without any."""
+    regularized = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
+    inputs = keras.Input((6,))
+    x = layers.Dense(4, activity_regularizer="l1", **regularized)(inputs)
+    x = kbn.BatchNormalization(center=False, scale=False)(x)
+    x = layers.Dense(1, **regularized)(x)
+    run = trained(compiled(keras.Model(inputs, x), loss=None), tmp_path, names=["LossLandscape"])
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    assert found == pytest.approx(float(loss_at(run.model, run.after, run.probe)), rel=1e-5)
+    assert found > 0
+
+
+@pytest.mark.parametrize("build", [OwnLoss, Regularized])
+def test_a_loss_that_train_step_alone_knows(build, tmp_path):
+    run = trained(compiled(build(), loss=None), tmp_path, names=WITHOUT_LOSS)
+    assert_recorded(run, EVERY_STEP, tmp_path)
+    assert_right(run)
+
+
+@pytest.mark.parametrize(
+    ("build", "received"),
+    [
+        (OwnLoss, "model.loss=None"),
+        (Regularized, "model.loss=None, and a train_step of its own beside regularizers"),
+    ],
+)
 @pytest.mark.parametrize("name", [name for name in HOOKS if name not in WITHOUT_LOSS])
-def test_who_needs_the_loss_says_so_before_the_first_step(name, tmp_path):
-    model = compiled(OwnLoss(), loss=None)
-    with pytest.raises(ValueError, match=f"^{name} needs the loss, and the model has none: give "):
+def test_who_needs_the_loss_says_so_before_the_first_step(name, build, received, tmp_path):
+    model = compiled(build(), loss=None)
+    message = f"^{name} needs the loss, and the model has none: give .* Received: {received}$"
+    with pytest.raises(ValueError, match=message):
         trained(model, tmp_path / "log", names=[name])
     assert int(model.optimizer.iterations.numpy()) == 0
     assert not (tmp_path / "log").exists()

@@ -10,6 +10,9 @@ import tensorflow as tf
 import kbn
 from kbn import tags
 from kbn.callbacks import GradientShift
+from kbn.callbacks.loss_probe import LossProbe
+from kbn.callbacks.mixed_weights import in_order
+from kbn.callbacks.probe_data import Batch
 from tests import events, models
 from tests.warned import user_warnings
 
@@ -163,6 +166,59 @@ def test_tied_weights_stand_where_they_are_used_first(tmp_path):
     assert found["second", "gradient_shift"] > 0
 
 
+class Scaled(keras.layers.Layer):
+    """Scales before its inner layer, and after it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.after = self.add_weight(shape=(), initializer="ones", name="after")
+        self.inner = keras.layers.Dense(4, use_bias=False, name="inner")
+        self.before = self.add_weight(shape=(), initializer="ones", name="before")
+
+    def call(self, x):
+        return self.after * self.inner(self.before * x)
+
+
+class Weighted(keras.Model):
+    """Has weights of its own, before its layers and between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.between = self.add_weight(shape=(), initializer="ones", name="between")
+        self.block = Scaled(name="block")
+        self.head = keras.layers.Dense(1, use_bias=False, name="head")
+        self.unused = keras.layers.Dense(1, name="unused")
+        self.unused.build((6,))
+        self.first = self.add_weight(shape=(), initializer="ones", name="first")
+
+    def call(self, x):
+        return self.head(self.between * self.block(self.first * x))
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_weights_stand_in_the_order_of_their_use(eagerly):
+    """Whoever holds them, and in whichever order they were made."""
+    model = Weighted()
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    loss = LossProbe(model, Batch(X, Y), "test")
+    owners = {id(model.block.inner.kernel): "inner ", id(model.head.kernel): "head "}
+    names = [owners.get(id(each), "") + each.name for each in loss.variables]
+    chosen = {"head": model.head, "inner": model.block.inner, "unused": model.unused,
+              "block": model.block}  # fmt: skip
+    places, missed = in_order(loss, chosen)
+    old, new = ([np.array(step) for _ in names] for step in (0, 1))
+    earlier = {}
+    for place in places:
+        mixed = place.mixed(old, new) or old
+        earlier[place.path] = {name for name, value in zip(names, mixed, strict=True) if value}
+    assert missed == ["unused"]
+    assert earlier == {
+        "block": {"first"},
+        "inner": {"first", "before"},
+        "head": {"first", "before", "inner kernel", "after", "between"},
+    }
+
+
 def test_by_default_the_layers_with_a_kernel_are_watched(tmp_path):
     shift = GradientShift(tmp_path, (X, Y))
     models.compiled("functional").fit(X, Y, verbose=0, callbacks=[shift])
@@ -249,3 +305,21 @@ def test_a_gradient_of_0_has_no_ratio_and_no_direction():
     assert np.isnan(cosine)
     assert list(compared(something, nothing).values())[:2] == [5, 1]
     assert list(compared(something, -something).values()) == [10, 2, -1]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "moved", "expected"),
+    [
+        ([np.inf, 1.0], [np.inf, 2.0], [np.nan, np.nan, np.nan]),
+        ([1.0, 1.0], [np.inf, 1.0], [np.inf, np.inf, np.nan]),
+        ([np.inf, 1.0], [1.0, 1.0], [np.inf, np.nan, np.nan]),
+        ([np.nan, 1.0], [1.0, 1.0], [np.nan, np.nan, np.nan]),
+        ([1e200, 0.0], [0.0, 1e200], [np.inf, np.nan, 0.0]),  # their squares overflow
+    ],
+)
+def test_what_diverged_is_told_by_its_values_and_by_no_warning(gradient, moved, expected):
+    """Warnings are errors in tests."""
+    from kbn.callbacks.gradient_shift import compared
+
+    found = compared(np.array(gradient), np.array(moved))
+    np.testing.assert_array_equal([*found.values()], expected)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from kbn import tags
+from kbn.callbacks.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probe_data import Batch
 from kbn.tags import Tap
 from tests import events, models
 from tests.hooks import HOOKS, first_step, open_files, steps
@@ -111,7 +113,8 @@ def test_also_on_two_replicas(name, kind, tmp_path):
     assert_recorded(name, hook, tmp_path)
 
 
-def test_on_two_replicas_a_record_is_that_of_one_device(tmp_path):
+@pytest.mark.parametrize("inside", [False, True])
+def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
     """The same weights, the same probe: the same numbers, wherever the variables lie."""
     with mirrored().scope():
         model = models.compiled("functional")
@@ -122,7 +125,8 @@ def test_on_two_replicas_a_record_is_that_of_one_device(tmp_path):
     for name in ("CovariateShift", "LossLandscape", "MovingStatistics"):
         hooks = [made(name, tmp_path / str(i) / name, on_steps=[10**6], every_steps=None)
                  for i in range(2)]  # fmt: skip
-        fit(model, "functional", [hooks[0]], steps_per_epoch=1)
+        with mirrored().scope() if inside else contextlib.nullcontext():
+            fit(model, "functional", [hooks[0]], steps_per_epoch=1)
         fit(alone, "functional", [hooks[1]], steps_per_epoch=1)
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
         rows = [[r for r in hook.history if r.measure != tags.MONITOR] for hook in hooks]
@@ -200,7 +204,9 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
 
     traced = []
     original = tracing.compile_for
-    monkeypatch.setattr(tracing, "compile_for", lambda *args: traced.append(0) or original(*args))
+    monkeypatch.setattr(
+        tracing, "compile_for", lambda *args, **how: traced.append(0) or original(*args, **how)
+    )
     calls = []
 
     class Counting(keras.layers.Layer):
@@ -248,3 +254,23 @@ def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_pat
     with pytest.raises(error, match=re.escape(message)):
         HOOKS[name](**given)
     assert not (tmp_path / "log").exists()
+
+
+@every_hook
+@pytest.mark.parametrize("built", [True, False])
+def test_other_backends_are_refused(name, built, tmp_path, monkeypatch):
+    model = models.compiled("functional" if built else "subclassed")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        fit(model, "functional", [made(name, tmp_path / "log")])
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("probe", [LossProbe, LossesOfBothModes])
+def test_the_loss_refuses_other_backends_too(probe, monkeypatch):
+    model = models.compiled("functional")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        probe(model, Batch(models.X, models.Y), "test")

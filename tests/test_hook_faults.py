@@ -254,3 +254,19 @@ def test_json_lines_that_are_removed_alone_begin_anew(tmp_path):
     ]
     assert {json.loads(line)["step"] for line in lines.read_text().splitlines()} == {5, 6, 7, 8}
     assert list(events.series(tmp_path / hook.run, scalar_tag(hook))) == list(range(9))
+
+
+@every_hook
+@pytest.mark.parametrize("rate", [1e3, 1e10, 1e30])
+def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):
+    """Nor does NumPy warn of its inf and NaN: warnings are errors here."""
+    model = models.functional()
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    hook = made(name, tmp_path)
+    with user_warnings() as texts:
+        model.fit(X, Y, batch_size=20, epochs=3, verbose=0, callbacks=[hook])
+    assert [text for text in texts if "inference will be off" not in text] == []
+    assert hook.lost_records == 0
+    assert steps(hook) == list(range(first_step(name), 10))
+    values = [row.value for row in hook.history if row.step == 9 and row.measure != tags.MONITOR]
+    assert not np.isfinite(values).all()

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kbn
 from kbn.callbacks.loss_probe import LossesOfBothModes, LossProbe
@@ -124,22 +125,57 @@ def test_small_gradients_of_half_precision_do_not_vanish():
     assert gradients[-1][0] == pytest.approx(1e-9, rel=1e-2)
 
 
-def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_the_whole_batch():
+class OwnReplica(keras.layers.Layer):
+    """Divides by the number of replicas, as a replica knows it."""
+
+    def compute_output_shape(self, shape):  # Keras builds outside of any replica
+        return shape
+
+    def call(self, x):
+        return x / tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def reduced(reduction):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), OwnReplica(),
+                              kbn.BatchNormalization(), keras.layers.Dense(1)])  # fmt: skip
+    return model, X, Y, keras.losses.MeanSquaredError(reduction=reduction)
+
+
+REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight")
+SCALED_AND_NOT = {**KINDS, **{each: lambda each=each: reduced(each) for each in REDUCTIONS}}
+
+
+@pytest.mark.parametrize("kind", SCALED_AND_NOT)
+def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_one_device(kind):
+    """Keras divides some losses by the number of replicas there, and leaves others."""
+
+    def probes(weights=None):
+        model, x, y, loss = SCALED_AND_NOT[kind]()
+        model.compile("sgd", loss)
+        batch = Batch(x, y, WEIGHT if kind in REDUCTIONS else None)
+        probe = LossProbe(model, batch, "test")
+        if weights is not None:
+            model.set_weights(weights)
+        both = LossesOfBothModes(model, batch, "test")()
+        return model.get_weights(), both, *probe(probe.values())
+
     with mirrored().scope():
-        model = models.compiled("functional")
-        probe = LossProbe(model, Batch(X, Y), "test")
-        inside = probe(probe.values())
-    outside = LossProbe(model, Batch(X, Y), "test")(probe.values())
-    assert inside[0] == pytest.approx(outside[0], rel=1e-6)
-    np.testing.assert_allclose(inside[1][0], outside[1][0], rtol=1e-5)
+        weights, *inside = probes()
+    _, *outside = probes(weights)
+    for found, expected in zip(*map(keras.tree.flatten, (inside, outside)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_losses_of_both_modes_are_those_of_keras():
-    model = models.compiled("functional")
+@pytest.mark.parametrize("build", [models.functional, lambda: regular()[0]])
+def test_losses_of_both_modes_are_those_of_keras(build):
+    model = build()
+    model.compile("adam", "mse")
     model.fit(X, Y, verbose=0)
-    _, inference = LossesOfBothModes(model, Batch(X, Y), "test")()
-    assert inference == pytest.approx(model.evaluate(X, Y, batch_size=24, verbose=0)[0], rel=1e-5)
-    training, _ = LossesOfBothModes(model, Batch(X, Y), "test")()
+    losses = LossesOfBothModes(model, Batch(X, Y), "test")
+    model.fit(X, Y, verbose=0)  # the weights are those of now
+    training, inference = losses()
+    told = model.evaluate(X, Y, batch_size=24, verbose=0)
+    assert inference == pytest.approx(told, rel=1e-5)
     assert training != pytest.approx(inference, rel=1e-3)
 
 

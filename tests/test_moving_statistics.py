@@ -121,6 +121,19 @@ def test_losses_are_those_of_both_modes(tmp_path):
     assert abs(gap) > 1e-3
 
 
+def test_losses_of_regularized_weights(tmp_path):
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(4, kernel_regularizer="l2")(inputs)
+    x = kbn.BatchNormalization(name="bn", gamma_regularizer="l1")(x)
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    model.compile("sgd", "mse")
+    callback = MovingStatistics(tmp_path, (X, Y), every_steps=2)
+    with user_warnings():
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    inference = model.evaluate(X, Y, batch_size=64, verbose=0)
+    assert values(callback, tags.MODEL)["loss_inference"] == pytest.approx(inference, rel=1e-5)
+
+
 def test_refused_updates_are_told_as_a_share_of_the_batches(tmp_path):
     x = X.copy()
     x[8:16, 2] = np.nan  # one batch of eight
