@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from kbn import checks, tags
 from kbn.callbacks.activations import activations, puts_channels_first
@@ -14,9 +13,9 @@ from kbn.callbacks.probe import Probe, build
 from kbn.callbacks.probe_data import first_samples
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import Thinning, schedule
+from kbn.callbacks.shift_measures import measured
 from kbn.callbacks.worst_layers import Movements
 from kbn.callbacks.writer import Record, rows_of
-from kbn.measures import MEASURES
 from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
 
@@ -149,10 +148,10 @@ class CovariateShift(Recorder):
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         sketches: dict[Tap, DistributionSketch] = self._compiled()
         self._keep_references(step, sketches, before=True)
-        measured = {tap: self._measured(tap, sketch) for tap, sketch in sketches.items()}
-        rows = [one for tap, values in measured.items() for one in rows_of(step, tap, values)]
+        found = measured(self.measures, sketches, self._references)
+        rows = [one for tap, values in found.items() for one in rows_of(step, tap, values)]
         first = self.measures[0]
-        self._movements.add(step, {t: of[first] for t, of in measured.items() if first in of})
+        self._movements.add(step, {tap: of[first] for tap, of in found.items() if first in of})
         self._keep_references(step, sketches, before=False)
         wanted = sketches if self.histograms and self._thinning.keeps() else {}
         return Record(rows, {tap: sketch.histogram() for tap, sketch in wanted.items()})
@@ -165,11 +164,6 @@ class CovariateShift(Recorder):
         """Drop the compiled probe; the references stay for a later `fit`."""
         self._compiled = None
 
-    def _measured(self, tap: Tap, sketch: DistributionSketch) -> dict[str, float]:
-        reference = self._references.get(tap)
-        distances = {} if reference is None else measure_distances(self.measures, sketch, reference)
-        return {**measure_alone(sketch), **distances}
-
     def _keep_references(
         self, step: int, sketches: Mapping[Tap, DistributionSketch], *, before: bool
     ) -> None:
@@ -181,33 +175,6 @@ class CovariateShift(Recorder):
             if not isinstance(self.reference, str) and step < self.reference:
                 return
         self._references = {**sketches, **self._references} if fixed else dict(sketches)
-
-
-def measure_alone(sketch: DistributionSketch) -> dict[str, float]:
-    """Return every scalar of one record of one place that needs no other record, by name."""
-    percentiles = sketch.quantile(np.array(tags.PERCENTILES) / 100)
-    scalars = {
-        **dict(zip(tags.PERCENTILE_MEASURES, percentiles.tolist(), strict=True)),
-        "mean": sketch.pooled_mean(),
-        "std": sketch.pooled_std(),
-        "kurtosis": sketch.kurtosis(),
-        "non_finite": sketch.non_finite_share,
-        "zeros": sketch.zero_share,
-        "dead": sketch.dead_share,
-    }
-    if sketch.saturated_share is not None:
-        scalars["saturated"] = sketch.saturated_share
-    return scalars
-
-
-def measure_distances(
-    names: Sequence[str], now: DistributionSketch, reference: DistributionSketch
-) -> dict[str, float]:
-    """Return the distances of `names`, each as the mean over channels and of the worst one."""
-    found: dict[str, float] = {}
-    for name in names:
-        found[name], found[f"{name}_worst"] = MEASURES[name](now, reference).mean_and_worst()
-    return found
 
 
 def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:

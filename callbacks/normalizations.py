@@ -1,6 +1,6 @@
 """The look that `MovingStatistics` takes: a normalization layer's batch against its memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ def look(_: str, call: Call) -> list[tuple[str, Kept]]:
         "count": ops.max(ops.convert_to_tensor(batch.count, wide.dtype)),
         "output_gap": ops.sqrt(_mean_of_kept(ops.square(apart), weights)),
     }
-    return [("probe", Kept(tensors, partial(_gap, layer)))]
+    return [("probe", Kept(tensors, partial(_gaps, layer)))]
 
 
 def _mean_of_kept(x: Any, weights: Any) -> Any:
@@ -59,6 +59,12 @@ def _mean_of_kept(x: Any, weights: Any) -> Any:
     nothing = ops.zeros_like(x)
     number = ops.sum(where_kept(weights, ops.ones_like(x), nothing))
     return ops.sum(where_kept(weights, x, nothing)) / ops.maximum(number, 1)
+
+
+def _gaps(
+    layer: keras.layers.BatchNormalization, found: Sequence[Mapping[str, np.ndarray]]
+) -> list[Gap]:
+    return [_gap(layer, one) for one in found]
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a net that diverged

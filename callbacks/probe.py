@@ -17,17 +17,20 @@ from kbn.callbacks.layer_tree import Layers, layer_paths, tell_unwatched
 from kbn.tags import Tap
 from kbn.tap import Call, runs_eagerly, seeds, tapped, training_argument
 
+Finish = Callable[[list[dict[str, Any]]], list[Any]]
+
 
 class Kept(NamedTuple):
     """What is kept of one place.
 
     Attributes:
         tensors: tensors of bounded size, by name; they leave the device.
-        finish: makes of them, as NumPy arrays, what the record is about.
+        finish: makes of them, as NumPy arrays, what the record is about: of all places at once that
+            have the same `finish`, in a list, for each one thing.
     """
 
     tensors: dict[str, Any]
-    finish: Callable[[dict[str, Any]], Any]
+    finish: Finish
 
 
 Look = Callable[[str, Call], list[tuple[str, Kept]]]
@@ -75,8 +78,13 @@ class Probe:
     def __call__(self) -> dict[Tap, Any]:
         """Run the model on the batch and return what the looks made of it, place by place."""
         kept = self._run()  # first: where Python runs the model, it finds the places anew
-        found = zip(self.taps, self._finish, kept, strict=True)
-        return {tap: finish(arrays) for tap, finish, arrays in found}
+        groups: dict[Finish, list[int]] = {}
+        for place, finish in enumerate(self._finish):
+            groups.setdefault(finish, []).append(place)
+        found: dict[int, Any] = {}
+        for finish, places in groups.items():
+            found.update(zip(places, finish([kept[place] for place in places]), strict=True))
+        return {tap: found[place] for place, tap in enumerate(self.taps)}
 
     def tell_unseen(self, layers: Any) -> None:
         """Warn of layers that cannot be watched; raise where one was named, or none is left.

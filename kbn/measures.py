@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kbn import tags
-from kbn.sketch import DistributionSketch
+from kbn.sketch import Channels
 
 BINS = 10
 
@@ -28,6 +28,10 @@ class ByChannel(NamedTuple):
     distance: np.ndarray
     moved: np.ndarray
     usable: np.ndarray
+
+    def part(self, span: slice) -> "ByChannel":
+        """Return those of some channels."""
+        return ByChannel(*(each[span] for each in self))
 
     def mean_and_worst(self) -> tuple[float, float]:
         """Return the mean over the usable channels, and the greatest distance of them."""
@@ -49,10 +53,10 @@ class ByChannel(NamedTuple):
         return self.mean_and_worst()[1]
 
 
-Measure = Callable[[DistributionSketch, DistributionSketch], ByChannel]
+Measure = Callable[[Channels, Channels], ByChannel]
 
 
-def wasserstein_normalised(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
     """Return W₁ / σ_ref.
 
     W₁ is the Wasserstein-1 distance, for n values each mean |a₍ᵢ₎ − b₍ᵢ₎|; σ_ref is the
@@ -65,7 +69,7 @@ def wasserstein_normalised(now: DistributionSketch, reference: DistributionSketc
     return ByChannel(distance, moved, usable=~reference.constant)
 
 
-def jeffreys_gaussian(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def jeffreys_gaussian(now: Channels, reference: Channels) -> ByChannel:
     """Return the Jeffreys divergence of two Gaussians, in nats.
 
     J = (σ₁²+Δμ²)/(2σ₂²) + (σ₂²+Δμ²)/(2σ₁²) − 1, with the moments of each record. Channels that
@@ -80,7 +84,7 @@ def jeffreys_gaussian(now: DistributionSketch, reference: DistributionSketch) ->
     return ByChannel(distance, moved, usable=~now.constant & ~reference.constant)
 
 
-def wasserstein_gaussian(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def wasserstein_gaussian(now: Channels, reference: Channels) -> ByChannel:
     """Return W₂ of two Gaussians, √(Δμ² + Δσ²), in the unit of the activation."""
     shift = now.mean - reference.mean
     spread = np.sqrt(now.variance) - np.sqrt(reference.variance)
@@ -89,7 +93,7 @@ def wasserstein_gaussian(now: DistributionSketch, reference: DistributionSketch)
     return ByChannel(distance, distance, usable=known)
 
 
-def jensen_shannon(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def jensen_shannon(now: Channels, reference: Channels) -> ByChannel:
     """Return the Jensen-Shannon divergence in bits, in [0, 1].
 
     Over ten bins that hold equal shares of both records together. 1: they have no bin in common.
@@ -102,7 +106,7 @@ def jensen_shannon(now: DistributionSketch, reference: DistributionSketch) -> By
     return _each(distance, now, reference)
 
 
-def population_stability(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def population_stability(now: Channels, reference: Channels) -> ByChannel:
     """Return the population stability index Σ (p − q) ln(p/q) over the reference's deciles.
 
     A bin without a value counts as half a value, so that the index stays finite. Channels that
@@ -122,7 +126,7 @@ def population_stability(now: DistributionSketch, reference: DistributionSketch)
     )
 
 
-def kolmogorov_smirnov(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def kolmogorov_smirnov(now: Channels, reference: Channels) -> ByChannel:
     """Return sup |F − G| of the two distribution functions, in [0, 1]."""
 
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -134,7 +138,7 @@ def kolmogorov_smirnov(now: DistributionSketch, reference: DistributionSketch) -
     return _each(distance, now, reference)
 
 
-def energy(now: DistributionSketch, reference: DistributionSketch) -> ByChannel:
+def energy(now: Channels, reference: Channels) -> ByChannel:
     """Return the squared energy distance 2 ∫ (F − G)², in the unit of the activation."""
 
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -205,8 +209,8 @@ def _wasserstein_of(a: np.ndarray, b: np.ndarray) -> float:
 
 def _each(
     distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    now: DistributionSketch,
-    reference: DistributionSketch,
+    now: Channels,
+    reference: Channels,
 ) -> ByChannel:
     """Take `distance` over all channels at once or, where some lack values, one by one.
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from kbn import fused_kernel, native_kernels
-from kbn.sketch import DistributionSketch, Moments
+from kbn.sketch import DistributionSketch, Moments, sorted_values
 
 Tensor = Any
 
@@ -74,40 +74,42 @@ class Reduction:
             "dead": ops.sum(ops.cast((number > 0) & (mean == 0) & (variance == 0), "int32")),
         }
 
-    def on_host(self, reduced: Mapping[str, np.ndarray]) -> DistributionSketch:
-        """Return the sketch."""
-        if "whole" in reduced:
-            return self._sketch_of(reduced["whole"])
-        pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
-        return self._sketch(
-            reduced["values"],
-            Moments(*(reduced[name] for name in Moments._fields)),
-            pooled,
-            int(reduced["dead"]),
-        )
+    def on_host(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[DistributionSketch]:
+        """Return the sketches of several activations of this shape."""
+        found = [self._summed_up(one) for one in reduced]
+        ordered = sorted_values([values for values, *_ in found])
+        return [
+            DistributionSketch(
+                *arrays,
+                channels,
+                pooled,
+                size=self._rows * self._columns,
+                dead_share=dead / self._columns if self._columns else 0.0,
+                bounds=self._bounds,
+            )
+            for arrays, (_, channels, pooled, dead) in zip(ordered, found, strict=True)
+        ]
 
-    def _sketch_of(self, planes: np.ndarray) -> DistributionSketch:
+    def _summed_up(
+        self, reduced: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, Moments, Moments, int]:
+        """Return the kept values, moments of their channels and of all, and the dead channels."""
+        if "whole" in reduced:
+            return self._summed_up_whole(reduced["whole"])
+        channels = Moments(*(reduced[name] for name in Moments._fields))
+        pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
+        return reduced["values"], channels, pooled, int(reduced["dead"])
+
+    def _summed_up_whole(self, planes: np.ndarray) -> tuple[np.ndarray, Moments, Moments, int]:
         x = planes.transpose(0, 2, 1).reshape(self._rows, self._columns)
         channels = Moments.of(x)
         dead = np.sum((channels.number > 0) & (channels.mean == 0) & (channels.variance == 0))
         rows, columns = self._kept
+        kept = channels
         if len(columns) < self._columns:
-            x = x[:, columns]
+            x, kept = x[:, columns], Moments(*(each[columns] for each in channels))
         values = x if len(rows) == self._rows else x[rows]
-        kept = Moments(*(each[columns] for each in channels))
-        return self._sketch(values, kept, channels.merged(), int(dead))
-
-    def _sketch(
-        self, values: np.ndarray, channels: Moments, pooled: Moments, dead: int
-    ) -> DistributionSketch:
-        return DistributionSketch(
-            values,
-            channels,
-            pooled,
-            size=self._rows * self._columns,
-            dead_share=dead / self._columns if self._columns else 0.0,
-            bounds=self._bounds,
-        )
+        return values, kept, channels.merged(), int(dead)
 
     def _take(self, x: Tensor) -> Tensor:
         """Return the kept values (R, C') of `x`, (outer, channels, inner)."""

@@ -195,7 +195,9 @@ def test_a_look_that_fails_spoils_no_later_record():
     def look(path, call):
         if next(fails):
             raise ArithmeticError("not this time")
-        return [("output", Kept({"x": call.outputs}, lambda found: found["x"].shape))]
+        return [
+            ("output", Kept({"x": call.outputs}, lambda found: [one["x"].shape for one in found]))
+        ]
 
     probe = Probe(model, X, {"bn": model.bn}, look)
     assert probe.taps == [Tap("bn", "output")]
