@@ -153,7 +153,7 @@ def _compared(
     return {
         "records": hook.cost.records, "without": sum(plain), "with": sum(watched),
         "steady": steady, "once": once, "share": steady + once / sum(plain),
-        "own": hook.cost.share(),
+        "own": hook.cost.seconds / sum(watched),
     }  # fmt: skip
 
 

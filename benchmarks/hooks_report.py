@@ -34,10 +34,10 @@ without it side by side in one process, a few steps of one and a few of the othe
 Keras itself stalls at random, for up to seconds, which the whole times hold. So the share is made
 of two parts: what a hundred steps, which hold one record, took longer than the hundred beside them
 (the median of the ratios), and what the hook does once in a fit or an epoch (tracing, the first
-record, pictures), by its own clock. *Its own account* is `cost.share()`. *Memory* is by how much
-two records raise the peak that forward passes had reached. *Growth* varies one thing at a time
-around 8 layers of 64 channels, watched at both sides, and 256 samples of 8×8; at last the records
-of one run, with its resident memory."""
+record, pictures), by its own clock. *Its own account* is all the time by its own clock. *Memory* is
+by how much two records raise the peak that forward passes had reached. *Growth* varies one thing at
+a time around 8 layers of 64 channels, watched at both sides, and 256 samples of 8×8; at last the
+records of one run, with its resident memory."""
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:

@@ -44,13 +44,20 @@ def heat_map(values: np.ndarray, names: Sequence[str], steps: Sequence[int]) -> 
     image.paste(cells, (_LABEL, 0))
     draw = ImageDraw.Draw(image)
     for line, name in enumerate(names):
-        _write(draw, (_LABEL - 4, line * _LINE + 2), _shortened(name), "ra")
+        image.paste(_label(_shortened(name)), (0, line * _LINE))
     _write(draw, (_LABEL, height - _LINE + 2), f"step {steps[0]}", "la")
     _write(draw, (_LABEL + _WIDTH, height - _LINE + 2), f"step {steps[-1]}", "ra")
     _draw_legend(image, draw, top)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return Picture(buffer.getvalue(), image.size)
+
+
+@functools.lru_cache(256)  # the same at every epoch's end, and half of the time
+def _label(name: str) -> Image.Image:
+    label = Image.new("RGB", (_LABEL, _LINE), "white")
+    _write(ImageDraw.Draw(label), (_LABEL - 4, 2), name, "ra")
+    return label
 
 
 def _greatest(values: np.ndarray) -> float:

@@ -42,18 +42,12 @@ class Steps:
 
     def batch_ended(self) -> None:
         """Count a call of the training function."""
-        self._batches += 1
-        seen = self._per_call
-        if self._length is not None:  # the last call of an epoch may have fewer
-            seen = min(seen, max(self._length - self._batches_of_epoch, 1))
-        self._batches_of_epoch += seen
-        self.batches_of_fit += seen
-        self.batches += seen
+        self._batches += 1  # and no more: this is called at every step
 
     def epoch_ended(self) -> None:
         """Start counting the batches of another epoch, and read the step."""
-        self._batches_of_epoch = 0
         self.read()
+        self._batches_of_epoch = 0
 
     def stand_still(self, since: int) -> bool:
         """Say whether the step is `since` yet, after as many batches of `fit` as a step takes."""
@@ -78,8 +72,17 @@ class Steps:
         if self._batches:
             self._pace_is_known = True
             self._pace = max(self._pace, -((before - self.now) // self._batches))
+            self._count(self._batches * self._per_call)
         self._batches = 0
         return self.now
+
+    def _count(self, batches: int) -> None:
+        left = (self._length or 0) - self._batches_of_epoch
+        if left > 0:
+            batches = min(batches, left)  # the last call of an epoch may have fewer
+        self._batches_of_epoch += batches
+        self.batches_of_fit += batches
+        self.batches += batches
 
     def _iterations(self) -> int:
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))

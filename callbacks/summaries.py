@@ -1,7 +1,7 @@
 """Records as TensorBoard's protos."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
@@ -27,12 +27,35 @@ from kbn.tags import Row, Tap
 CATEGORY = "Covariate shift: 15th, 50th and 85th percentile"
 
 
+Place = tuple[str, str, str]  # layer, site, measure
+_KINDS_KEPT = 8  # of records, by their places
+
+
+class _Scalars:
+    """The scalars of some places, built once: then only their numbers change, faster."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._summary = Summary()
+        for layer, site, measure in places:
+            tensor = self._summary.value.add(tag=tags.tag(measure, Tap(layer, site))).tensor
+            tensor.dtype = 1  # DT_FLOAT
+            tensor.tensor_shape.SetInParent()
+            tensor.float_val.append(0.0)
+        self._numbers = [value.tensor.float_val for value in self._summary.value]
+
+    def of(self, rows: Sequence[Row]) -> Summary:
+        """Return the values of `rows`, which are of the same places, until the next call."""
+        for number, row in zip(self._numbers, rows, strict=True):
+            number[0] = row.value
+        return self._summary
+
+
 class Builder:
     """Builds the summaries of one file: TensorBoard wants a tag's metadata once."""
 
     def __init__(self) -> None:
         self._described: set[str] = set()
-        self._scalars: dict[tuple[str, str, str], Summary.Value] = {}
+        self._scalars: dict[tuple[Place, ...], _Scalars] = {}
 
     def summary(
         self,
@@ -45,8 +68,7 @@ class Builder:
         summary = Summary()
         for tap, buckets in histograms.items():
             self._add_histogram(summary, tap, buckets)
-        for one in rows:
-            self._add_scalar(summary, one)
+        self._add_scalars(summary, list(rows))
         for tag, picture in pictures.items():
             self._add_picture(summary, tag, picture)
         for tag, text in texts.items():
@@ -65,22 +87,23 @@ class Builder:
             metadata = histogram_metadata.create_summary_metadata("", text)
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_TENSOR))
 
-    def _add_scalar(self, summary: Summary, one: Row) -> None:
-        _, layer, site, measure, number = one
-        value = self._scalars.get((layer, site, measure))
-        if value is not None:  # built before: to change its number takes a third of the time
-            value.tensor.float_val[0] = number
-            summary.value.append(value)
-            return
-        value = Summary.Value(tag=tags.tag(measure, Tap(layer, site)))
-        value.tensor.dtype = 1  # DT_FLOAT
-        value.tensor.tensor_shape.SetInParent()
-        value.tensor.float_val.append(number)
-        self._scalars[layer, site, measure] = value
-        added = summary.value.add()
-        added.CopyFrom(value)
-        metadata = scalar_metadata.create_summary_metadata("", tags.DESCRIPTIONS[measure])
-        added.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_SCALAR))
+    def _add_scalars(self, summary: Summary, rows: Sequence[Row]) -> None:
+        places = tuple((row.layer, row.site, row.measure) for row in rows)
+        known = places in self._scalars
+        if not known:
+            if len(self._scalars) == _KINDS_KEPT:
+                self._scalars.clear()
+            self._scalars[places] = _Scalars(places)
+        first = len(summary.value)
+        summary.MergeFrom(self._scalars[places].of(rows))
+        if not known:
+            for value, (_, _, measure) in zip(summary.value[first:], places, strict=True):
+                self._describe_scalar(value, measure)
+
+    def _describe_scalar(self, value: Summary.Value, measure: str) -> None:
+        if self._is_new(value.tag):
+            metadata = scalar_metadata.create_summary_metadata("", tags.DESCRIPTIONS[measure])
+            value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_SCALAR))
 
     def _add_picture(self, summary: Summary, tag: str, picture: Picture) -> None:
         width, height = picture.size

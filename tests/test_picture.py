@@ -13,9 +13,8 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from kbn import tags
 from kbn.callbacks import picture, worst_layers
 from kbn.callbacks.picture import heat_map
-from kbn.callbacks.worst_layers import COLUMNS, LINES
-from kbn.history import History
-from kbn.tags import Row
+from kbn.callbacks.worst_layers import COLUMNS, LINES, Movements
+from kbn.tags import Tap
 
 DARKEST, MIDDLE, BRIGHTEST, GREY = (68, 1, 84), (33, 145, 140), (253, 231, 37), (200, 200, 200)
 
@@ -136,6 +135,7 @@ def test_steps_and_scale_are_written():
             texts.append(text)
             super().text(place, text, **options)
 
+    picture._label.cache_clear()
     draw = picture.ImageDraw.Draw
     try:
         picture.ImageDraw.Draw = Recording
@@ -161,15 +161,13 @@ def seen(monkeypatch):
     return found
 
 
-def history(moved, steps=None):
-    """Return a history of `moved`: lists of values by layer; None where there is no row."""
-    return History(
-        Row(step, layer, "input", measure, value)
-        for i, step in enumerate(steps or range(len(next(iter(moved.values())))))
-        for layer, values in moved.items()
-        for measure, value in (("mean", 1e9), ("wasserstein", values[i]))
-        if value is not None
-    )
+def summary(moved, steps=None):
+    """Sum up `moved`: lists of values by layer; None where a record has none."""
+    movements = Movements("wasserstein")
+    for i, step in enumerate(steps or range(len(next(iter(moved.values()))))):
+        found = {Tap(layer, "input"): values[i] for layer, values in moved.items()}
+        movements.add(step, {tap: value for tap, value in found.items() if value is not None})
+    return movements.summary()
 
 
 def table(record):
@@ -180,16 +178,12 @@ def table(record):
 
 
 def test_without_the_measure_there_is_nothing_to_say():
-    empty = worst_layers.summary(History(), "wasserstein")
-    assert (empty.rows, empty.histograms, empty.pictures, empty.texts) == ((), {}, {}, {})
-    assert worst_layers.summary(history({"a": [1.0]}), "psi").pictures == {}
+    for empty in (Movements("wasserstein").summary(), summary({"a": [None]})):
+        assert (empty.rows, empty.histograms, empty.pictures, empty.texts) == ((), {}, {}, {})
 
 
 def test_picture_and_table_of_a_few_layers(seen):
-    record = worst_layers.summary(
-        history({"a": [0, 0.5, 1], "b": [0, 2, 0.25], "c": [0, 0, 12_345.678]}, [0, 50, 70]),
-        "wasserstein",
-    )
+    record = summary({"a": [0, 0.5, 1], "b": [0, 2, 0.25], "c": [0, 0, 12_345.678]}, [0, 50, 70])
     assert seen["names"] == ["a input", "b input", "c input"]
     assert seen["steps"] == [0, 50, 70]
     np.testing.assert_array_equal(seen["values"], [[0, 0.5, 1], [0, 2, 0.25], [0, 0, 12_345.678]])
@@ -201,9 +195,7 @@ def test_picture_and_table_of_a_few_layers(seen):
 
 
 def test_a_place_that_lacks_a_record_is_unknown_there(seen):
-    record = worst_layers.summary(
-        history({"a": [0, None, 1], "b": [None, 2, None]}, [0, 50, 70]), "wasserstein"
-    )
+    record = summary({"a": [0, None, 1], "b": [None, 2, None]}, [0, 50, 70])
     np.testing.assert_array_equal(seen["values"], [[0, np.nan, 1], [np.nan, 2, np.nan]])
     assert table(record)[0] == [("a input", "1"), ("b input", "nan")]
 
@@ -212,7 +204,7 @@ def test_of_many_layers_the_worst_are_kept_in_the_order_of_the_model(seen):
     many = 3 * LINES
     means = np.random.default_rng(0).permutation(many) + 1.0
     moved = {f"layer\t{i}": [0, mean, 2 * mean] for i, mean in enumerate(means)}
-    record = worst_layers.summary(history(moved), "wasserstein")
+    record = summary(moved)
     worst = np.flatnonzero(means > many - LINES)
     assert seen["names"] == [f"layer\t{i} input" for i in worst]
     np.testing.assert_array_equal(seen["values"][:, 1], means[worst])
@@ -224,7 +216,7 @@ def test_what_was_inf_stands_before_all_and_what_is_unknown_behind(seen):
     moved = {f"unknown_{i}": [math.nan, math.nan] for i in range(LINES)}
     moved |= {f"still_{i}": [0, 0] for i in range(LINES - 2)}
     moved |= {"once_inf": [math.inf, 0.0], "moved": [0, 3.0]}
-    record = worst_layers.summary(history(moved), "wasserstein")
+    record = summary(moved)
     assert seen["names"] == [f"{layer} input" for layer in moved if "unknown" not in layer]
     lines, _ = table(record)
     assert lines[0] == ("moved input", "3")
@@ -233,7 +225,7 @@ def test_what_was_inf_stands_before_all_and_what_is_unknown_behind(seen):
 
 def test_the_table_ranks_by_the_last_record():
     moved = {"nan": [9.0, math.nan], "zero": [9.0, 0.0], "inf": [0, math.inf], "one": [0, 1.0]}
-    lines, _ = table(worst_layers.summary(history(moved), "wasserstein"))
+    lines, _ = table(summary(moved))
     assert lines == [
         ("inf input", "inf"), ("one input", "1"), ("zero input", "0"), ("nan input", "nan")
     ]  # fmt: skip
@@ -246,7 +238,7 @@ def test_of_many_records_several_share_a_column_and_the_greatest_shows(records, 
     values[2] = np.nan
     values[1, -1] = math.inf
     moved = {"a": values[0].tolist(), "b": values[1].tolist(), "c": values[2].tolist()}
-    record = worst_layers.summary(history(moved), "wasserstein")
+    record = summary(moved)
     found = seen["values"]
     assert found.shape == (3, COLUMNS)
     assert seen["steps"] == list(range(records))
@@ -270,7 +262,7 @@ QUOTED = [
 
 @pytest.mark.parametrize("name", QUOTED)
 def test_tensorboard_shows_names_as_they_are(name):
-    record = worst_layers.summary(history({name: [0, 0.5], "other": [0, 0.25]}), "wasserstein")
+    record = summary({name: [0, 0.5], "other": [0, 0.25]})
     page = markdown_to_safe_html(record.texts[tags.WORST_LAYERS])
     rows = re.findall(r"<td>(.*?)</td>\s*<td>(.*?)</td>\s*</tr>", page, re.DOTALL)
     assert len(rows) == 2
