@@ -29,7 +29,7 @@ NETWORKS = {
 # A fit: of which network, batch size, steps per epoch, epochs, rounds, steps per turn.
 FITS = {
     "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 1, 5),
-    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 10, 4, 100),
+    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 20, 2, 25),
 }
 ELEMENTS = (100, 100, 1000)  # 10⁷
 
@@ -129,17 +129,22 @@ def _share(
             order = slice(None, None, -1 if round_ % 2 else 1)  # who begins
             watched, plain = in_turn(*fits[order], turn)[order]
             found.append(_compared(hook, watched, plain, turn))
-    shares = sorted(one["share"] for one in found)
+    hundreds = [ratio for one in found for ratio in one.pop("hundreds")]
+    shares = sorted(one.pop("share") for one in found)
+    totals = {key: median(one[key] for one in found) for key in found[0]}
+    steady = median(hundreds) - 1
     return {
-        **{key: median(one[key] for one in found) for key in found[0]},
+        **totals,
         "steps": steps * epochs,
+        "steady": steady,
+        "share": steady + totals["once"] / totals["without"],
         "shares": shares,
     }
 
 
 def _compared(
     hook: CovariateShift, watched: list[float], plain: list[float], turn: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Return what a fit with the hook took beside one without it.
 
     Keras itself stalls between epochs, at random and for up to seconds. So a hundred steps, which
@@ -147,12 +152,12 @@ def _compared(
     not see what is done once in a fit or an epoch, which the hook's own clock adds.
     """
     pairs = zip(in_hundreds(watched, turn), in_hundreds(plain, turn), strict=True)
-    steady = median(a / b for a, b in pairs) - 1
+    hundreds = [a / b for a, b in pairs]
     records = [r.value for r in hook.history if r[1:4] == ("record", "milliseconds", "monitor")]
     once = hook.cost.seconds - sum(records[1:]) / 1e3
     return {
-        "records": hook.cost.records, "without": sum(plain), "with": sum(watched),
-        "steady": steady, "once": once, "share": steady + once / sum(plain),
+        "records": hook.cost.records, "without": sum(plain), "with": sum(watched), "once": once,
+        "hundreds": hundreds, "share": median(hundreds) - 1 + once / sum(plain),
         "own": hook.cost.seconds / sum(watched),
     }  # fmt: skip
 
