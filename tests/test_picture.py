@@ -24,8 +24,8 @@ def decoded(drawn):
     image = Image.open(io.BytesIO(drawn.png))
     assert image.format == "PNG"
     image.load()
-    assert (image.size, image.mode) == (drawn.size, "RGB")
-    return np.array(image)
+    assert image.size == drawn.size
+    return np.array(image.convert("RGB"))
 
 
 def cells(drawn, shape):
@@ -109,8 +109,8 @@ NAMES = {
 def test_any_name_is_drawn_beside_the_cells(name, freetype, monkeypatch):
     if not freetype:
         monkeypatch.setattr(picture.features, "check", lambda _: False)
-        bitmap = ImageFont.load_default_imagefont()
-        monkeypatch.setattr(picture.ImageDraw.ImageDraw, "font", bitmap)
+        monkeypatch.setattr(picture, "_font", ImageFont.load_default_imagefont)
+    picture._ink.cache_clear()
     pixels = decoded(heat_map(np.array([[1.0], [np.nan]]), [name, name], [0]))
     inside = pixels[:, picture._LABEL : picture._LABEL + picture._WIDTH]
     assert (inside[: picture._LINE] == BRIGHTEST).all()
@@ -135,7 +135,7 @@ def test_steps_and_scale_are_written():
             texts.append(text)
             super().text(place, text, **options)
 
-    picture._label.cache_clear()
+    picture._ink.cache_clear()
     draw = picture.ImageDraw.Draw
     try:
         picture.ImageDraw.Draw = Recording
