@@ -121,7 +121,6 @@ class Recorder(keras.callbacks.Callback):
             return
         if self._first_is_due:
             self._begun_at = self._steps.read()
-            self._warn_of_earlier_run()
             if not self.compares_steps:
                 self._first_is_due = False
                 self._take_record()
@@ -180,6 +179,7 @@ class Recorder(keras.callbacks.Callback):
         step = self._steps.now
         if self._recorded_step == step:
             return
+        self._warn_of_earlier_run()
         looked = self._looked or not self.compares_steps
         if looked and (always or self.cost.affords(self._budget)):
             self._recorded_step = step
@@ -249,11 +249,11 @@ class Recorder(keras.callbacks.Callback):
             )
 
     def _warn_of_earlier_run(self) -> None:
-        new, self._is_new = self._is_new and self._steps.now == 0, False
+        new, self._is_new = self._is_new and self._begun_at == 0, False
         if new and glob.glob(os.path.join(glob.escape(self._directory), "*tfevents*")):
             warnings.warn(
-                f"{self._directory!r} holds an earlier run, and TensorBoard will show this one in "
-                "its place: give each run a log_dir of its own.",
+                f"{self._directory!r} holds another run, and TensorBoard will show this one in "
+                "its place: give each run, and each hook of a kind, a log_dir of its own.",
                 stacklevel=2,
             )
 

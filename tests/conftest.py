@@ -81,7 +81,7 @@ def python(tmp_path):
     def run(*arguments, check=True, **environment):
         done = subprocess.run(
             [sys.executable, *arguments], cwd=tmp_path, env={**os.environ, **environment},
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stderr
         return done

@@ -137,6 +137,18 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
 
 
 @every_hook
+def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
+    """TensorBoard would show the second one alone."""
+    hooks = [made(name, tmp_path) for _ in range(2)]
+    with user_warnings() as texts:
+        models.compiled("functional").fit(*models.data("functional"), verbose=0, callbacks=hooks)
+    assert [text for text in texts if "inference will be off" not in text] == [
+        f"{str(tmp_path / hooks[0].run)!r} holds another run, and TensorBoard will show this one in "
+        "its place: give each run, and each hook of a kind, a log_dir of its own."
+    ]
+
+
+@every_hook
 def test_a_second_fit_goes_on(name, tmp_path):
     model = models.compiled("functional")
     hook = made(name, tmp_path)
