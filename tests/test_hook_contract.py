@@ -143,8 +143,8 @@ def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     with user_warnings() as texts:
         models.compiled("functional").fit(*models.data("functional"), verbose=0, callbacks=hooks)
     assert [text for text in texts if "inference will be off" not in text] == [
-        f"{str(tmp_path / hooks[0].run)!r} holds another run, and TensorBoard will show this one in "
-        "its place: give each run, and each hook of a kind, a log_dir of its own."
+        f"{str(tmp_path / hooks[0].run)!r} holds another run, and TensorBoard will show this one "
+        "in its place: give each run, and each hook of a kind, a log_dir of its own."
     ]
 
 
