@@ -49,7 +49,7 @@ class Recorder(keras.callbacks.Callback):
         self._json_lines = checks.boolean("json_lines", json_lines)
         self._file: EventFile | None = None
         self._watched: Any = None  # weak reference to the model of the first fit
-        self._steps = Steps()
+        self._steps = Steps(schedule.next_step)
         self._begun_at = self._epochs = self._epochs_of_fit = 0
         self._first_is_due = self._is_new = self._looked = self._recorded_in_epoch = False
         self._stands_still = False
@@ -124,7 +124,7 @@ class Recorder(keras.callbacks.Callback):
             if not self.compares_steps:
                 self._first_is_due = False
                 self._take_record()
-        if self.compares_steps and (self._first_is_due or self._may_be_due(ahead=1)):
+        if self.compares_steps and (self._first_is_due or self._steps.may_be_due(ahead=1)):
             self._looked = self.cost.affords(self._budget)
             if self._looked:
                 self._guarded(self._look_before)
@@ -132,7 +132,7 @@ class Recorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take a record where one became due."""
         self._steps.batch_ended()
-        if self._file is None or not (self._first_is_due or self._may_be_due()):
+        if not (self._first_is_due or self._steps.may_be_due()) or self._file is None:
             return
         due = self._schedule.next_step(self._steps.now)
         now = self._steps.read()
@@ -171,9 +171,6 @@ class Recorder(keras.callbacks.Callback):
         except Exception:
             self.release()
             raise
-
-    def _may_be_due(self, ahead: int = 0) -> bool:
-        return self._steps.at_most(ahead) >= self._schedule.next_step(self._steps.now)
 
     def _take_record(self, *, always: bool = False) -> None:
         step = self._steps.now

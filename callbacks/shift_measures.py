@@ -10,6 +10,8 @@ from kbn.sketch import Channels, DistributionSketch, mean_of_known
 from kbn.tags import Tap
 
 Sketches = Mapping[Tap, DistributionSketch]
+# More would take memory, and no less time.
+VALUES_AT_ONCE = 2**18
 
 
 def measured(
@@ -32,10 +34,13 @@ def measured(
         kind = None if reference is None else (len(reference.values), reference.complete)
         alike.setdefault((len(sketch.values), sketch.complete, kind), []).append(tap)
     found: dict[Tap, dict[str, float]] = {}
-    for taps in alike.values():
-        before = [references[tap] for tap in taps if tap in references]
-        together = _together(distances, [sketches[tap] for tap in taps], before)
-        found.update(zip(taps, together, strict=True))
+    for group in alike.values():
+        at_once = max(1, VALUES_AT_ONCE // max(sketches[group[0]].values.size, 1))
+        for first in range(0, len(group), at_once):
+            taps = group[first : first + at_once]
+            before = [references[tap] for tap in taps if tap in references]
+            together = _together(distances, [sketches[tap] for tap in taps], before)
+            found.update(zip(taps, together, strict=True))
     return {tap: found[tap] for tap in sketches}
 
 
@@ -53,9 +58,9 @@ def _together(
     if references:
         before = Channels.side_by_side(references)
         for name in distances:
-            by_channel = MEASURES[name](now, before)
-            for values, span in zip(found, spans, strict=True):
-                values[name], values[f"{name}_worst"] = by_channel.part(span).mean_and_worst()
+            distances_of = MEASURES[name](now, before).means_and_worsts(spans)
+            for values, (mean, worst) in zip(found, distances_of, strict=True):
+                values[name], values[f"{name}_worst"] = mean, worst
     return found
 
 

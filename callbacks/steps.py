@@ -3,7 +3,7 @@
 A read costs some 0.1 ms, 4 % of a step of a small network.
 """
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,8 +20,14 @@ class Steps:
         batches_of_fit: how many of them in this `fit`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, next_step: Callable[[int], float]) -> None:
+        """Count from 0.
+
+        Args:
+            next_step: takes the step to the next one of interest.
+        """
         self.now = self.batches = self.batches_of_fit = 0
+        self._next_step, self._calls_needed = next_step, 1.0
         self._optimizer: Any = None
         self._offset = self._batches = self._batches_of_epoch = 0
         self._length: int | None = None
@@ -55,16 +61,13 @@ class Steps:
         together = getattr(inner, "gradient_accumulation_steps", None) or 1
         return self.now == since and self.batches_of_fit >= together
 
-    def at_most(self, ahead: int = 0) -> float:
-        """Return what `read` cannot exceed now, or after `ahead` calls more, without reading.
+    def may_be_due(self, ahead: int = 0) -> bool:
+        """Say, without reading, whether the next step of interest may be reached.
 
-        A call makes as many steps as an execution has, or as it was seen to make: a `train_step`
-        may step several times. Fewer, with accumulated gradients, do no harm. inf where no call of
-        this `fit` was seen.
+        Args:
+            ahead: after so many calls more.
         """
-        if self._batches and not self._pace_is_known:
-            return math.inf
-        return self.now + (self._batches + ahead) * self._pace
+        return self._batches + ahead >= self._calls_needed
 
     def read(self) -> int:
         """Return the step; `now` is what it was before."""
@@ -73,8 +76,17 @@ class Steps:
             self._pace_is_known = True
             self._pace = max(self._pace, -((before - self.now) // self._batches))
             self._count(self._batches * self._per_call)
-        self._batches = 0
+        self._batches, self._calls_needed = 0, self._calls_until(self._next_step(self.now))
         return self.now
+
+    def _calls_until(self, step: float) -> float:
+        """Return how many calls it takes at least to reach `step`.
+
+        A call makes as many steps as an execution has, or as it was seen to make: a `train_step`
+        may step several times. Fewer, with accumulated gradients, do no harm. 1 where no call of
+        this `fit` was seen.
+        """
+        return (step - self.now) / self._pace if self._pace_is_known else 1
 
     def _count(self, batches: int) -> None:
         left = (self._length or 0) - self._batches_of_epoch

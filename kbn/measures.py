@@ -5,7 +5,7 @@ to measure by, those without one. Where that leaves none, a distance is 0 if not
 if something did; it is NaN only where no finite value is left at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,16 @@ class ByChannel(NamedTuple):
     def part(self, span: slice) -> "ByChannel":
         """Return those of some channels."""
         return ByChannel(*(each[span] for each in self))
+
+    def means_and_worsts(self, spans: Sequence[slice]) -> list[tuple[float, float]]:
+        """Return `mean_and_worst` of several parts that follow each other, all channels in one."""
+        sizes = [span.stop - span.start for span in spans]
+        if not self.usable.all() or np.isnan(self.moved).any() or min(sizes) == 0:
+            return [self.part(span).mean_and_worst() for span in spans]
+        starts = [span.start for span in spans]
+        means = np.add.reduceat(self.distance, starts) / sizes
+        worst = np.maximum.reduceat(self.distance, starts)
+        return list(zip(means.tolist(), worst.tolist(), strict=True))
 
     def mean_and_worst(self) -> tuple[float, float]:
         """Return the mean over the usable channels, and the greatest distance of them."""

@@ -22,6 +22,7 @@ Tensor = Any
 MIN_ROWS = 64
 WHOLE = 2**16
 """Values of the largest activation that leaves the device as it is."""
+WHOLE_AT_ONCE = 2**18  # values of activations that are summed up together
 # Values of a block: some temporaries of 8 MB. A turn of a loop costs more than it saves.
 BLOCK = 2**21
 PIVOT_ROWS = 32
@@ -32,6 +33,15 @@ class Positions(NamedTuple):
 
     rows: np.ndarray
     columns: np.ndarray
+
+
+class _SummedUp(NamedTuple):
+    """Kept values (R, C'), moments of their channels (C',) and of all, and how many are dead."""
+
+    values: np.ndarray
+    channels: Moments
+    pooled: Moments
+    dead: int
 
 
 class Reduction:
@@ -76,46 +86,56 @@ class Reduction:
 
     def on_host(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[DistributionSketch]:
         """Return the sketches of several activations of this shape."""
-        found = [self._summed_up(one) for one in reduced]
-        ordered = sorted_values([values for values, *_ in found])
+        if not reduced or "whole" not in reduced[0]:
+            return self._sketches([_as_it_left(one) for one in reduced])
+        at_once = max(1, WHOLE_AT_ONCE // max(self._rows * self._columns, 1))
+        return [
+            sketch
+            for first in range(0, len(reduced), at_once)
+            for sketch in self._sketches(self._summed_up(reduced[first : first + at_once]))
+        ]
+
+    def _sketches(self, found: Sequence["_SummedUp"]) -> list[DistributionSketch]:
+        ordered = sorted_values([one.values for one in found])
         return [
             DistributionSketch(
                 *arrays,
-                channels,
-                pooled,
+                one.channels,
+                one.pooled,
                 size=self._rows * self._columns,
-                dead_share=dead / self._columns if self._columns else 0.0,
+                dead_share=one.dead / self._columns if self._columns else 0.0,
                 bounds=self._bounds,
             )
-            for arrays, (_, channels, pooled, dead) in zip(ordered, found, strict=True)
+            for arrays, one in zip(ordered, found, strict=True)
         ]
 
-    def _summed_up(
-        self, reduced: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, Moments, Moments, int]:
-        """Return the kept values, moments of their channels and of all, and the dead channels."""
-        if "whole" in reduced:
-            return self._summed_up_whole(reduced["whole"])
-        channels = Moments(*(reduced[name] for name in Moments._fields))
-        pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
-        return reduced["values"], channels, pooled, int(reduced["dead"])
-
-    def _summed_up_whole(self, planes: np.ndarray) -> tuple[np.ndarray, Moments, Moments, int]:
-        x = planes.transpose(0, 2, 1).reshape(self._rows, self._columns)
-        channels = Moments.of(x)
-        dead = np.sum((channels.number > 0) & (channels.mean == 0) & (channels.variance == 0))
+    def _summed_up(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list["_SummedUp"]:
+        """Sum up several activations that left the device whole, at once."""
+        planes = np.stack([one["whole"] for one in reduced])
+        x = planes.transpose(0, 1, 3, 2).reshape(len(planes), self._rows, self._columns)
+        all_channels = Moments.of(x)
+        mean, variance, number = all_channels
+        dead = np.sum((number > 0) & (mean == 0) & (variance == 0), axis=1).tolist()
         rows, columns = self._kept
-        kept = channels
-        if len(columns) < self._columns:
-            x, kept = x[:, columns], Moments(*(each[columns] for each in channels))
-        values = x if len(rows) == self._rows else x[rows]
-        return values, kept, channels.merged(), int(dead)
+        values = x if len(rows) == self._rows else x[:, rows]
+        values = values if len(columns) == self._columns else values[:, :, columns]
+        channels = [Moments(*of_one) for of_one in zip(*all_channels, strict=True)]
+        return [
+            _SummedUp(kept, Moments(*(each[columns] for each in of_one)), of_one.merged(), number)
+            for kept, of_one, number in zip(values, channels, dead, strict=True)
+        ]
 
     def _take(self, x: Tensor) -> Tensor:
         """Return the kept values (R, C') of `x`, (outer, channels, inner)."""
         (_, columns, inner), kept = self._planes, self._kept
         row = (kept.rows // inner * columns * inner + kept.rows % inner)[:, None]
         return _real(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
+
+
+def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:
+    channels = Moments(*(reduced[name] for name in Moments._fields))
+    pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
+    return _SummedUp(reduced["values"], channels, pooled, int(reduced["dead"]))
 
 
 def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:

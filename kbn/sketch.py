@@ -35,25 +35,28 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Moments":
-        """Return the moments (C,) of the columns of `x`, (n, C) float."""
-        weights = np.full(len(x), 1 / max(len(x), 1))  # BLAS adds twice as fast as NumPy
+        """Return the moments (..., C) of the columns of `x`, (..., n, C) float."""
+        size = x.shape[-2]
+        weights = np.full(size, 1 / max(size, 1))  # BLAS adds twice as fast as NumPy
         with np.errstate(over="ignore", invalid="ignore"):
-            away = (x - x[:1]).astype(np.float64)  # so that little cancels below
+            away = x.astype(np.float64)
+            first = away[..., :1, :].copy()
+            away -= first  # so that little cancels below
             offset = weights @ away
             away *= away
             variance = np.maximum(weights @ away - offset * offset, 0)
         if not np.isfinite(variance).all():
             finite = np.isfinite(x)
             return cls._of_finite(np.where(finite, x, np.nan), finite)
-        number = np.full(x.shape[1], float(len(x)))
-        return cls(x[:1].sum(axis=0) + offset, variance, number)
+        return cls(first.sum(axis=-2) + offset, variance, np.full(offset.shape, float(size)))
 
     @classmethod
     def _of_finite(cls, x: np.ndarray, finite: np.ndarray) -> "Moments":
-        count = np.sum(finite, axis=0, dtype=np.float64)
+        count = np.sum(finite, axis=-2, dtype=np.float64)
         number = np.maximum(count, 1)
-        mean = np.nansum(x, axis=0, dtype=np.float64) / number
-        return cls(mean, np.nansum(np.square(x - mean), axis=0) / number, count)
+        mean = np.nansum(x, axis=-2, dtype=np.float64) / number
+        square = np.square(x - mean[..., None, :])
+        return cls(mean, np.nansum(square, axis=-2) / number, count)
 
     def merged(self) -> "Moments":
         """Return the moments of all the values together."""

@@ -1,0 +1,78 @@
+"""Places that are alike are measured at once: the numbers are those of each alone."""
+
+import keras
+import numpy as np
+import pytest
+
+from kbn import reduction, tags
+from kbn.callbacks import shift_measures
+from kbn.callbacks.shift_measures import measured
+from kbn.measures import MEASURES
+from kbn.reduction import Reduction
+from kbn.sketch import DistributionSketch
+from kbn.tags import Tap
+
+RNG = np.random.default_rng(0)
+
+
+def places(shift):
+    """Return sketches of places alike and not, some of them odd."""
+    usual = {f"usual_{i}": RNG.normal(i + shift, 1 + shift, (40, 5)) for i in range(4)}
+    nan, constant = RNG.normal(shift, 1, (40, 5)), RNG.normal(shift, 1, (40, 5))
+    nan[:, 1], nan[3, 2] = np.nan, np.inf
+    constant[:, 0] = 0.1
+    found = {
+        **usual,
+        "nan": nan,
+        "constant": constant,
+        "still": np.full((40, 5), 0.5),
+        "nothing": np.full((40, 5), np.nan),
+        "wide": RNG.normal(shift, 1, (40, 9)),
+        "long": RNG.normal(shift, 1, (90, 5)),
+        "half": RNG.normal(shift, 1, (40, 5)).astype("float16"),
+        "empty": np.zeros((0, 5)),
+    }
+    return {Tap(name, "output"): DistributionSketch.of(x) for name, x in found.items()}
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**18])
+def test_together_as_alone(at_once, monkeypatch):
+    monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
+    now, before = places(0.5), places(0.0)
+    del before[Tap("usual_2", "output")]  # no reference yet
+    found = measured(tags.DISTANCES, now, before)
+    assert list(found) == list(now)
+    for tap, sketch in now.items():
+        alone = {"mean": sketch.pooled_mean(), "std": sketch.pooled_std(),
+                 "kurtosis": sketch.kurtosis(), "dead": sketch.dead_share,
+                 "percentile_50": float(sketch.quantile(0.5))}  # fmt: skip
+        for name in tags.DISTANCES if tap in before else ():
+            by_channel = MEASURES[name](sketch, before[tap])
+            alone |= {name: by_channel.mean(), f"{name}_worst": by_channel.worst()}
+        assert {name: found[tap][name] for name in alone} == pytest.approx(alone, nan_ok=True)
+        assert (tags.WASSERSTEIN in found[tap]) == (tap in before)
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**18])
+@pytest.mark.parametrize("most", [2**13, 60])
+@pytest.mark.parametrize("shape", [(40, 5), (8, 5, 4), (40,), (0, 5), (3, 70_000)], ids=str)
+def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
+    monkeypatch.setattr(reduction, "WHOLE_AT_ONCE", at_once)
+    one = Reduction(shape, 1, most)
+    xs = [RNG.normal(i, 1 + i, shape).astype("float32") for i in range(4)]
+    xs[2][..., :2] = np.nan
+    arrays = [
+        {name: keras.ops.convert_to_numpy(each) for name, each in one.on_device(x).items()}
+        for x in map(keras.ops.convert_to_tensor, xs)
+    ]
+    for together, reduced in zip(one.on_host(arrays), arrays, strict=True):
+        (alone,) = one.on_host([reduced])
+        for name in ("values", "mean", "variance", "count"):
+            np.testing.assert_allclose(
+                getattr(together, name), getattr(alone, name), rtol=1e-12, atol=1e-300
+            )
+        np.testing.assert_array_equal(together.quantile([0, 0.3, 1]), alone.quantile([0, 0.3, 1]))
+        for name in ("size", "finite_count", "dead_share", "zero_share"):
+            assert getattr(together, name) == getattr(alone, name)
+        merged = [together.pooled_mean(), together.pooled_std()]
+        np.testing.assert_allclose(merged, [alone.pooled_mean(), alone.pooled_std()], rtol=1e-12)
