@@ -24,6 +24,7 @@ class Cost:
         self.records = self.postponed = self.bytes = 0
         self.seconds = self.last = self.starting = 0.0
         self._begun, self._looking = time.perf_counter(), 0.0
+        self._usual = 0.0  # seconds of the last record but the first: in that TensorFlow gets ready
 
     @contextmanager
     def spending(self, on: Purpose = "else") -> Iterator[None]:
@@ -37,6 +38,7 @@ class Cost:
             if on == "look":
                 self._looking += spent
             elif on == "record":
+                self._usual = self._looking + spent if self.last else 0.0
                 self.last, self._looking = self._looking + spent, 0.0
             elif not self.last:
                 self.starting += spent
@@ -44,11 +46,11 @@ class Cost:
     def affords(self, budget: float | None) -> bool:
         """Say whether one more record like the last keeps the share of time within `budget`.
 
-        Nobody knows before the first one.
+        Nobody knows before the first one, and the second is as long as nobody knows.
         """
         if budget is None or not self.last:
             return True
-        return self.seconds + self.last - self._looking <= budget * self._elapsed()
+        return self.seconds + self._usual - self._looking <= budget * self._elapsed()
 
     def share(self) -> float:
         """Return the share of the time since `fit` began that watching took, 0 to 1."""

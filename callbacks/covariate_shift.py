@@ -174,7 +174,8 @@ class CovariateShift(Recorder):
             fixed = True
             if not isinstance(self.reference, str) and step < self.reference:
                 return
-        self._references = {**sketches, **self._references} if fixed else dict(sketches)
+        older = self._references  # of places, too, that this record does not have
+        self._references = {**sketches, **older} if fixed else {**older, **sketches}
 
 
 def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:

@@ -147,9 +147,11 @@ class Recorder(keras.callbacks.Callback):
             return
         self._epochs += 1
         self._epochs_of_fit += 1
+        due = self._schedule.next_step(self._steps.now)
         self._steps.epoch_ended()
         self._warn_of_standing_steps()
-        if self._schedule.due_at_epoch(self._epochs):
+        # Only where train_step makes more steps than before is one missed until here.
+        if self._schedule.due_at_epoch(self._epochs) or self._steps.now >= due:
             self._take_record()
         if self._recorded_in_epoch:
             self._recorded_in_epoch = False

@@ -26,13 +26,20 @@ def measured(
         distances: names in `tags.DISTANCES`; each gives the mean over channels and, as
             `<name>_worst`, that of the channel that moved most.
         sketches: of this record.
-        references: what they are compared with.
+        references: what they are compared with; where Python runs the model, one may have another
+            number of channels, and is none then.
     """
+    references = {
+        tap: reference
+        for tap, reference in references.items()
+        if tap in sketches and len(reference.mean) == len(sketches[tap].mean)
+    }
     alike: dict[tuple[object, ...], list[Tap]] = {}
     for tap, sketch in sketches.items():
+        kind = sketch.values.shape, sketch.complete
         reference = references.get(tap)
-        kind = None if reference is None else (len(reference.values), reference.complete)
-        alike.setdefault((len(sketch.values), sketch.complete, kind), []).append(tap)
+        against = None if reference is None else (len(reference.values), reference.complete)
+        alike.setdefault((kind, against), []).append(tap)
     found: dict[Tap, dict[str, float]] = {}
     for group in alike.values():
         at_once = max(1, VALUES_AT_ONCE // max(sketches[group[0]].values.size, 1))

@@ -45,13 +45,17 @@ class Moments(NamedTuple):
             offset = weights @ away
             away *= away
             variance = np.maximum(weights @ away - offset * offset, 0)
-        if not np.isfinite(variance).all():
-            finite = np.isfinite(x)
-            return cls._of_finite(np.where(finite, x, np.nan), finite)
-        return cls(first.sum(axis=-2) + offset, variance, np.full(offset.shape, float(size)))
+        found = cls(first.sum(axis=-2) + offset, variance, np.full(offset.shape, float(size)))
+        broken = ~np.isfinite(variance).all(axis=-1)
+        if broken.any():  # one by one, so that nobody's rounding depends on its neighbours
+            for all_of, of_broken in zip(found, cls._of_finite(x[broken]), strict=True):
+                all_of[broken] = of_broken
+        return found
 
     @classmethod
-    def _of_finite(cls, x: np.ndarray, finite: np.ndarray) -> "Moments":
+    def _of_finite(cls, x: np.ndarray) -> "Moments":
+        finite = np.isfinite(x)
+        x = np.where(finite, x, np.nan)
         count = np.sum(finite, axis=-2, dtype=np.float64)
         number = np.maximum(count, 1)
         mean = np.nansum(x, axis=-2, dtype=np.float64) / number

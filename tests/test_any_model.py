@@ -806,3 +806,21 @@ def test_a_second_fit_leaves_the_first_ones_summary(tmp_path):
     for _ in range(2):
         model.fit(X, Y, batch_size=BATCH, verbose=0, callbacks=[hook])
     assert list(events.series(tmp_path / hook.run, "monitor/cost")) == [3, 6]
+
+
+class MoreStepsLater(Own):
+    """Makes one step a batch, and from the eighth batch on four."""
+
+    def train_step(self, data):
+        for _ in range(4 if int(self.optimizer.iterations) >= 7 else 1):
+            logs = super().train_step(data)
+        return logs
+
+
+def test_where_a_batch_makes_more_steps_than_before_no_record_is_missed(tmp_path):
+    model = compiled(MoreStepsLater(), run_eagerly=True)
+    hook = kbn.callbacks.CovariateShift(tmp_path, X, every_steps=15)
+    with user_warnings():
+        model.fit(X, Y, batch_size=6, epochs=2, verbose=0, callbacks=[hook])  # 10 batches an epoch
+    assert int(model.optimizer.iterations) == 7 + 4 * 13
+    assert steps(hook) == [0, 19, 43, 47]  # the second one at the end of the epoch

@@ -108,11 +108,22 @@ def test_a_budget_stretches_the_cadence(name, tmp_path):
 
 def test_a_record_is_afforded_where_it_keeps_the_share():
     cost = Cost()
-    cost.seconds, cost.last = 1.0, 0.5
+    cost.seconds, cost.last, cost._usual = 1.0, 9.0, 0.5  # a slow first one
     cost._begun -= 100
     assert cost.affords(None)
     assert cost.affords(0.02)
     assert not cost.affords(0.014)
+
+
+def test_a_slow_first_record_is_no_measure_of_the_next():
+    cost = Cost()
+    with cost.spending("record"):
+        time.sleep(0.05)
+    cost._begun -= 1
+    assert cost.affords(0.06)
+    with cost.spending("record"):
+        time.sleep(0.02)
+    assert not cost.affords(0.075)
 
 
 def test_json_lines_hold_the_rows(tmp_path):

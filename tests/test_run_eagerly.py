@@ -167,6 +167,23 @@ def test_places_stand_in_the_records_that_have_them(name, tmp_path):
         assert places == [["layer"], ["layer", "layer:1", "layer:2"], ["layer"], []]
 
 
+def test_a_place_that_was_away_is_compared_with_its_last_record(tmp_path):
+    model = Deepening()
+    model(X[:2])
+    model.compile("sgd", "mse", run_eagerly=True)
+    depths = {0: 0, 1: 1, 2: 1}
+    deepen = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: model.depth.assign(depths[batch])
+    )
+    hook = CovariateShift(tmp_path, X, sites="output", every_steps=1)
+    with user_warnings():  # Keras's, of weights without a gradient
+        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, callbacks=[deepen, hook])
+    moved = {row.step: row.value for row in hook.history if row.measure == tags.WASSERSTEIN}
+    assert list(moved) == [0, 2, 3]
+    assert moved[0] == 0
+    assert moved[2] > 0  # by the first step
+
+
 @pytest.mark.parametrize("kind", INSIDE)
 def test_what_an_rnn_calls_in_its_loop_is_left_out_as_ever(kind, tmp_path):
     """Though Python runs the loop, and the cell once more than there are steps."""

@@ -76,3 +76,31 @@ def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
             assert getattr(together, name) == getattr(alone, name)
         merged = [together.pooled_mean(), together.pooled_std()]
         np.testing.assert_allclose(merged, [alone.pooled_mean(), alone.pooled_std()], rtol=1e-12)
+
+
+def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit():
+    """Else what did not move would seem to: by inf, where channels are constant."""
+    one = Reduction((40, 5), 1, 2**13)
+    xs = [np.tile(RNG.normal(size=5) + 0.1, (40, 1)), RNG.normal(3, 1, (40, 5)), np.ones((40, 5))]
+    before = one.on_host([{"whole": x[..., None]} for x in xs])
+    xs[2] = np.full((40, 5), np.nan)
+    now = one.on_host([{"whole": x[..., None]} for x in xs])
+    for name in ("mean", "variance", "count"):
+        for i in (0, 1):
+            np.testing.assert_array_equal(getattr(now[i], name), getattr(before[i], name))
+    taps = [Tap(str(i), "output") for i in range(3)]
+    found = measured(
+        tags.DISTANCES, *(dict(zip(taps, each, strict=True)) for each in (now, before))
+    )
+    assert {found[tap][name] for tap in taps[:2] for name in tags.DISTANCES} == {0.0}
+
+
+def test_another_number_of_channels_is_no_reference():
+    """Where Python runs a model, a layer may be called with others."""
+
+    def sketches(*widths):
+        return {Tap(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
+                for i, width in enumerate(widths)}  # fmt: skip
+
+    found = measured(tags.DISTANCES, sketches(8, 16, 5), sketches(16, 8, 5))
+    assert ["psi" in values for values in found.values()] == [False, False, True]
