@@ -70,9 +70,9 @@ class CovariateShift(Recorder):
             the first record at or behind it. Until then no distance is written. It lives as long
             as the hook: in another process, after `BackupAndRestore`, "first" is the first record
             there.
-        histograms: whether to write histograms. TensorBoard shows 100 per tag: where training
-            takes more records than that, every k-th has one, or, where nobody knows how many it
-            takes, each is at least 8 % later than the last one.
+        histograms: whether to write histograms. TensorBoard shows 100 per tag: where
+            training takes more than 90 records, every k-th has one, or, where nobody knows how
+            many it takes, each is at least 8 % later than the last one.
         max_samples: the most values of one activation that are kept. Where there are
             more, quantiles and distances are those of a fixed, evenly spread sample; `mean`, `std`,
             `non_finite` and `dead` are over all values all the same.
