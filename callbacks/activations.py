@@ -70,11 +70,7 @@ def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
     return list(zip(names, tensors, strict=True))
 
 
-_LAST_AXIS = keras.layers.LayerNormalization, keras.layers.RMSNormalization
-
-
-def _has_format(layer: keras.layers.Layer) -> bool:
-    return getattr(layer, "data_format", None) is not None
+_ALONG_LAST_AXIS = keras.layers.LayerNormalization, keras.layers.RMSNormalization
 
 
 def puts_channels_first(layers: Iterable[keras.layers.Layer]) -> bool:
@@ -86,11 +82,12 @@ def _channel_axis(layer: keras.layers.Layer, channels_first: bool) -> int:
     # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
     if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
         return layer.axis
-    # These work along the last axis, whatever the network does.
-    if isinstance(layer, _LAST_AXIS) or (hasattr(layer, "kernel") and not _has_format(layer)):
-        return -1
     own = getattr(layer, "data_format", None)
-    return 1 if own == "channels_first" or (own is None and channels_first) else -1
+    if own is not None:
+        return 1 if own == "channels_first" else -1
+    # These work along the last axis, whatever the network does.
+    along_last = isinstance(layer, _ALONG_LAST_AXIS) or hasattr(layer, "kernel")
+    return 1 if channels_first and not along_last else -1
 
 
 def _bounds(layer: keras.layers.Layer) -> tuple[float, float] | None:

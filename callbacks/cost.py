@@ -15,14 +15,13 @@ class Cost:
         records: how many records were taken and written.
         postponed: how many were due and not taken for want of budget.
         seconds: time spent in all, getting ready included.
-        starting: seconds before the first record, for getting ready.
         bytes: bytes written.
         last: seconds of the last record, a look before its step included.
     """
 
     def __init__(self) -> None:
         self.records = self.postponed = self.bytes = 0
-        self.seconds = self.last = self.starting = 0.0
+        self.seconds = self.last = 0.0
         self._begun, self._looking = time.perf_counter(), 0.0
         self._usual = 0.0  # seconds of the last record but the first: in that TensorFlow gets ready
 
@@ -40,13 +39,12 @@ class Cost:
             elif on == "record":
                 self._usual = self._looking + spent if self.last else 0.0
                 self.last, self._looking = self._looking + spent, 0.0
-            elif not self.last:
-                self.starting += spent
 
     def affords(self, budget: float | None) -> bool:
         """Say whether one more record like the last keeps the share of time within `budget`.
 
-        Nobody knows before the first one, and the second is as long as nobody knows.
+        Before the first one nobody knows how long one takes. That one takes longer than those
+        behind it, so it counts among the time spent, and not as what the next will take.
         """
         if budget is None or not self.last:
             return True

@@ -95,7 +95,7 @@ class Reduction:
             for sketch in self._sketches(self._summed_up(reduced[first : first + at_once]))
         ]
 
-    def _sketches(self, found: Sequence["_SummedUp"]) -> list[DistributionSketch]:
+    def _sketches(self, found: Sequence[_SummedUp]) -> list[DistributionSketch]:
         ordered = sorted_values([one.values for one in found])
         return [
             DistributionSketch(
@@ -109,7 +109,7 @@ class Reduction:
             for arrays, one in zip(ordered, found, strict=True)
         ]
 
-    def _summed_up(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list["_SummedUp"]:
+    def _summed_up(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[_SummedUp]:
         """Sum up several activations that left the device whole, at once."""
         planes = np.stack([one["whole"] for one in reduced])
         x = planes.transpose(0, 1, 3, 2).reshape(len(planes), self._rows, self._columns)

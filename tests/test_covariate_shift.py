@@ -273,15 +273,18 @@ def test_layers_that_do_not_say_follow_those_that_do(data_format, tmp_path):
     """One of 3 channels is 0 throughout; along the last axis, of 5, none is."""
     inputs = keras.Input((3, 4, 5))
     x = keras.layers.Activation("relu", name="relu")(inputs)
+    x = keras.layers.Dense(5, kernel_initializer="identity", name="inner")(x)
+    x = keras.layers.LayerNormalization(name="norm")(x)
     pool = keras.layers.GlobalAveragePooling2D(data_format=data_format)
     model = keras.Model(inputs, keras.layers.Dense(1)(pool(x)))
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).normal(size=(8, 3, 4, 5))
     x[:, 1] = -1
-    shift = CovariateShift(tmp_path, x, layers="relu", sites="output")
+    shift = CovariateShift(tmp_path, x, layers=["relu", "inner", "norm"], sites="output")
     model.fit(x, np.ones((8, 1)), verbose=0, callbacks=[shift])
-    dead = [row.value for row in shift.history if row.measure == "dead"]
-    assert dead == [pytest.approx(1 / 3) if data_format == "channels_first" else 0]
+    dead = {row.layer: row.value for row in shift.history if row.measure == "dead"}
+    of_relu = pytest.approx(1 / 3) if data_format == "channels_first" else 0
+    assert dead == {"relu": of_relu, "inner": 0, "norm": 0}  # these have theirs in the last axis
 
 
 def test_channels_first_layers_are_measured_by_their_channels(tmp_path):
