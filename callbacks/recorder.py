@@ -117,7 +117,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Take the first record. Here, not earlier: another callback may restore weights first."""
-        if self._file is None:
+        if not (self._first_is_due or self.compares_steps) or self._file is None:
             return
         if self._first_is_due:
             self._begun_at = self._steps.read()
@@ -131,8 +131,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take a record where one became due."""
-        self._steps.batch_ended()
-        if not (self._first_is_due or self._steps.may_be_due()) or self._file is None:
+        if not (self._steps.batch_ended() or self._first_is_due) or self._file is None:
             return
         due = self._schedule.next_step(self._steps.now)
         now = self._steps.read()

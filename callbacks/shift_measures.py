@@ -79,9 +79,9 @@ def _spans(sketches: Sequence[Channels]) -> list[slice]:
 
 def _of_one(sketch: DistributionSketch, kurtosis: float) -> dict[str, float]:
     """Return every scalar of a place that needs no other record."""
-    percentiles = sketch.quantile(np.array(tags.PERCENTILES) / 100)
+    percentiles = map(sketch.percentile, tags.PERCENTILES)
     scalars = {
-        **dict(zip(tags.PERCENTILE_MEASURES, percentiles.tolist(), strict=True)),
+        **dict(zip(tags.PERCENTILE_MEASURES, percentiles, strict=True)),
         "mean": sketch.pooled_mean(),
         "std": sketch.pooled_std(),
         "kurtosis": kurtosis,

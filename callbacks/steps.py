@@ -46,9 +46,10 @@ class Steps:
         self._length = length
         self.read()
 
-    def batch_ended(self) -> None:
-        """Count a call of the training function."""
-        self._batches += 1  # and no more: this is called at every step
+    def batch_ended(self) -> bool:
+        """Count a call of the training function, and return `may_be_due()`."""
+        self._batches += 1
+        return self._batches >= self._calls_needed  # no more: this is called at every step
 
     def epoch_ended(self) -> None:
         """Start counting the batches of another epoch, and read the step."""
@@ -97,4 +98,4 @@ class Steps:
         self.batches += batches
 
     def _iterations(self) -> int:
-        return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
+        return int(self._optimizer.iterations.numpy())

@@ -1,6 +1,6 @@
 """From an activation to its sketch: what leaves the device has a bound, whatever comes in.
 
-A small activation leaves as it is: one operation in the compiled probe. Of a large one, a sample
+A small activation leaves as it is: few operations in the compiled probe. Of a large one, a sample
 and sums leave. Those are taken block by block, so that no copy of a very large one is made.
 """
 
@@ -71,7 +71,7 @@ class Reduction:
         """Return tensors of bounded size that hold what `on_host` needs; inside a trace."""
         x = ops.reshape(x, self._planes)
         if math.prod(self._planes) <= WHOLE:
-            return {"whole": _real(x)}
+            return {"whole": _real(x), **self._moments_of_whole(x)}
         moments = _moments(x)
         mean, variance, number = moments
         return {
@@ -95,6 +95,13 @@ class Reduction:
             for sketch in self._sketches(self._summed_up(reduced[first : first + at_once]))
         ]
 
+    def _moments_of_whole(self, x: Tensor) -> dict[str, Tensor]:
+        """Return mean and variance where a kernel has them at once; else the host finds them."""
+        if not math.prod(self._planes) or not _has_kernel(x):
+            return {}
+        mean, variance = _moments_by_kernel(x)
+        return {"mean": mean, "variance": variance}
+
     def _sketches(self, found: Sequence[_SummedUp]) -> list[DistributionSketch]:
         ordered = sorted_values([one.values for one in found])
         return [
@@ -113,23 +120,31 @@ class Reduction:
         """Sum up several activations that left the device whole, at once."""
         planes = np.stack([one["whole"] for one in reduced])
         x = planes.transpose(0, 1, 3, 2).reshape(len(planes), self._rows, self._columns)
-        all_channels = Moments.of(x)
+        all_channels = _moments_on_host(reduced, x)
         mean, variance, number = all_channels
         dead = np.sum((number > 0) & (mean == 0) & (variance == 0), axis=1).tolist()
         rows, columns = self._kept
         values = x if len(rows) == self._rows else x[:, rows]
         values = values if len(columns) == self._columns else values[:, :, columns]
-        channels = [Moments(*of_one) for of_one in zip(*all_channels, strict=True)]
-        return [
-            _SummedUp(kept, Moments(*(each[columns] for each in of_one)), of_one.merged(), number)
-            for kept, of_one, number in zip(values, channels, dead, strict=True)
-        ]
+        channels, pooled = (
+            [Moments(*of_one) for of_one in zip(*moments, strict=True)]
+            for moments in ((each[:, columns] for each in all_channels), all_channels.merged())
+        )
+        return list(map(_SummedUp, values, channels, pooled, dead))
 
     def _take(self, x: Tensor) -> Tensor:
         """Return the kept values (R, C') of `x`, (outer, channels, inner)."""
         (_, columns, inner), kept = self._planes, self._kept
         row = (kept.rows // inner * columns * inner + kept.rows % inner)[:, None]
         return _real(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
+
+
+def _moments_on_host(reduced: Sequence[Mapping[str, np.ndarray]], x: np.ndarray) -> Moments:
+    """Return the moments (n, C) of the columns of `x`, (n, rows, C)."""
+    if "mean" not in reduced[0]:
+        return Moments.of(x)
+    mean, variance = (np.stack([one[name] for one in reduced]) for name in ("mean", "variance"))
+    return Moments(mean, variance, np.full(mean.shape, float(x.shape[1]))).mended(x)
 
 
 def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:
@@ -204,9 +219,7 @@ def _moments_of_block(x: Tensor) -> Moments:
 
 def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance, (C,) float64, of finite values; else NaN or inf."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    if on_tensorflow and dtype in fused_kernel.DTYPES and native_kernels.load().active:
+    if _has_kernel(x):
         return _moments_by_kernel(x)  # one reading, and exact
     x = _real(x)
     rows = _spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
@@ -214,6 +227,12 @@ def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     difference, number = x - pivot[:, None], x.shape[0] * x.shape[2]
     sums = (_total(each) / max(number, 1) for each in (difference, ops.square(difference)))
     return _around(ops.cast(pivot, "float64"), *sums)
+
+
+def _has_kernel(x: Tensor) -> bool:
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    return on_tensorflow and dtype in fused_kernel.DTYPES and native_kernels.load().active
 
 
 def _moments_by_kernel(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ BASIS_POINTS = (0, 668, 1587, 3085, 5000, 6915, 8413, 9332, 10_000)
 HISTOGRAM_POINTS = tuple(
     sorted({*BASIS_POINTS, 1500, 8500, *range(500, 10_000, 500), 10, 50, 100, 9900, 9950, 9990})
 )
+_FRACTIONS = np.array(HISTOGRAM_POINTS) / 10_000
+_PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
 # A spread this small beside the mean is what float32 rounding leaves of a constant.
 CONSTANT_RATIO = 1e-6
 
@@ -45,12 +47,16 @@ class Moments(NamedTuple):
             offset = weights @ away
             away *= away
             variance = np.maximum(weights @ away - offset * offset, 0)
-        found = cls(first.sum(axis=-2) + offset, variance, np.full(offset.shape, float(size)))
-        broken = ~np.isfinite(variance).all(axis=-1)
+        mean = first.sum(axis=-2) + offset
+        return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
+
+    def mended(self, x: np.ndarray) -> "Moments":
+        """Return these, or, where a variance is not finite, those of the finite values of `x`."""
+        broken = ~np.isfinite(self.variance).all(axis=-1)
         if broken.any():  # one by one, so that nobody's rounding depends on its neighbours
-            for all_of, of_broken in zip(found, cls._of_finite(x[broken]), strict=True):
+            for all_of, of_broken in zip(self, self._of_finite(x[broken]), strict=True):
                 all_of[broken] = of_broken
-        return found
+        return self
 
     @classmethod
     def _of_finite(cls, x: np.ndarray) -> "Moments":
@@ -63,11 +69,12 @@ class Moments(NamedTuple):
         return cls(mean, np.nansum(square, axis=-2) / number, count)
 
     def merged(self) -> "Moments":
-        """Return the moments of all the values together."""
-        total = self.number.sum()
-        share = self.number / max(total, 1)
-        mean = share @ self.mean
-        return Moments(mean, share @ (self.variance + np.square(self.mean - mean)), total)
+        """Return the moments (...) of the values of all channels, the last axis, together."""
+        total = self.number.sum(axis=-1)
+        share = self.number / np.maximum(total, 1)[..., None]
+        mean = np.sum(share * self.mean, axis=-1)
+        square = self.variance + np.square(self.mean - mean[..., None])
+        return Moments(mean, np.sum(share * square, axis=-1), total)
 
 
 class Channels:
@@ -186,7 +193,7 @@ class DistributionSketch(Channels):
 
     def _share(self, low: float, high: float) -> float:
         """Return the share of kept values in [low, high]."""
-        found = np.searchsorted(self._pooled, high, "right") - np.searchsorted(self._pooled, low)
+        found = self._pooled.searchsorted(high, "right") - self._pooled.searchsorted(low)
         return float(found) / self.values.size if self.values.size else 0.0
 
     def kurtosis(self) -> float:
@@ -212,6 +219,15 @@ class DistributionSketch(Channels):
         )
         return low + (high - low) * (fractions * last - below)
 
+    @functools.cached_property
+    def edges(self) -> np.ndarray:
+        """The quantiles at `HISTOGRAM_POINTS`, float64."""
+        return self.quantile(_FRACTIONS)
+
+    def percentile(self, percent: int) -> float:
+        """Return one of the `edges`, the exact quantile, by its percentage."""
+        return float(self.edges[_PLACES[100 * percent]])
+
     def histogram(self) -> np.ndarray:
         """Return (buckets, 3) float64 rows of (left, right, count), cut at `HISTOGRAM_POINTS`.
 
@@ -220,9 +236,8 @@ class DistributionSketch(Channels):
         """
         if not self._pooled.size:
             return np.zeros((0, 3))
-        points = np.asarray(HISTOGRAM_POINTS) / 10_000
-        edges = self.quantile(points)
-        return np.stack([edges[:-1], edges[1:], np.diff(points) * self.finite_count], axis=1)
+        counts = np.diff(_FRACTIONS) * self.finite_count
+        return np.stack([self.edges[:-1], self.edges[1:], counts], axis=1)
 
     def pooled_mean(self) -> float:
         """Return the mean over all finite values of all channels, NaN where there is none."""

@@ -78,13 +78,21 @@ def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
         np.testing.assert_allclose(merged, [alone.pooled_mean(), alone.pooled_std()], rtol=1e-12)
 
 
-def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])  # with a kernel, and without one
+def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
     """Else what did not move would seem to: by inf, where channels are constant."""
     one = Reduction((40, 5), 1, 2**13)
     xs = [np.tile(RNG.normal(size=5) + 0.1, (40, 1)), RNG.normal(3, 1, (40, 5)), np.ones((40, 5))]
-    before = one.on_host([{"whole": x[..., None]} for x in xs])
+
+    def sketches():
+        return one.on_host([
+            {name: keras.ops.convert_to_numpy(each) for name, each in one.on_device(x).items()}
+            for x in (keras.ops.convert_to_tensor(x.astype(dtype)) for x in xs)
+        ])  # fmt: skip
+
+    before = sketches()
     xs[2] = np.full((40, 5), np.nan)
-    now = one.on_host([{"whole": x[..., None]} for x in xs])
+    now = sketches()
     for name in ("mean", "variance", "count"):
         for i in (0, 1):
             np.testing.assert_array_equal(getattr(now[i], name), getattr(before[i], name))

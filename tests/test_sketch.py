@@ -16,10 +16,12 @@ RNG = np.random.default_rng(0)
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000
 
 
-@pytest.fixture(params=["whole", "sums", "blocks", "sums_by_keras", "blocks_by_keras"])
+@pytest.fixture(
+    params=["whole", "sums", "blocks", "whole_by_keras", "sums_by_keras", "blocks_by_keras"]
+)
 def way(request, monkeypatch):
     """Take each of the ways from an activation to its sketch, whatever its size."""
-    if request.param != "whole":
+    if "whole" not in request.param:
         monkeypatch.setattr(reduction, "WHOLE", -1)
     if "blocks" in request.param:
         monkeypatch.setattr(reduction, "BLOCK", 100)
