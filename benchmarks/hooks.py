@@ -5,10 +5,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ import tensorflow as tf
 import kbn
 from benchmarks.networks import resnet20, three_by_100
 from benchmarks.timing import interleaved
-from benchmarks.turns import in_hundreds, in_turn
+from benchmarks.turns import in_turn, usual_cycle
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
 from kbn.tap import seeds
 
@@ -26,11 +25,27 @@ NETWORKS = {
     "ResNet-20, 256 × 32×32×3": (resnet20, (32, 32, 3)),
     "3×100 net, 256 × 784": (three_by_100, (784,)),
 }
-# A fit: of which network, batch size, steps per epoch, epochs, rounds, steps per turn.
+
+
+class Fits(NamedTuple):
+    """Fits that are compared: of which network, how long, how often, and in turns of how long."""
+
+    network: Callable[..., keras.Model]
+    shape: tuple[int, ...]
+    batch: int
+    steps: int  # per epoch
+    epochs: int
+    epochs_alike: int  # of two fits without a hook; 0: none, where that would take too long
+    rounds: int
+    turn: int  # steps
+
+
+# The second is as long as the fit of Ioffe & Szegedy (2015), Fig. 1, after which it is modelled.
 FITS = {
-    "ResNet-20 on 32×32, batch 128": (resnet20, (32, 32, 3), 128, 800, 1, 1, 5),
-    "3×100 net on 784, batch 60": (three_by_100, (784,), 60, 1000, 20, 2, 25),
+    "ResNet-20 on 32×32, batch 128": Fits(resnet20, (32, 32, 3), 128, 800, 1, 0, 1, 5),
+    "3×100 net on 784, batch 60": Fits(three_by_100, (784,), 60, 1000, 50, 12, 2, 25),
 }
+CYCLE = 100  # steps from record to record, by default
 ELEMENTS = (100, 100, 1000)  # 10⁷
 
 
@@ -43,7 +58,9 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
             yield {"group": "record", "name": name, "hook": hook.__name__,
                    **_record(model, probe, hook, quick)}  # fmt: skip
     for name, settings in FITS.items():
-        yield {"group": "share", "name": name, **_share(*settings, quick=quick)}
+        if quick:
+            settings = settings._replace(steps=2 * CYCLE, epochs=1, epochs_alike=1, rounds=1)
+        yield {"group": "share", "name": name, **_share(settings)}
     yield from _growth(quick)
 
 
@@ -60,12 +77,18 @@ def _probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(size, *shape)).astype("float32"), rng.integers(0, 10, size)
 
 
-def _started(hook: Any, model: keras.Model, probe: Any, folder: str, **options: Any) -> Any:
-    """Return a hook as it is once `fit` has begun, and that has taken two records."""
+def _started(
+    hook: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
+) -> Any:
+    """Return a hook as it is once a `fit` of so many records has begun, two of them taken.
+
+    Where there are few, all of them keep their histograms, also those behind the last.
+    """
     recorder = hook(folder, probe, every_steps=1, **options)
     recorder.set_model(model)
-    recorder.set_params({"epochs": None, "steps": None})  # of unknown length
+    recorder.set_params({"epochs": 1, "steps": records})
     recorder.on_train_begin()
+    recorder.on_epoch_begin(0)
     for _ in range(2):
         _take(recorder)
     return recorder
@@ -107,58 +130,84 @@ def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str,
     return {**times, "places": len(places), "bytes": median(written[1:])}
 
 
-def _share(
-    network: Any, shape: tuple[int, ...], batch: int, steps: int, epochs: int, rounds: int,
-    turn: int, *, quick: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Fit with the hook at its defaults and without it, turn by turn."""
-    if quick:
-        steps, epochs, rounds = 200, 1, 1
-    models, (x, y) = [_compiled(network) for _ in range(2)], _probe(batch * steps, shape)
+class _Timed(CovariateShift):
+    """Takes the time of what it does once in a fit or an epoch."""
+
+    once = 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        start = time.perf_counter()
+        super().on_train_begin(logs)
+        self.once += time.perf_counter() - start
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        start = time.perf_counter()
+        super().on_epoch_end(epoch, logs)
+        self.once += time.perf_counter() - start
+
+    def on_train_end(self, logs: Any = None) -> None:
+        start = time.perf_counter()
+        super().on_train_end(logs)
+        spent = [r.value for r in self.history if r[1:4] == ("record", "milliseconds", "monitor")]
+        self.once += time.perf_counter() - start + spent[0] / 1e3
+
+
+def _share(fits: Fits) -> dict[str, Any]:
+    """Fit with the hook at its defaults and without it, side by side.
+
+    Keras itself stalls between epochs, at random and for up to seconds. So what is compared is a
+    hundred steps, which hold one record, as they usually are; what is done once in a fit or an
+    epoch is added by the clock. Two fits that are alike differ too, by where their arrays lie. So
+    the models change places, and each round is less what the same two differ by without a hook.
+    """
+    models, data = [_compiled(fits.network) for _ in range(2)], _data(fits)
     for model in models:
-        model.fit(x[:batch], y[:batch], batch_size=batch, verbose=0)
-    found = []
-    for round_ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            hook = CovariateShift(folder, x)
-
-            def fit(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
-                model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, callbacks=callbacks)
-
-            fits = [partial(fit, models[0], hook), partial(fit, models[1])]
-            order = slice(None, None, -1 if round_ % 2 else 1)  # who begins
-            watched, plain = in_turn(*fits[order], turn)[order]
-            found.append(_compared(hook, watched, plain, turn))
-    hundreds = [ratio for one in found for ratio in one.pop("hundreds")]
-    shares = sorted(one.pop("share") for one in found)
-    totals = {key: median(one[key] for one in found) for key in found[0]}
-    steady = median(hundreds) - 1
+        model.fit(*(each[: fits.batch] for each in data), batch_size=fits.batch, verbose=0)
+    rounds, alone = [], fits._replace(epochs=fits.epochs_alike)
+    for number in range(fits.rounds):
+        found = _compared(fits, models, data, number, watch=True)
+        alike = _compared(alone, models, data, number)["added"] if alone.epochs else 0.0
+        share = found["added"] - alike + found["once"] / found["without"]
+        rounds.append({**found, "alike": alike, "share": share})
     return {
-        **totals,
-        "steps": steps * epochs,
-        "steady": steady,
-        "share": steady + totals["once"] / totals["without"],
-        "shares": shares,
+        **{key: fmean(one[key] for one in rounds) for key in rounds[0]},
+        "steps": fits.steps * fits.epochs,
+        "shares": [one["share"] for one in rounds],
+        "controlled": bool(alone.epochs),
     }
 
 
-def _compared(
-    hook: CovariateShift, watched: list[float], plain: list[float], turn: int
-) -> dict[str, Any]:
-    """Return what a fit with the hook took beside one without it.
+def _data(fits: Fits) -> tuple[np.ndarray, np.ndarray]:
+    return _probe(fits.batch * fits.steps, fits.shape)
 
-    Keras itself stalls between epochs, at random and for up to seconds. So a hundred steps, which
-    hold one record, are compared with the hundred steps beside them; the median of the ratios does
-    not see what is done once in a fit or an epoch, which the hook's own clock adds.
-    """
-    pairs = zip(in_hundreds(watched, turn), in_hundreds(plain, turn), strict=True)
-    hundreds = [a / b for a, b in pairs]
-    records = [r.value for r in hook.history if r[1:4] == ("record", "milliseconds", "monitor")]
-    once = hook.cost.seconds - sum(records[1:]) / 1e3
+
+def _compared(
+    fits: Fits,
+    models: Sequence[keras.Model],
+    data: tuple[np.ndarray, np.ndarray],
+    round_: int,
+    *,
+    watch: bool = False,
+) -> dict[str, Any]:
+    """Return what a fit took beside another; which model it is and who begins changes by round."""
+    x, y = data
+    settings = {"batch_size": fits.batch, "epochs": fits.epochs, "verbose": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        hook = _Timed(folder, x)
+
+        def one(turn: keras.callbacks.Callback) -> None:
+            callbacks = [hook, turn] if watch else [turn]
+            models[round_ % 2].fit(x, y, callbacks=callbacks, **settings)
+
+        def other(turn: keras.callbacks.Callback) -> None:
+            models[1 - round_ % 2].fit(x, y, callbacks=[turn], **settings)
+
+        order = slice(None, None, -1 if round_ % 2 else 1)  # who begins
+        mine, beside = in_turn(*[one, other][order], fits.turn)[order]
+    added = usual_cycle(mine.laps, CYCLE) / usual_cycle(beside.laps, CYCLE) - 1
     return {
-        "records": hook.cost.records, "without": sum(plain), "with": sum(watched), "once": once,
-        "hundreds": hundreds, "share": median(hundreds) - 1 + once / sum(plain),
-        "own": hook.cost.seconds / sum(watched),
+        "records": hook.cost.records, "without": beside.seconds, "with": mine.seconds,
+        "added": added, "once": hook.once, "own": hook.cost.seconds / mine.seconds,
     }  # fmt: skip
 
 
@@ -240,7 +289,8 @@ def _grown_in_steps(quick: bool) -> Iterator[dict[str, Any]]:
     ends = (20, 40) if quick else (100, 500, 1000, 2000, 4000)
     model, (x, _) = _plain(8, 64), _probe(256, (8, 8, 64))
     with tempfile.TemporaryDirectory() as folder:
-        recorder, begun, size = _started(CovariateShift, model, x, folder), 0, 0
+        recorder = _started(CovariateShift, model, x, folder, records=ends[-1])
+        begun = size = 0
         for end in ends:
             start = time.perf_counter()
             for _ in range(begun, end):

@@ -10,7 +10,8 @@ RECORD_HEAD = [
 ]  # fmt: skip
 SHARE_HEAD = [
     "fit", "steps", "records", "without, s", "with, s", "added to a hundred steps",
-    "once in a fit or an epoch, s", "share of fit", "of all rounds", "its own account",
+    "two fits without it differ by", "once in a fit or an epoch, s", "share of fit",
+    "of all rounds", "its own account",
 ]  # fmt: skip
 MEMORY_HEAD = ["10⁷ values, once in and once out of a layer", "MB above the forward pass"]
 GROWTH_HEAD = [
@@ -30,11 +31,14 @@ machine; do not edit. Medians; the columns of a row are measured in one process,
 record* is taken, compared and written to the event file, by each hook at its defaults but for its
 cadence. The forward pass is that of the same probe batch: in training mode, as a record has to make
 it, and in inference mode. *Fit* runs a fit with `CovariateShift` at its defaults and the same fit
-without it side by side in one process, a few steps of one and a few of the other. Between epochs
-Keras itself stalls at random, for up to seconds, which the whole times hold. So the share is made
-of two parts: what a hundred steps, which hold one record, took longer than the hundred beside them
-(the median of the ratios), and what the hook does once in a fit or an epoch (tracing, the first
-record, pictures), by its own clock. *Its own account* is all the time by its own clock. *Memory* is
+without it side by side in one process, a few steps of one and a few of the other. Keras itself
+stalls between epochs at random, for up to seconds, which the whole times hold. So the share is made
+of what a hundred steps, which hold one record, take longer than a hundred without it (each of the
+hundred as it usually is: the sum of the medians by its place among them); less what the same two
+models differ by in two fits without the hook, where there was time for these; and of what the hook
+does once in a fit or an epoch (tracing, the first record, pictures), by the clock. It is the mean
+of the rounds, in which the models change places. *Its own account* is what the hook itself says.
+*Memory* is
 by how much two records raise the peak that forward passes had reached. *Growth* varies one thing at
 a time around 8 layers of 64 channels, watched at both sides, and 256 samples of 8×8; at last the
 records of one run, with its resident memory."""
@@ -66,8 +70,9 @@ def _share_cells(row: Row) -> list[str]:
     shares = ", ".join(f"{each:.1%}" for each in row["shares"])
     return [
         row["name"], f"{row['steps']}", f"{row['records']:.0f}", f"{row['without']:.1f}",
-        f"{row['with']:.1f}", f"{row['steady']:+.1%}", f"{row['once']:.2f}", f"{row['share']:.1%}",
-        shares, f"{row['own']:.1%}",
+        f"{row['with']:.1f}", f"{row['added']:+.1%}",
+        f"{row['alike']:+.1%}" if row["controlled"] else "–", f"{row['once']:.2f}",
+        f"{row['share']:.1%}", shares, f"{row['own']:.1%}",
     ]  # fmt: skip
 
 

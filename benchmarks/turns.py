@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import numpy as np
 
 Fit = Callable[[keras.callbacks.Callback], object]
 
@@ -17,19 +18,23 @@ class Turn(keras.callbacks.Callback):
     """Lets the other fit run after every `steps` steps.
 
     Attributes:
-        seconds: how long each turn took.
+        laps: how long each step took, in seconds, with all that the callbacks before this one did.
+        seconds: of all turns together.
     """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        self.seconds: list[float] = []
+        self.laps: list[float] = []
+        self.seconds = 0.0
         self.mine, self.other, self.is_over = threading.Semaphore(0), self, False
-        self._steps, self._done, self._begun = steps, 0, 0.0
+        self._steps, self._begun, self._last = steps, 0.0, 0.0
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        """Count a step."""
-        self._done += 1
-        if self._done % self._steps == 0:
+        """Take note of a step."""
+        now = time.perf_counter()
+        self.laps.append(now - self._last)
+        self._last = now
+        if len(self.laps) % self._steps == 0:
             self.end()
             self.begin()
 
@@ -37,16 +42,16 @@ class Turn(keras.callbacks.Callback):
         """Wait for the turn."""
         if not self.other.is_over:
             self.mine.acquire()
-        self._begun = time.perf_counter()
+        self._begun = self._last = time.perf_counter()
 
     def end(self) -> None:
         """Give it to the other one."""
-        self.seconds.append(time.perf_counter() - self._begun)
+        self.seconds += time.perf_counter() - self._begun
         self.other.mine.release()
 
 
-def in_turn(one: Fit, other: Fit, steps: int) -> tuple[list[float], list[float]]:
-    """Run two fits, `steps` steps each at a time, and return the seconds of every turn.
+def in_turn(one: Fit, other: Fit, steps: int) -> tuple[Turn, Turn]:
+    """Run two fits, `steps` steps each at a time, and return what they took.
 
     The first turn begins with the call of `fit`, and the last one ends with its return.
 
@@ -70,10 +75,13 @@ def in_turn(one: Fit, other: Fit, steps: int) -> tuple[list[float], list[float]]
         turns[0].mine.release()
         for running in [pool.submit(run, *each) for each in zip((one, other), turns, strict=True)]:
             running.result()
-    return turns[0].seconds, turns[1].seconds
+    return turns
 
 
-def in_hundreds(seconds: Sequence[float], steps: int, hundred: int = 100) -> list[float]:
-    """Return the seconds of every full `hundred` of steps, of turns of `steps` steps each."""
-    each = hundred // steps
-    return [sum(seconds[i : i + each]) for i in range(0, len(seconds) - each + 1, each)]
+def usual_cycle(laps: Sequence[float], steps: int) -> float:
+    """Return the seconds of `steps` steps, each as it usually is at its place among so many.
+
+    Where something happens every `steps` steps it is in, and a stall is not.
+    """
+    whole = len(laps) // steps * steps
+    return float(np.median(np.reshape(laps[:whole], (-1, steps)), axis=0).sum())

@@ -106,31 +106,30 @@ class Reduction:
         ordered = sorted_values([one.values for one in found])
         return [
             DistributionSketch(
-                *arrays,
+                kept,
                 one.channels,
                 one.pooled,
                 size=self._rows * self._columns,
                 dead_share=one.dead / self._columns if self._columns else 0.0,
                 bounds=self._bounds,
             )
-            for arrays, one in zip(ordered, found, strict=True)
+            for kept, one in zip(ordered, found, strict=True)
         ]
 
     def _summed_up(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[_SummedUp]:
         """Sum up several activations that left the device whole, at once."""
-        planes = np.stack([one["whole"] for one in reduced])
-        x = planes.transpose(0, 1, 3, 2).reshape(len(planes), self._rows, self._columns)
-        all_channels = _moments_on_host(reduced, x)
+        xs = [one["whole"].transpose(0, 2, 1).reshape(self._rows, self._columns) for one in reduced]
+        all_channels = _moments_on_host(reduced, xs)
         mean, variance, number = all_channels
         dead = np.sum((number > 0) & (mean == 0) & (variance == 0), axis=1).tolist()
         rows, columns = self._kept
-        values = x if len(rows) == self._rows else x[:, rows]
-        values = values if len(columns) == self._columns else values[:, :, columns]
+        xs = xs if len(rows) == self._rows else [x[rows] for x in xs]
+        xs = xs if len(columns) == self._columns else [x[:, columns] for x in xs]
         channels, pooled = (
             [Moments(*of_one) for of_one in zip(*moments, strict=True)]
             for moments in ((each[:, columns] for each in all_channels), all_channels.merged())
         )
-        return list(map(_SummedUp, values, channels, pooled, dead))
+        return list(map(_SummedUp, xs, channels, pooled, dead))
 
     def _take(self, x: Tensor) -> Tensor:
         """Return the kept values (R, C') of `x`, (outer, channels, inner)."""
@@ -139,12 +138,14 @@ class Reduction:
         return _real(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
 
 
-def _moments_on_host(reduced: Sequence[Mapping[str, np.ndarray]], x: np.ndarray) -> Moments:
-    """Return the moments (n, C) of the columns of `x`, (n, rows, C)."""
+def _moments_on_host(
+    reduced: Sequence[Mapping[str, np.ndarray]], xs: Sequence[np.ndarray]
+) -> Moments:
+    """Return the moments (n, C) of the columns of `xs`, n arrays (rows, C)."""
     if "mean" not in reduced[0]:
-        return Moments.of(x)
+        return Moments.of(np.stack(xs))
     mean, variance = (np.stack([one[name] for one in reduced]) for name in ("mean", "variance"))
-    return Moments(mean, variance, np.full(mean.shape, float(x.shape[1]))).mended(x)
+    return Moments(mean, variance, np.full(mean.shape, float(len(xs[0])))).mended(xs)
 
 
 def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:

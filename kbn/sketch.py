@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Moments":
-        """Return the moments (..., C) of the columns of `x`, (..., n, C) float."""
+        """Return the moments (n, C) of the columns of `x`, (n, R, C) float."""
         size = x.shape[-2]
         weights = np.full(size, 1 / max(size, 1))  # BLAS adds twice as fast as NumPy
         with np.errstate(over="ignore", invalid="ignore"):
@@ -50,12 +50,13 @@ class Moments(NamedTuple):
         mean = first.sum(axis=-2) + offset
         return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
 
-    def mended(self, x: np.ndarray) -> "Moments":
-        """Return these, or, where a variance is not finite, those of the finite values of `x`."""
-        broken = ~np.isfinite(self.variance).all(axis=-1)
-        if broken.any():  # one by one, so that nobody's rounding depends on its neighbours
-            for all_of, of_broken in zip(self, self._of_finite(x[broken]), strict=True):
-                all_of[broken] = of_broken
+    def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "Moments":
+        """Return these (n, C), but of the finite values of `xs` where a variance is not finite."""
+        finite = np.isfinite(self.variance).all(axis=-1)
+        # One by one, so that nobody's rounding depends on its neighbours.
+        for place in np.flatnonzero(~finite).tolist():
+            for all_of, of_broken in zip(self, self._of_finite(xs[place]), strict=True):
+                all_of[place] = of_broken
         return self
 
     @classmethod
@@ -143,8 +144,7 @@ class DistributionSketch(Channels):
 
     def __init__(
         self,
-        values: np.ndarray,
-        ascending: np.ndarray,
+        kept: "Sorted",
         channels: Moments,
         pooled: Moments,
         *,
@@ -155,19 +155,18 @@ class DistributionSketch(Channels):
         """Sum up what was sorted.
 
         Args:
-            values: (R, C) float array, kept values, sorted as `sorted_values` does.
-            ascending: (n,) float array, those of them that are finite, of all channels together.
+            kept: the values that are kept.
             channels: (C,) moments of all values of the kept channels.
             pooled: () moments of all values of all channels.
             size: how many values the activation has.
             dead_share: share of its channels that are zero throughout.
             bounds: least and greatest value that the activation can have, where it has both.
         """
-        super().__init__(values, channels)
+        super().__init__(kept.by_channel, channels)
         self.size, self.finite_count = size, int(pooled.number)
         self.non_finite_share = (size - self.finite_count) / size if size else 0.0
         self.dead_share = dead_share
-        self._pooled = ascending
+        self._pooled, self._edges = kept.together, kept.edges
         self._pooled_moments = float(pooled.mean), float(pooled.variance)
         self.zero_share = self._share(0, 0)
         self.saturated_share = None if bounds is None else self._saturated(*bounds)
@@ -209,24 +208,11 @@ class DistributionSketch(Channels):
         Returns:
             float64 array of their shape; NaN where no finite value was kept.
         """
-        fractions = np.asarray(fractions, np.float64)
-        if not self._pooled.size:
-            return np.full(fractions.shape, np.nan)
-        last = self._pooled.size - 1
-        below = np.floor(fractions * last).astype(np.int64)
-        low, high = (
-            self._pooled[index].astype(np.float64) for index in (below, np.minimum(below + 1, last))
-        )
-        return low + (high - low) * (fractions * last - below)
-
-    @functools.cached_property
-    def edges(self) -> np.ndarray:
-        """The quantiles at `HISTOGRAM_POINTS`, float64."""
-        return self.quantile(_FRACTIONS)
+        return _quantiles(self._pooled, np.asarray(fractions, np.float64))
 
     def percentile(self, percent: int) -> float:
-        """Return one of the `edges`, the exact quantile, by its percentage."""
-        return float(self.edges[_PLACES[100 * percent]])
+        """Return the quantile of a percentage that is one of `HISTOGRAM_POINTS`."""
+        return float(self._edges[_PLACES[100 * percent]])
 
     def histogram(self) -> np.ndarray:
         """Return (buckets, 3) float64 rows of (left, right, count), cut at `HISTOGRAM_POINTS`.
@@ -237,7 +223,7 @@ class DistributionSketch(Channels):
         if not self._pooled.size:
             return np.zeros((0, 3))
         counts = np.diff(_FRACTIONS) * self.finite_count
-        return np.stack([self.edges[:-1], self.edges[1:], counts], axis=1)
+        return np.stack([self._edges[:-1], self._edges[1:], counts], axis=1)
 
     def pooled_mean(self) -> float:
         """Return the mean over all finite values of all channels, NaN where there is none."""
@@ -248,26 +234,52 @@ class DistributionSketch(Channels):
         return self._pooled_moments[1] ** 0.5 if self.finite_count else float("nan")
 
 
-def sorted_values(values: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sort the kept values of several activations at once.
+class Sorted(NamedTuple):
+    """The kept values of one activation, in order.
 
-    Args:
-        values: (R, C) float arrays of one shape and dtype.
-
-    Returns:
-        For each, (R, C) ascending per channel, what is not finite last as NaN; and (n,), the finite
-        ones of all channels together, ascending.
+    Attributes:
+        by_channel: (R, C) float array, ascending per channel, what is not finite last as NaN.
+        together: (n,) float array, the finite ones of all channels, ascending.
+        edges: float64, their quantiles at `HISTOGRAM_POINTS`.
     """
+
+    by_channel: np.ndarray
+    together: np.ndarray
+    edges: np.ndarray
+
+
+def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
+    """Sort the kept values of several activations at once: (R, C) float arrays of one shape."""
     by_channel = np.stack([each.T for each in values])  # sorts by channel faster
     finite = np.isfinite(by_channel)
     complete = bool(finite.all())
     if not complete:
         by_channel[~finite] = np.nan
     by_channel.sort(axis=-1)
-    together = np.sort(by_channel.reshape(len(values), -1), axis=-1)
-    counts = [together.shape[1]] * len(values) if complete else finite.sum(axis=(1, 2)).tolist()
-    found = zip(by_channel, together, counts, strict=True)
-    return [(each.T, ascending[:count]) for each, ascending, count in found]
+    all_together = np.sort(by_channel.reshape(len(values), -1), axis=-1)
+    if complete:
+        edges = _quantiles(all_together, _FRACTIONS)
+        return [
+            Sorted(x.T, *rest) for x, *rest in zip(by_channel, all_together, edges, strict=True)
+        ]
+    counts = finite.sum(axis=(1, 2)).tolist()
+    together = [one[:count] for one, count in zip(all_together, counts, strict=True)]
+    return [
+        Sorted(x.T, one, _quantiles(one, _FRACTIONS))
+        for x, one in zip(by_channel, together, strict=True)
+    ]
+
+
+def _quantiles(ascending: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Return the quantiles (..., *fractions.shape) of (..., n) values; NaN where n is 0."""
+    last = ascending.shape[-1] - 1
+    if last < 0:
+        return np.full((*ascending.shape[:-1], *fractions.shape), np.nan)
+    below = np.floor(fractions * last).astype(np.int64)
+    low, high = (
+        ascending[..., index].astype(np.float64) for index in (below, np.minimum(below + 1, last))
+    )
+    return low + (high - low) * (fractions * last - below)
 
 
 def mean_of_known(values: np.ndarray) -> float:

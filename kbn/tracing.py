@@ -47,7 +47,8 @@ def compile_for(
 def shared(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return `function` of one tensor as one that a trace holds once, however often it is called.
 
-    Tracing and optimizing a graph take longer than running it a few times.
+    Tracing and optimizing a graph take longer than running it a few times. Outside a trace it runs
+    as it is: where Python runs a model, every call may have other shapes.
     """
     import tensorflow as tf
 
@@ -59,7 +60,10 @@ def shared(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         traced = tf.function(function, autograph=False, experimental_attributes=attributes)
         return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
-    return lambda x: concrete(tuple(x.shape), x.dtype)(x)
+    def call(x: Any) -> Any:
+        return function(x) if tf.executing_eagerly() else concrete(tuple(x.shape), x.dtype)(x)
+
+    return call
 
 
 def value_and_gradients(

@@ -204,8 +204,10 @@ def test_without_a_spread_there_is_no_kurtosis(value):
 def test_merged_moments_are_those_of_all_values():
     x = RNG.normal([0, 5, -3], [1, 2, 0.1], (200, 3))
     x[:150, 1] = np.nan
-    merged = Moments.of(x).merged()
-    expected = [np.nanmean(x), np.nanvar(x), 450]
+    merged = Moments.of(np.stack([x, x + 1])).merged()
+    expected = [
+        [np.nanmean(x), np.nanmean(x) + 1], [np.nanvar(x), np.nanvar(x)], [450, 450]
+    ]  # fmt: skip
     np.testing.assert_allclose(merged, expected, rtol=1e-12)
 
 

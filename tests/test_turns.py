@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks.turns import in_hundreds, in_turn
+from benchmarks.turns import in_turn, usual_cycle
 
 SECONDS = 0.01
 
@@ -35,14 +35,15 @@ def test_fits_run_in_turn(tmp_path):
     one, other = in_turn(fit_of(6, log, "a"), fit_of(6, log, "b"), 2)
     expected = [(name, turn + i) for turn in (0, 2, 4) for name in "ab" for i in (0, 1)]
     assert log == expected
-    assert len(one) == len(other) == 4  # three turns, and the end of fit
-    assert min(one[:3] + other[:3]) > 2 * SECONDS
+    assert len(one.laps) == len(other.laps) == 6
+    assert min(one.laps + other.laps) > SECONDS
+    assert min(one.seconds - sum(one.laps), other.seconds - sum(other.laps)) > 0  # what is around
 
 
 def test_the_longer_one_goes_on_alone():
     log = []
     one, other = in_turn(fit_of(2, log, "a"), fit_of(6, log, "b"), 2)
-    assert [len(one), len(other)] == [2, 4]
+    assert [len(one.laps), len(other.laps)] == [2, 6]
     assert log[-4:] == [("b", i) for i in (2, 3, 4, 5)]
 
 
@@ -53,6 +54,7 @@ def test_one_that_fails_ends_and_says_so():
     assert log[-1] == ("b", 5)
 
 
-def test_turns_add_up_to_hundreds():
-    assert in_hundreds([1.0] * 41, 5) == [20.0, 20.0]
-    assert in_hundreds([1.0, 2.0, 3.0], 100) == [1.0, 2.0, 3.0]
+def test_what_happens_in_every_cycle_counts_and_a_stall_does_not():
+    laps = [1.0, 1.0, 5.0] * 5 + [1.0]
+    laps[4] = 100.0
+    assert usual_cycle(laps, 3) == 7.0
