@@ -80,10 +80,7 @@ def _probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def _started(
     hook: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
 ) -> Any:
-    """Return a hook as it is once a `fit` of so many records has begun, two of them taken.
-
-    Where there are few, all of them keep their histograms, also those behind the last.
-    """
+    """Return a hook as it is once a `fit` of so many records has begun, two of them taken."""
     recorder = hook(folder, probe, every_steps=1, **options)
     recorder.set_model(model)
     recorder.set_params({"epochs": 1, "steps": records})
@@ -121,6 +118,8 @@ def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
 def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(hook, model, probe, folder)
+        if hook is CovariateShift:
+            recorder._thinning.keeps = lambda: True  # the dearest records; in a long fit, few are
         actions = {"record": lambda: _take(recorder), **_passes(model, probe[0])}
         times = interleaved(actions, seconds=1 if quick else 15, least=3 if quick else 5)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
@@ -277,6 +276,7 @@ def _grown(layers: int, channels: int, samples: int, *, quick: bool) -> dict[str
     model, (x, _) = _plain(layers, channels), _probe(samples, (8, 8, channels))
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(CovariateShift, model, x, folder, probe_size=samples)
+        recorder._thinning.keeps = lambda: True
         actions = {"record": lambda: _take(recorder), "training": _passes(model, x)["training"]}
         times = interleaved(actions, seconds=0.2 if quick else 4)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]

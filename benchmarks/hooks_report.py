@@ -28,20 +28,20 @@ INTRODUCTION = """# Benchmarks of the hooks
 
 Written by `make bench` (this page alone: `python -m benchmarks --only hooks`), on an otherwise idle
 machine; do not edit. Medians; the columns of a row are measured in one process, in turn. *One
-record* is taken, compared and written to the event file, by each hook at its defaults but for its
-cadence. The forward pass is that of the same probe batch: in training mode, as a record has to make
-it, and in inference mode. *Fit* runs a fit with `CovariateShift` at its defaults and the same fit
-without it side by side in one process, a few steps of one and a few of the other. Keras itself
-stalls between epochs at random, for up to seconds, which the whole times hold. So the share is made
-of what a hundred steps, which hold one record, take longer than a hundred without it (each of the
-hundred as it usually is: the sum of the medians by its place among them); less what the same two
-models differ by in two fits without the hook, where there was time for these; and of what the hook
-does once in a fit or an epoch (tracing, the first record, pictures), by the clock. It is the mean
-of the rounds, in which the models change places. *Its own account* is what the hook itself says.
-*Memory* is
-by how much two records raise the peak that forward passes had reached. *Growth* varies one thing at
-a time around 8 layers of 64 channels, watched at both sides, and 256 samples of 8×8; at last the
-records of one run, with its resident memory."""
+record* is taken, compared and written to the event file, histograms included, by each hook at its
+defaults but for its cadence. The forward pass is that of the same probe batch: in training mode, as
+a record has to make it, and in inference mode. *Fit* runs a fit with `CovariateShift` at its
+defaults and the same fit without it side by side in one process, a few steps of one and a few of
+the other. Keras itself stalls between epochs at random, for up to seconds, which the whole times
+hold. So the share is made of what a hundred steps, which hold one record, take longer than a
+hundred without it (each of the hundred as it usually is: the sum of the medians by its place among
+them); less what the same two models differ by in two fits without the hook, where there was time
+for these; and of what the hook does once in a fit or an epoch (tracing, the first record,
+pictures), by the clock. It is the mean of the rounds, in which the models change places. *Its own
+account* is what the hook itself says. *Memory* is by how much two records raise the peak that
+forward passes had reached. *Growth* varies one thing at a time around 8 layers of 64 channels,
+watched at both sides, and 256 samples of 8×8; at last the records of one run, with its resident
+memory."""
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:

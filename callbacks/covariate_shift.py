@@ -74,8 +74,10 @@ class CovariateShift(Recorder):
             training takes more than 90 records, every k-th has one, or, where nobody knows how
             many it takes, each is at least 8 % later than the last one.
         max_samples: the most values of one activation that are kept. Where there are
-            more, quantiles and distances are those of a fixed, evenly spread sample; `mean`, `std`,
-            `non_finite` and `dead` are over all values all the same.
+            more, quantiles and distances are those of a fixed, evenly spread sample, of some of
+            the channels where there are more than a 64th of it; `mean`, `std`, `non_finite` and
+            `dead` are over all values all the same. The fewer values a channel has, the farther
+            it seems to move where single values do and their distribution does not.
         probe_size: how many samples are kept of `probe_data`.
         budget: the most that watching may take of the time of training, a share in (0, 1]; a
             record that would take more is left out, and the next one is taken when it is due.

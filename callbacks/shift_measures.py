@@ -6,7 +6,7 @@ import numpy as np
 
 from kbn import tags
 from kbn.measures import MEASURES
-from kbn.sketch import Channels, DistributionSketch, mean_of_known
+from kbn.sketch import Channels, DistributionSketch, means_of_known
 from kbn.tags import Tap
 
 Sketches = Mapping[Tap, DistributionSketch]
@@ -57,11 +57,8 @@ def _together(
     references: Sequence[DistributionSketch],
 ) -> list[dict[str, float]]:
     now, spans = Channels.side_by_side(sketches), _spans(sketches)
-    kurtosis = now.kurtosis_by_channel()
-    found = [
-        _of_one(sketch, mean_of_known(kurtosis[span]))
-        for sketch, span in zip(sketches, spans, strict=True)
-    ]
+    kurtosis = means_of_known(now.kurtosis_by_channel(), spans)
+    found = list(map(_of_one, sketches, kurtosis))
     if references:
         before = Channels.side_by_side(references)
         for name in distances:

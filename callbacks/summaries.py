@@ -88,7 +88,7 @@ class Builder:
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_TENSOR))
 
     def _add_scalars(self, summary: Summary, rows: Sequence[Row]) -> None:
-        places = tuple((row.layer, row.site, row.measure) for row in rows)
+        places = tuple([row[1:4] for row in rows])
         known = places in self._scalars
         if not known:
             if len(self._scalars) == _KINDS_KEPT:

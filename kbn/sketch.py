@@ -17,6 +17,7 @@ HISTOGRAM_POINTS = tuple(
     sorted({*BASIS_POINTS, 1500, 8500, *range(500, 10_000, 500), 10, 50, 100, 9900, 9950, 9990})
 )
 _FRACTIONS = np.array(HISTOGRAM_POINTS) / 10_000
+_SHARES = np.diff(_FRACTIONS)
 _PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
 # A spread this small beside the mean is what float32 rounding leaves of a constant.
 CONSTANT_RATIO = 1e-6
@@ -168,7 +169,7 @@ class DistributionSketch(Channels):
         self.dead_share = dead_share
         self._pooled, self._edges = kept.together, kept.edges
         self._pooled_moments = float(pooled.mean), float(pooled.variance)
-        self.zero_share = self._share(0, 0)
+        self.zero_share = kept.zero_share
         self.saturated_share = None if bounds is None else self._saturated(*bounds)
 
     @classmethod
@@ -222,7 +223,7 @@ class DistributionSketch(Channels):
         """
         if not self._pooled.size:
             return np.zeros((0, 3))
-        counts = np.diff(_FRACTIONS) * self.finite_count
+        counts = _SHARES * self.finite_count
         return np.stack([self._edges[:-1], self._edges[1:], counts], axis=1)
 
     def pooled_mean(self) -> float:
@@ -241,11 +242,13 @@ class Sorted(NamedTuple):
         by_channel: (R, C) float array, ascending per channel, what is not finite last as NaN.
         together: (n,) float array, the finite ones of all channels, ascending.
         edges: float64, their quantiles at `HISTOGRAM_POINTS`.
+        zero_share: share of exact zeros among all.
     """
 
     by_channel: np.ndarray
     together: np.ndarray
     edges: np.ndarray
+    zero_share: float
 
 
 def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
@@ -256,18 +259,15 @@ def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
     if not complete:
         by_channel[~finite] = np.nan
     by_channel.sort(axis=-1)
+    zeros = np.count_nonzero(by_channel == 0, axis=(1, 2)) / max(by_channel[0].size, 1)
     all_together = np.sort(by_channel.reshape(len(values), -1), axis=-1)
-    if complete:
-        edges = _quantiles(all_together, _FRACTIONS)
-        return [
-            Sorted(x.T, *rest) for x, *rest in zip(by_channel, all_together, edges, strict=True)
-        ]
-    counts = finite.sum(axis=(1, 2)).tolist()
-    together = [one[:count] for one, count in zip(all_together, counts, strict=True)]
-    return [
-        Sorted(x.T, one, _quantiles(one, _FRACTIONS))
-        for x, one in zip(by_channel, together, strict=True)
-    ]
+    together, edges = list(all_together), list(_quantiles(all_together, _FRACTIONS))
+    if not complete:
+        counts = finite.sum(axis=(1, 2)).tolist()
+        together = [one[:count] for one, count in zip(together, counts, strict=True)]
+        edges = [_quantiles(one, _FRACTIONS) for one in together]
+    channels = (each.T for each in by_channel)
+    return list(map(Sorted, channels, together, edges, zeros.tolist()))
 
 
 def _quantiles(ascending: np.ndarray, fractions: np.ndarray) -> np.ndarray:
@@ -286,6 +286,16 @@ def mean_of_known(values: np.ndarray) -> float:
     """Return the mean of what is not NaN; NaN where that is nothing."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def means_of_known(values: np.ndarray, spans: Sequence[slice]) -> list[float]:
+    """Return `mean_of_known` of several parts, which follow each other and are `values` in all."""
+    if min(span.stop - span.start for span in spans) == 0:
+        return [mean_of_known(values[span]) for span in spans]
+    known, starts = ~np.isnan(values), [span.start for span in spans]
+    with np.errstate(invalid="ignore"):
+        totals = np.add.reduceat(np.where(known, values, 0), starts)
+        return (totals / np.add.reduceat(known, starts, dtype=np.int64)).tolist()
 
 
 def _means(x: np.ndarray) -> np.ndarray:
