@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import kbn
-from kbn import tags
+from kbn import tags, tracing
 from kbn.callbacks import CovariateShift
 from kbn.callbacks.layer_tree import layer_paths
 from kbn.callbacks.loss_probe import LossesOfBothModes, LossProbe
@@ -229,3 +229,12 @@ def test_what_python_cannot_run_is_told_before_the_first_step(name, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be run on probe_data: .*shape \(60, 5\)"):
         python_alone().fit(X, Y, verbose=0, callbacks=[hook])
     assert not (tmp_path / "log").exists()
+
+
+def test_outside_a_trace_a_shared_function_runs_as_it_is():
+    """Else every other number of rows would be traced, and the traces kept."""
+    seen = []
+    shared = tracing.shared(lambda x: seen.append(x) or x)
+    for rows in (2, 3, 3):
+        assert shared(keras.ops.ones((rows,))).shape == (rows,)
+    assert len(seen) == 3
