@@ -15,7 +15,8 @@ from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import Thinning, schedule
 from kbn.callbacks.shift_measures import measured
 from kbn.callbacks.worst_layers import Movements
-from kbn.callbacks.writer import Record, rows_of
+from kbn.callbacks.writer import Record
+from kbn.history import Rows
 from kbn.sketch import DistributionSketch
 from kbn.tags import Tap
 
@@ -151,12 +152,13 @@ class CovariateShift(Recorder):
         sketches: dict[Tap, DistributionSketch] = self._compiled()
         self._keep_references(step, sketches, before=True)
         found = measured(self.measures, sketches, self._references)
-        rows = [one for tap, values in found.items() for one in rows_of(step, tap, values)]
         first = self.measures[0]
         self._movements.add(step, {tap: of[first] for tap, of in found.items() if first in of})
         self._keep_references(step, sketches, before=False)
         wanted = sketches if self.histograms and self._thinning.keeps() else {}
-        return Record(rows, {tap: sketch.histogram() for tap, sketch in wanted.items()})
+        return Record(
+            Rows(step, found), {tap: sketch.histogram() for tap, sketch in wanted.items()}
+        )
 
     def summarise(self) -> Record:
         """Draw the layers that moved most, over all records, and list those of the last epoch."""

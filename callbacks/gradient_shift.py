@@ -14,7 +14,8 @@ from kbn.callbacks.mixed_weights import Place, in_order
 from kbn.callbacks.probe_data import first_batch
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Record, rows_of
+from kbn.callbacks.writer import Record
+from kbn.history import Rows
 from kbn.tags import Tap
 
 _KERNELS_ELSE_WEIGHTS: Preferred = {
@@ -141,13 +142,13 @@ class GradientShift(Recorder):
             raise RuntimeError("the weights before the step could not be kept")
         before, after = self._before, self._loss.values()
         _, gradients = self._loss(before)
-        rows = []
+        found = {}
         for layer in self._watched_layers:
             mixed = layer.mixed(before, after)
             moved = gradients if mixed is None else self._loss(mixed)[1]
-            values = compared(layer.own(gradients), layer.own(moved))
-            rows += rows_of(step, Tap(layer.path, tags.PROBE), values)
-        return Record(rows)
+            place = Tap(layer.path, tags.PROBE)
+            found[place] = compared(layer.own(gradients), layer.own(moved))
+        return Record(Rows(step, found))
 
     def release(self) -> None:
         """Drop what was compiled, and the weights."""

@@ -11,7 +11,8 @@ from kbn.callbacks.loss_probe import LossProbe
 from kbn.callbacks.probe_data import first_batch
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Record, rows_of
+from kbn.callbacks.writer import Record
+from kbn.history import Rows
 from kbn.tags import Tap
 
 
@@ -96,7 +97,7 @@ class LossLandscape(Recorder):
         assert self._loss is not None, "prepare comes first"  # noqa: S101
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))
-        return Record(rows_of(step, Tap(tags.MODEL, tags.PROBE), values))
+        return Record(Rows(step, {Tap(tags.MODEL, tags.PROBE): values}))
 
     def release(self) -> None:
         """Drop what was compiled."""

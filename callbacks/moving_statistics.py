@@ -17,7 +17,8 @@ from kbn.callbacks.probe import Probe, RefusalError, build
 from kbn.callbacks.probe_data import first_batch
 from kbn.callbacks.recorder import Recorder
 from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Record, rows_of
+from kbn.callbacks.writer import Record
+from kbn.history import Rows
 from kbn.tags import Tap
 
 _BATCH_NORMALIZATIONS: Preferred = {
@@ -141,17 +142,16 @@ class MovingStatistics(Recorder):
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         self._found, self._found_at = self._compiled(), step
         refused = self._refused_shares()
-        rows = []
+        found: dict[Tap, dict[str, float]] = {}
         for tap, gap in self._found.items():
             path = next(path for path, layer in self._compiled.layers.items() if layer is gap.layer)
             share = {"refused_share": refused[path]} if path in refused else {}
-            rows += rows_of(step, tap, {**gap.measured, **share})
+            found[tap] = {**gap.measured, **share}
         if self._losses is not None:
             training, inference = self._losses()
             measured = (training, inference, inference - training)
-            losses = dict(zip(tags.LOSSES, measured, strict=True))
-            rows += rows_of(step, Tap(tags.MODEL, tags.PROBE), losses)
-        return Record(rows)
+            found[Tap(tags.MODEL, tags.PROBE)] = dict(zip(tags.LOSSES, measured, strict=True))
+        return Record(Rows(step, found))
 
     def summarise(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""

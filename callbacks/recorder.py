@@ -15,8 +15,8 @@ from kbn.callbacks.cost import Cost
 from kbn.callbacks.faults import Faults
 from kbn.callbacks.schedule import Schedule
 from kbn.callbacks.steps import Steps
-from kbn.callbacks.writer import EVENTS, EventFile, Record, check_log_dir, rows_of
-from kbn.history import History
+from kbn.callbacks.writer import EVENTS, EventFile, Record, check_log_dir
+from kbn.history import History, Rows
 from kbn.tags import Tap
 
 
@@ -191,7 +191,8 @@ class Recorder(keras.callbacks.Callback):
             self._tell_vanished()
             record = self.record(step)
             size = self._file.write(step, record)
-            self.history.extend(record.rows)
+            if record.rows:
+                self.history.add(record.rows)
             self._written += 1
             self.cost.records += 1
             self._recorded_in_epoch = True
@@ -202,13 +203,10 @@ class Recorder(keras.callbacks.Callback):
         with self.cost.spending():
             self.cost.bytes += size
             spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
-            rows = [
-                one
-                for site, value in spent.items()
-                for one in rows_of(step, Tap("record", site), {tags.MONITOR: value})
-            ]
+            by_place = {Tap("record", site): {tags.MONITOR: one} for site, one in spent.items()}
+            rows = Rows(step, by_place)
             self.cost.bytes += self._file.write(step, Record(rows))
-            self.history.extend(rows)
+            self.history.add(rows)
 
     def _write_summary(self) -> None:
         assert self._file is not None  # noqa: S101

@@ -1,6 +1,7 @@
 """Records as TensorBoard's protos."""
 
 import time
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -22,32 +23,36 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from kbn import tags
 from kbn.callbacks.picture import Picture
-from kbn.tags import Row, Tap
+from kbn.history import Place, Rows
+from kbn.tags import Tap
 
 CATEGORY = "Covariate shift: 15th, 50th and 85th percentile"
-
-
-Place = tuple[str, str, str]  # layer, site, measure
 _KINDS_KEPT = 8  # of records, by their places
 
 
 class _Scalars:
-    """The scalars of some places, built once: then only their numbers change, faster."""
+    """The scalars of some places, serialized once: then only their numbers change, faster."""
 
     def __init__(self, places: Sequence[Place]) -> None:
-        self._summary = Summary()
-        for layer, site, measure in places:
-            tensor = self._summary.value.add(tag=tags.tag(measure, Tap(layer, site))).tensor
-            tensor.dtype = 1  # DT_FLOAT
-            tensor.tensor_shape.SetInParent()
-            tensor.float_val.append(0.0)
-        self._numbers = [value.tensor.float_val for value in self._summary.value]
+        serialized = [_scalar(place).SerializeToString() for place in places]
+        self._bytes = np.frombuffer(bytearray(b"".join(serialized)), np.uint8)
+        # The number comes last: float_val in a tensor, and the tensor in what has no metadata.
+        self._ends = np.cumsum([len(each) for each in serialized])[:, None] - range(4, 0, -1)
 
-    def of(self, rows: Sequence[Row]) -> Summary:
-        """Return the values of `rows`, which are of the same places, until the next call."""
-        for number, row in zip(self._numbers, rows, strict=True):
-            number[0] = row.value
-        return self._summary
+    def of(self, values: "array[float]") -> bytes:
+        """Return a serialized summary of `values`, which are of these places."""
+        self._bytes[self._ends] = np.array(values, "<f4").view(np.uint8).reshape(-1, 4)
+        return self._bytes.tobytes()
+
+
+def _scalar(place: Place) -> Summary:
+    layer, site, measure = place
+    summary = Summary()
+    tensor = summary.value.add(tag=tags.tag(measure, Tap(layer, site))).tensor
+    tensor.dtype = 1  # DT_FLOAT
+    tensor.tensor_shape.SetInParent()
+    tensor.float_val.append(0.0)
+    return summary
 
 
 class Builder:
@@ -59,7 +64,7 @@ class Builder:
 
     def summary(
         self,
-        rows: Iterable[Row],
+        rows: Rows | None,
         histograms: Mapping[Tap, np.ndarray],
         pictures: Mapping[str, Picture],
         texts: Mapping[str, str],
@@ -68,7 +73,8 @@ class Builder:
         summary = Summary()
         for tap, buckets in histograms.items():
             self._add_histogram(summary, tap, buckets)
-        self._add_scalars(summary, list(rows))
+        if rows:
+            self._add_scalars(summary, rows)
         for tag, picture in pictures.items():
             self._add_picture(summary, tag, picture)
         for tag, text in texts.items():
@@ -87,15 +93,15 @@ class Builder:
             metadata = histogram_metadata.create_summary_metadata("", text)
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_TENSOR))
 
-    def _add_scalars(self, summary: Summary, rows: Sequence[Row]) -> None:
-        places = tuple([row[1:4] for row in rows])
+    def _add_scalars(self, summary: Summary, rows: Rows) -> None:
+        places = rows.places
         known = places in self._scalars
         if not known:
             if len(self._scalars) == _KINDS_KEPT:
                 self._scalars.clear()
             self._scalars[places] = _Scalars(places)
         first = len(summary.value)
-        summary.MergeFrom(self._scalars[places].of(rows))
+        summary.MergeFromString(self._scalars[places].of(rows.values))
         if not known:
             for value, (_, _, measure) in zip(summary.value[first:], places, strict=True):
                 self._describe_scalar(value, measure)

@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import time
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +20,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from kbn.callbacks import summaries
 from kbn.callbacks.files import File
 from kbn.callbacks.picture import Picture
-from kbn.history import json_line
-from kbn.tags import Row, Tap
+from kbn.history import Rows, json_line
+from kbn.tags import Tap
 
 EVENTS, JSON_LINES = "the event file", "history.jsonl"
 _NUMBERS = itertools.count()
@@ -33,23 +32,16 @@ class Record:
     """What one record writes.
 
     Attributes:
-        rows: its scalars.
+        rows: its scalars, where it has some.
         histograms: (k, 3) float64 rows of (left, right, count), by place.
         pictures: pictures by tag.
         texts: Markdown by tag.
     """
 
-    rows: Sequence[Row] = ()
+    rows: Rows | None = None
     histograms: Mapping[Tap, np.ndarray] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-
-
-def rows_of(step: int, tap: Tap, values: Mapping[str, float]) -> list[Row]:
-    """Return rows of what was measured at one place, rounded to the event file's float32."""
-    layer, site = tap
-    named = zip(values, array("f", values.values()), strict=True)
-    return [Row(step, layer, site, measure, value) for measure, value in named]
 
 
 class EventFile:

@@ -3,14 +3,38 @@
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
-from kbn.tags import Row
+from kbn.tags import Row, Tap
 
 Place = tuple[str, str, str]  # layer, site, measure
+_KINDS_KEPT = 8  # of records, by their places
+
+
+class Rows:
+    """The rows of one record, in columns; iterating gives each as a `Row`.
+
+    Attributes:
+        step: of all of them.
+        places: layer, site and measure of each.
+        values: their values, rounded to the event file's float32.
+    """
+
+    def __init__(self, step: int, found: Mapping[Tap, Mapping[str, float]]) -> None:
+        """Put what was found at one step into columns: by place, the value of each measure."""
+        self.step = step
+        self.places = tuple([(*tap, measure) for tap, of in found.items() for measure in of])
+        self.values = array("f", [value for of in found.values() for value in of.values()])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Row]:
+        for place, value in zip(self.places, self.values, strict=True):
+            yield Row(self.step, *place, value)
 
 
 class History(Sequence[Row]):
@@ -23,18 +47,26 @@ class History(Sequence[Row]):
         self._steps, self._keys, self._values = array("q"), array("l"), array("d")
         self._places: list[Place] = []
         self._known: dict[Place, int] = {}
+        self._together: dict[tuple[Place, ...], array[int]] = {}
         self.extend(rows)
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Add rows."""
         for step, layer, site, measure, value in rows:
-            place = layer, site, measure
-            if place not in self._known:
-                self._known[place] = len(self._places)
-                self._places.append(place)
             self._steps.append(step)
-            self._keys.append(self._known[place])
+            self._keys.append(self._key((layer, site, measure)))
             self._values.append(value)
+
+    def add(self, rows: Rows) -> None:
+        """Add the rows of a record, all at once."""
+        keys = self._together.get(rows.places)
+        if keys is None:
+            if len(self._together) == _KINDS_KEPT:
+                self._together.clear()
+            keys = self._together[rows.places] = array("l", map(self._key, rows.places))
+        self._steps.extend(array("q", [rows.step]) * len(rows))
+        self._keys.extend(keys)
+        self._values.extend(array("d", rows.values))
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -93,6 +125,12 @@ class History(Sequence[Row]):
                 "value": pd.Series(self._values.tolist(), dtype="float64"),
             }
         )
+
+    def _key(self, place: Place) -> int:
+        if place not in self._known:
+            self._known[place] = len(self._places)
+            self._places.append(place)
+        return self._known[place]
 
     def _row(self, index: int) -> Row:
         return Row(self._steps[index], *self._places[self._keys[index]], self._values[index])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.history import History, json_line
-from kbn.tags import Row
+from kbn.history import History, Rows, json_line
+from kbn.tags import Row, Tap
 
 ROWS = [
     Row(0, "bn", "input", "mean", 0.5),
@@ -88,6 +88,34 @@ def test_it_grows_and_places_may_come_again():
     assert history == ROWS
     history.extend(history)
     assert history == [*ROWS, *ROWS]
+
+
+def test_a_record_is_kept_as_its_rows_and_rounded_as_in_the_event_file():
+    found = {
+        Tap("bn", "input"): {"mean": 0.1, "std": math.inf},
+        Tap("bn", "output"): {},
+        Tap("block/bn:1", "input:0"): {"mean": 1e300},
+    }
+    rows = Rows(7, found)
+    expected = [
+        Row(7, "bn", "input", "mean", float(np.float32(0.1))),
+        Row(7, "bn", "input", "std", math.inf),
+        Row(7, "block/bn:1", "input:0", "mean", math.inf),
+    ]
+    assert (list(rows), len(rows), len(Rows(7, {}))) == (expected, 3, 0)
+    history = History(ROWS)
+    history.add(rows)
+    history.add(Rows(8, {}))
+    assert history == [*ROWS, *expected]
+
+
+def test_records_of_more_kinds_than_are_remembered_keep_their_places():
+    # Where Python runs a model, every record may be of other places.
+    records = [Rows(step, {Tap("bn", str(step % 11)): {"mean": step}}) for step in range(40)]
+    history = History()
+    for rows in records:
+        history.add(rows)
+    assert history == [Row(step, "bn", str(step % 11), "mean", step) for step in range(40)]
 
 
 @pytest.mark.parametrize(
