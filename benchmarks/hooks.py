@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 import kbn
 from benchmarks.networks import resnet20, three_by_100
 from benchmarks.timing import interleaved
-from benchmarks.turns import in_turn, usual_cycle
+from benchmarks.turns import PERIOD, ByTurns
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
 from kbn.tap import seeds
 
@@ -28,22 +28,21 @@ NETWORKS = {
 
 
 class Fits(NamedTuple):
-    """Fits that are compared: of which network, how long, how often, and in turns of how long."""
+    """Fits with and without a hook: of which network, and of how many steps."""
 
     network: Callable[..., keras.Model]
     shape: tuple[int, ...]
     batch: int
-    steps: int  # per epoch
+    steps: int  # per epoch, a multiple of PERIOD
     epochs: int
-    epochs_alike: int  # of two fits without a hook; 0: none, where that would take too long
     rounds: int
-    turn: int  # steps
+    length: int  # steps of the fit that the share is of
 
 
 # The second is as long as the fit of Ioffe & Szegedy (2015), Fig. 1, after which it is modelled.
 FITS = {
-    "ResNet-20 on 32×32, batch 128": Fits(resnet20, (32, 32, 3), 128, 800, 1, 0, 1, 5),
-    "3×100 net on 784, batch 60": Fits(three_by_100, (784,), 60, 1000, 50, 12, 2, 25),
+    "ResNet-20 on 32×32, batch 128": Fits(resnet20, (32, 32, 3), 128, 1200, 1, 1, 1200),
+    "3×100 net on 784, batch 60": Fits(three_by_100, (784,), 60, 1000, 20, 3, 50_000),
 }
 CYCLE = 100  # steps from record to record, by default
 ELEMENTS = (100, 100, 1000)  # 10⁷
@@ -59,7 +58,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
                    **_record(model, probe, hook, quick)}  # fmt: skip
     for name, settings in FITS.items():
         if quick:
-            settings = settings._replace(steps=2 * CYCLE, epochs=1, epochs_alike=1, rounds=1)
+            settings = settings._replace(steps=10 * PERIOD, epochs=1, rounds=1)
         yield {"group": "share", "name": name, **_share(settings)}
     yield from _growth(quick)
 
@@ -129,84 +128,53 @@ def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str,
     return {**times, "places": len(places), "bytes": median(written[1:])}
 
 
-class _Timed(CovariateShift):
-    """Takes the time of what it does once in a fit or an epoch."""
-
-    once = 0.0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        start = time.perf_counter()
-        super().on_train_begin(logs)
-        self.once += time.perf_counter() - start
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        start = time.perf_counter()
-        super().on_epoch_end(epoch, logs)
-        self.once += time.perf_counter() - start
-
-    def on_train_end(self, logs: Any = None) -> None:
-        start = time.perf_counter()
-        super().on_train_end(logs)
-        spent = [r.value for r in self.history if r[1:4] == ("record", "milliseconds", "monitor")]
-        self.once += time.perf_counter() - start + spent[0] / 1e3
-
-
 def _share(fits: Fits) -> dict[str, Any]:
-    """Fit with the hook at its defaults and without it, side by side.
-
-    Keras itself stalls between epochs, at random and for up to seconds. So what is compared is a
-    hundred steps, which hold one record, as they usually are; what is done once in a fit or an
-    epoch is added by the clock. Two fits that are alike differ too, by where their arrays lie. So
-    the models change places, and each round is less what the same two differ by without a hook.
-    """
-    models, data = [_compiled(fits.network) for _ in range(2)], _data(fits)
-    for model in models:
-        model.fit(*(each[: fits.batch] for each in data), batch_size=fits.batch, verbose=0)
-    rounds, alone = [], fits._replace(epochs=fits.epochs_alike)
-    for number in range(fits.rounds):
-        found = _compared(fits, models, data, number, watch=True)
-        alike = _compared(alone, models, data, number)["added"] if alone.epochs else 0.0
-        share = found["added"] - alike + found["once"] / found["without"]
-        rounds.append({**found, "alike": alike, "share": share})
+    """Fit with the hook at its defaults but for its cadence, by turns, in new models each round."""
+    rounds = [_watched(fits) for _ in range(fits.rounds)]
     return {
         **{key: fmean(one[key] for one in rounds) for key in rounds[0]},
-        "steps": fits.steps * fits.epochs,
+        "steps": fits.length,
         "shares": [one["share"] for one in rounds],
-        "controlled": bool(alone.epochs),
     }
 
 
-def _data(fits: Fits) -> tuple[np.ndarray, np.ndarray]:
-    return _probe(fits.batch * fits.steps, fits.shape)
+def _watched(fits: Fits) -> dict[str, float]:
+    """Return what the hook takes of a fit, in all and by its own account.
 
-
-def _compared(
-    fits: Fits,
-    models: Sequence[keras.Model],
-    data: tuple[np.ndarray, np.ndarray],
-    round_: int,
-    *,
-    watch: bool = False,
-) -> dict[str, Any]:
-    """Return what a fit took beside another; which model it is and who begins changes by round."""
-    x, y = data
-    settings = {"batch_size": fits.batch, "epochs": fits.epochs, "verbose": 0}
-    with tempfile.TemporaryDirectory() as folder:
-        hook = _Timed(folder, x)
-
-        def one(turn: keras.callbacks.Callback) -> None:
-            callbacks = [hook, turn] if watch else [turn]
-            models[round_ % 2].fit(x, y, callbacks=callbacks, **settings)
-
-        def other(turn: keras.callbacks.Callback) -> None:
-            models[1 - round_ % 2].fit(x, y, callbacks=[turn], **settings)
-
-        order = slice(None, None, -1 if round_ % 2 else 1)  # who begins
-        mine, beside = in_turn(*[one, other][order], fits.turn)[order]
-    added = usual_cycle(mine.laps, CYCLE) / usual_cycle(beside.laps, CYCLE) - 1
+    Keras itself stalls between epochs, at random and for up to seconds. So what is done once in a
+    fit or an epoch is taken by the clock, and added to what steps usually take.
+    """
+    model, (x, y) = _compiled(fits.network), _probe(fits.batch * fits.steps, fits.shape)
+    model.fit(x[: fits.batch], y[: fits.batch], batch_size=fits.batch, verbose=0)
+    found = _by_turns(model, x, y, fits)
+    control = _by_turns(model, x, y, fits._replace(epochs=max(1, fits.epochs // 4)), bare=True)
+    fit, hundred = fits.length / CYCLE * found["hundred"], found["hundred"]
+    once = (found["in_fit"] + fits.length / fits.steps * found["in_epoch"]) / fit
     return {
-        "records": hook.cost.records, "without": beside.seconds, "with": mine.seconds,
-        "added": added, "once": hook.once, "own": hook.cost.seconds / mine.seconds,
+        **{name: found[name] for name in ("hundred", "added", "in_fit", "in_epoch")},
+        "alike": control["added"] / control["hundred"],
+        "share": found["added"] / hundred + once, "own": found["record"] / hundred + once,
+    }  # fmt: skip
+
+
+def _by_turns(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, fits: Fits, *, bare: bool = False
+) -> dict[str, Any]:
+    """Fit with the hook at every second turn, or, where `bare`, with one that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        watching = CovariateShift(folder, x, every_steps=PERIOD)
+
+        def missed(steps: int) -> None:
+            watching._steps.calls += steps  # else it would count wrong, and look more often
+
+        turns = ByTurns(keras.callbacks.Callback()) if bare else ByTurns(watching, missed)
+        model.fit(x, y, batch_size=fits.batch, epochs=fits.epochs, verbose=0, callbacks=[turns])
+    taken = [r.value / 1e3 for r in watching.history
+             if r[1:4] == ("record", "milliseconds", "monitor")]  # fmt: skip
+    hundred, added = turns.usual(CYCLE)
+    return {
+        "hundred": hundred, "added": added, "in_epoch": turns.in_epochs / fits.epochs,
+        "in_fit": turns.in_fit + sum(taken[:1]), "record": median(taken or [0.0]),
     }  # fmt: skip
 
 

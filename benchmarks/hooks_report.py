@@ -9,9 +9,8 @@ RECORD_HEAD = [
     "in inference mode, ms", "ratio", "places", "bytes", "bytes per place",
 ]  # fmt: skip
 SHARE_HEAD = [
-    "fit", "steps", "records", "without, s", "with, s", "added to a hundred steps",
-    "two fits without it differ by", "once in a fit or an epoch, s", "share of fit",
-    "of all rounds", "its own account",
+    "fit", "steps", "a hundred steps, s", "a record adds to them", "nothing adds",
+    "once in a fit, s", "once in an epoch, ms", "share of fit", "of all rounds", "its own account",
 ]  # fmt: skip
 MEMORY_HEAD = ["10⁷ values, once in and once out of a layer", "MB above the forward pass"]
 GROWTH_HEAD = [
@@ -30,18 +29,18 @@ Written by `make bench` (this page alone: `python -m benchmarks --only hooks`), 
 machine; do not edit. Medians; the columns of a row are measured in one process, in turn. *One
 record* is taken, compared and written to the event file, histograms included, by each hook at its
 defaults but for its cadence. The forward pass is that of the same probe batch: in training mode, as
-a record has to make it, and in inference mode. *Fit* runs a fit with `CovariateShift` at its
-defaults and the same fit without it side by side in one process, a few steps of one and a few of
-the other. Keras itself stalls between epochs at random, for up to seconds, which the whole times
-hold. So the share is made of what a hundred steps, which hold one record, take longer than a
-hundred without it (each of the hundred as it usually is: the sum of the medians by its place among
-them); less what the same two models differ by in two fits without the hook, where there was time
-for these; and of what the hook does once in a fit or an epoch (tracing, the first record,
-pictures), by the clock. It is the mean of the rounds, in which the models change places. *Its own
-account* is what the hook itself says. *Memory* is by how much two records raise the peak that
-forward passes had reached. *Growth* varies one thing at a time around 8 layers of 64 channels,
-watched at both sides, and 256 samples of 8×8; at last the records of one run, with its resident
-memory."""
+a record has to make it, and in inference mode. *Fit* is one in that `CovariateShift`, at its
+defaults but for its cadence, is handed every second ten steps, the first of which takes a record,
+and of the others nothing: what slows a machine lasts longer, and two fits beside each other differ
+by up to 2.5 % even without a hook. The share is made of what a record and the nine steps behind it
+take longer than ten steps without the hook, each as it usually is (the median); of what its calls
+take at 90 steps more; and of what it does once in a fit or an epoch (tracing, the first record,
+pictures), by the clock, in a fit of that many steps with a record every hundred. It is the mean of
+the rounds, each with a new model. *Nothing adds* is the same of a callback that does nothing. *Its
+own account* is by the milliseconds that the hook itself says. *Memory* is by how much two records
+raise the peak that forward passes had reached. *Growth* varies one thing at a time around 8 layers
+of 64 channels, watched at both sides, and 256 samples of 8×8; at last the records of one run, with
+its resident memory."""
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:
@@ -69,10 +68,9 @@ def _record_cells(row: Row) -> list[str]:
 def _share_cells(row: Row) -> list[str]:
     shares = ", ".join(f"{each:.1%}" for each in row["shares"])
     return [
-        row["name"], f"{row['steps']}", f"{row['records']:.0f}", f"{row['without']:.1f}",
-        f"{row['with']:.1f}", f"{row['added']:+.1%}",
-        f"{row['alike']:+.1%}" if row["controlled"] else "–", f"{row['once']:.2f}",
-        f"{row['share']:.1%}", shares, f"{row['own']:.1%}",
+        row["name"], f"{row['steps']}", f"{row['hundred']:.3f}",
+        f"{row['added'] / row['hundred']:+.1%}", f"{row['alike']:+.1%}", f"{row['in_fit']:.2f}",
+        f"{1e3 * row['in_epoch']:.1f}", f"{row['share']:.1%}", shares, f"{row['own']:.1%}",
     ]  # fmt: skip
 
 

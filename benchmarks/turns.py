@@ -1,87 +1,115 @@
-"""Two fits side by side, a few steps of one and a few of the other, in one process.
+"""One fit, with a hook and without it by turns of ten steps.
 
-What slows a machine down lasts for seconds: fits that ran one after the other would differ by it.
+What slows a machine down lasts for seconds, and two fits that are alike differ by where their
+arrays lie: by more than a hook takes. So both are the same fit, some milliseconds apart.
 """
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
-Fit = Callable[[keras.callbacks.Callback], object]
+TURN = 10  # steps
+PERIOD = 2 * TURN  # with the hook, which takes a record in the first of the steps, and without it
+WARM = 5  # periods at the beginning that do not count
 
 
-class Turn(keras.callbacks.Callback):
-    """Lets the other fit run after every `steps` steps.
+class ByTurns(keras.callbacks.Callback):
+    """Hands a hook every second turn of the steps of a `fit`, and takes the time of each step.
 
     Attributes:
-        laps: how long each step took, in seconds, with all that the callbacks before this one did.
-        seconds: of all turns together.
+        laps: how long each step took, in seconds, with what the hook did at its ends.
+        calls: seconds that the hook took at the ends of each step that it had.
+        in_fit: seconds that the hook took once, around all steps.
+        in_epochs: seconds that it took around the epochs, of all of them.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(
+        self, hook: keras.callbacks.Callback, missed: Callable[[int], object] | None = None
+    ) -> None:
+        """Hand steps to `hook`, which takes a record every `PERIOD` steps.
+
+        Args:
+            hook: the hook.
+            missed: tells it how many steps it was not handed, after each turn without it.
+        """
         super().__init__()
         self.laps: list[float] = []
-        self.seconds = 0.0
-        self.mine, self.other, self.is_over = threading.Semaphore(0), self, False
-        self._steps, self._begun, self._last = steps, 0.0, 0.0
+        self.calls: list[float] = []
+        self.in_fit = self.in_epochs = 0.0
+        self._hook, self._missed, self._last = hook, missed, 0.0
 
-    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+    def set_params(self, params: Any) -> None:
+        """Hand it on."""
+        super().set_params(params)
+        self._hook.set_params(params)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Hand it on."""
+        super().set_model(model)
+        self._hook.set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Take the time of it."""
+        start = time.perf_counter()
+        self._hook.on_train_begin(logs)
+        self.in_fit += time.perf_counter() - start
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Take the time of it."""
+        start = time.perf_counter()
+        self._hook.on_train_end(logs)
+        self.in_fit += time.perf_counter() - start
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Take the time of it."""
+        start = time.perf_counter()
+        self._hook.on_epoch_begin(epoch, logs)
+        self._last = time.perf_counter()
+        self.in_epochs += self._last - start
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Take the time of it."""
+        start = time.perf_counter()
+        self._hook.on_epoch_end(epoch, logs)
+        self.in_epochs += time.perf_counter() - start
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Hand on a step that has the hook."""
+        if self._has_hook():
+            start = time.perf_counter()
+            self._hook.on_train_batch_begin(batch, logs=logs)
+            self.calls.append(time.perf_counter() - start)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take note of a step."""
-        now = time.perf_counter()
-        self.laps.append(now - self._last)
-        self._last = now
-        if len(self.laps) % self._steps == 0:
-            self.end()
-            self.begin()
+        if self._has_hook():
+            start = time.perf_counter()
+            self._hook.on_train_batch_end(batch, logs=logs)
+            self.calls[-1] += time.perf_counter() - start
+        self.laps.append(time.perf_counter() - self._last)
+        if self._missed and (len(self.laps) + 1) % PERIOD == 0:
+            self._missed(TURN)
+        self._last = time.perf_counter()
 
-    def begin(self) -> None:
-        """Wait for the turn."""
-        if not self.other.is_over:
-            self.mine.acquire()
-        self._begun = self._last = time.perf_counter()
+    def _has_hook(self) -> bool:
+        """Say whether the step is one of the hook's: the one that reaches a record's is first."""
+        return (len(self.laps) + 1) // TURN % 2 == 0
 
-    def end(self) -> None:
-        """Give it to the other one."""
-        self.seconds += time.perf_counter() - self._begun
-        self.other.mine.release()
+    def usual(self, steps: int) -> tuple[float, float]:
+        """Return the seconds that so many steps take, and that a hook adds which records once.
 
+        Each step is taken as it usually is at its place in the period: a stall does not count. The
+        steps of a turn behind a record are slower too; to others a hook adds what its calls take,
+        which is too little to be seen in the steps.
 
-def in_turn(one: Fit, other: Fit, steps: int) -> tuple[Turn, Turn]:
-    """Run two fits, `steps` steps each at a time, and return what they took.
-
-    The first turn begins with the call of `fit`, and the last one ends with its return.
-
-    Args:
-        one: takes a callback and calls `fit` with it, behind all others.
-        other: likewise; of as many steps.
-        steps: per turn.
-    """
-    turns = Turn(steps), Turn(steps)
-    turns[0].other, turns[1].other = turns[1], turns[0]
-
-    def run(fit: Fit, turn: Turn) -> None:
-        turn.begin()
-        try:
-            fit(turn)
-        finally:
-            turn.is_over = True
-            turn.end()
-
-    with ThreadPoolExecutor(2) as pool:
-        turns[0].mine.release()
-        for running in [pool.submit(run, *each) for each in zip((one, other), turns, strict=True)]:
-            running.result()
-    return turns
-
-
-def usual_cycle(laps: Sequence[float], steps: int) -> float:
-    """Return the seconds of `steps` steps, each as it usually is at its place among so many.
-
-    Where something happens every `steps` steps it is in, and a stall is not.
-    """
-    whole = len(laps) // steps * steps
-    return float(np.median(np.reshape(laps[:whole], (-1, steps)), axis=0).sum())
+        Args:
+            steps: a multiple of those of a turn.
+        """
+        whole = (len(self.laps) + 1) // PERIOD - WARM
+        periods = np.reshape(self.laps[WARM * PERIOD - 1 :][: whole * PERIOD], (-1, PERIOD))
+        recorded, without = np.median(periods, axis=0).reshape(2, TURN).sum(axis=1).tolist()
+        calls = float(np.median(self.calls)) if self.calls else 0.0  # of ten, nine have no record
+        return steps / TURN * without, recorded - without + (steps - TURN) * calls

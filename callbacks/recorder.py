@@ -51,7 +51,7 @@ class Recorder(keras.callbacks.Callback):
         self._watched: Any = None  # weak reference to the model of the first fit
         self._steps = Steps(schedule.next_step)
         self._begun_at = self._epochs = self._epochs_of_fit = 0
-        self._first_is_due = self._is_new = self._looked = self._recorded_in_epoch = False
+        self._is_new = self._looked = self._recorded_in_epoch = False
         self._stands_still = False
         self._recorded_step: int | None = None
         self._written = 0  # records in the file that is open
@@ -98,7 +98,7 @@ class Recorder(keras.callbacks.Callback):
         self._check_model()
         self._close()  # of an earlier fit that raised and whose frames still live
         self.cost = Cost()
-        self._first_is_due = self._recorded_in_epoch = self._stands_still = False
+        self._recorded_in_epoch = self._stands_still = False
         self._epochs_of_fit = 0
         self._steps.begin(self.model, (self.params or {}).get("steps"))
         if not replicas.is_chief(self.model):
@@ -110,34 +110,37 @@ class Recorder(keras.callbacks.Callback):
         )
         self._written = 0
         self._watched = weakref.ref(self.model)
-        self._begun_at, self._first_is_due = self._steps.now, True
+        self._begun_at, self._steps.first_is_due = self._steps.now, True
         # Keras tells callbacks nothing when training raises; but then the list of callbacks,
         # which lives as long as `fit` runs, goes away.
         weakref.finalize(_fit_scope() or self, EventFile.close, self._file)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Take the first record. Here, not earlier: another callback may restore weights first."""
-        if not (self._first_is_due or self.compares_steps) or self._file is None:
+        steps = self._steps
+        if not (steps.first_is_due or self.compares_steps) or self._file is None:
             return
-        if self._first_is_due:
-            self._begun_at = self._steps.read()
+        if steps.first_is_due:
+            self._begun_at = steps.read()
             if not self.compares_steps:
-                self._first_is_due = False
+                steps.first_is_due = False
                 self._take_record()
-        if self.compares_steps and (self._first_is_due or self._steps.may_be_due(ahead=1)):
+        if self.compares_steps and steps.calls + 1 >= steps.calls_needed:
             self._looked = self.cost.affords(self._budget)
             if self._looked:
                 self._guarded(self._look_before)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Take a record where one became due."""
-        if not (self._steps.batch_ended() or self._first_is_due) or self._file is None:
-            return
-        due = self._schedule.next_step(self._steps.now)
-        now = self._steps.read()
-        first = self._first_is_due and now > self._begun_at  # gradients may be accumulated yet
+        steps = self._steps
+        steps.calls += 1
+        if steps.calls < steps.calls_needed or self._file is None:
+            return  # after no more than this: it is done at every step
+        due = self._schedule.next_step(steps.now)
+        now = steps.read()
+        first = steps.first_is_due and now > self._begun_at  # gradients may be accumulated yet
         if now >= due or first:
-            self._first_is_due = self._first_is_due and not first
+            steps.first_is_due = steps.first_is_due and not first
             self._take_record(always=first)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

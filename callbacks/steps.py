@@ -18,6 +18,10 @@ class Steps:
         now: the step at the last read.
         batches: how many batches of training were seen, over all fits.
         batches_of_fit: how many of them in this `fit`.
+        calls: how often the training function was called since the last read; whoever sees a call
+            adds 1 here, since that is done at every step.
+        calls_needed: before so many the next step of interest is not reached.
+        first_is_due: whether the first step of a `fit` is of interest, and not yet seen.
     """
 
     def __init__(self, next_step: Callable[[int], float]) -> None:
@@ -27,29 +31,24 @@ class Steps:
             next_step: takes the step to the next one of interest.
         """
         self.now = self.batches = self.batches_of_fit = 0
-        self._next_step, self._calls_needed = next_step, 1.0
+        self.calls, self.calls_needed, self._next_step = 0, 1.0, next_step
         self._optimizer: Any = None
-        self._offset = self._batches = self._batches_of_epoch = 0
+        self._offset = self._batches_of_epoch = 0
         self._length: int | None = None
         self._pace = self._per_call = 1
-        self._pace_is_known = False
+        self._pace_is_known = self.first_is_due = False
 
     def begin(self, model: keras.Model, length: int | None) -> None:
         """Start a `fit` whose epochs have `length` batches, or nobody knows how many."""
         if self._optimizer is not None:
             self.now = max(self.now, self.read())  # an earlier fit may have raised
         self._optimizer = model.optimizer
-        self._pace_is_known = False
+        self._pace_is_known = self.first_is_due = False
         self._pace = self._per_call = int(getattr(model, "steps_per_execution", 1) or 1)
         self._offset = max(0, self.now - self._iterations())
         self.batches_of_fit = self._batches_of_epoch = 0
         self._length = length
         self.read()
-
-    def batch_ended(self) -> bool:
-        """Count a call of the training function, and return `may_be_due()`."""
-        self._batches += 1
-        return self._batches >= self._calls_needed  # no more: this is called at every step
 
     def epoch_ended(self) -> None:
         """Start counting the batches of another epoch, and read the step."""
@@ -62,22 +61,15 @@ class Steps:
         together = getattr(inner, "gradient_accumulation_steps", None) or 1
         return self.now == since and self.batches_of_fit >= together
 
-    def may_be_due(self, ahead: int = 0) -> bool:
-        """Say, without reading, whether the next step of interest may be reached.
-
-        Args:
-            ahead: after so many calls more.
-        """
-        return self._batches + ahead >= self._calls_needed
-
     def read(self) -> int:
         """Return the step; `now` is what it was before."""
         before, self.now = self.now, self._iterations() + self._offset
-        if self._batches:
+        if self.calls:
             self._pace_is_known = True
-            self._pace = max(self._pace, -((before - self.now) // self._batches))
-            self._count(self._batches * self._per_call)
-        self._batches, self._calls_needed = 0, self._calls_until(self._next_step(self.now))
+            self._pace = max(self._pace, -((before - self.now) // self.calls))
+            self._count(self.calls * self._per_call)
+        until = self._calls_until(self._next_step(self.now))
+        self.calls, self.calls_needed = 0, 1 if self.first_is_due else until
         return self.now
 
     def _calls_until(self, step: float) -> float:

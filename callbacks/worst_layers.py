@@ -57,8 +57,8 @@ def _worst_first(values: np.ndarray) -> np.ndarray:
 def _fewer_columns(values: np.ndarray) -> np.ndarray:
     if values.shape[1] <= COLUMNS:
         return values
-    parts = np.array_split(values, COLUMNS, axis=1)
-    return np.stack([np.fmax.reduce(part, axis=1) for part in parts], axis=1)
+    begins = np.arange(COLUMNS) * values.shape[1] // COLUMNS
+    return np.fmax.reduceat(values, begins, axis=1)
 
 
 def _table(places: list[str], last: np.ndarray, step: int, measure: str) -> str:

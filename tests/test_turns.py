@@ -1,60 +1,73 @@
-"""The benchmarks' fits side by side: one runs at a time, and none waits for one that is over."""
-
-import time
+"""The benchmarks' fits by turns: which steps a hook gets, and what is taken for its share."""
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks.turns import in_turn, usual_cycle
+from benchmarks.turns import PERIOD, TURN, WARM, ByTurns
+from kbn.callbacks import CovariateShift
 
-SECONDS = 0.01
+
+class Noted(keras.callbacks.Callback):
+    """Takes note of the steps that it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.ended = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begun.append(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ended.append(batch)
 
 
-def fit_of(steps, log, name, fail_at=None):
-    """Return a fit of so many steps that takes note of each, behind which comes the turn."""
+def fit(callback, steps, epochs=1):
     x = np.ones((steps, 1))
-
-    def step(batch, logs):
-        if batch == fail_at:
-            raise ValueError("on purpose")
-        time.sleep(SECONDS)
-        log.append((name, batch))
-
-    def fit(turn):
-        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-        note = keras.callbacks.LambdaCallback(on_train_batch_end=step)
-        model.fit(x, x, batch_size=1, verbose=0, callbacks=[note, turn])
-
-    return fit
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(x, x, batch_size=1, epochs=epochs, verbose=0, callbacks=[callback])
 
 
-def test_fits_run_in_turn(tmp_path):
-    log = []
-    one, other = in_turn(fit_of(6, log, "a"), fit_of(6, log, "b"), 2)
-    expected = [(name, turn + i) for turn in (0, 2, 4) for name in "ab" for i in (0, 1)]
-    assert log == expected
-    assert len(one.laps) == len(other.laps) == 6
-    assert min(one.laps + other.laps) > SECONDS
-    assert min(one.seconds - sum(one.laps), other.seconds - sum(other.laps)) > 0  # what is around
+def test_a_hook_gets_every_second_turn_from_a_records_step_on():
+    hook = Noted()
+    turns = ByTurns(hook)
+    fit(turns, 3 * PERIOD)
+    expected = [step for step in range(3 * PERIOD) if (step + 1) % PERIOD < TURN]
+    assert hook.begun == hook.ended == expected
+    assert (len(turns.laps), len(turns.calls)) == (3 * PERIOD, len(expected))
 
 
-def test_the_longer_one_goes_on_alone():
-    log = []
-    one, other = in_turn(fit_of(2, log, "a"), fit_of(6, log, "b"), 2)
-    assert [len(one.laps), len(other.laps)] == [2, 6]
-    assert log[-4:] == [("b", i) for i in (2, 3, 4, 5)]
+def test_a_hundred_steps_are_made_of_what_is_usual():
+    turns = ByTurns(Noted())
+    first, with_hook, without = 50.0, 1.25, 1.0
+    period = [first, *[with_hook] * (TURN - 1), *[without] * TURN]
+    turns.laps = [9.0] * (WARM * PERIOD - 1) + period * 5 + period[:3]
+    turns.laps[WARM * PERIOD + 30] = 1000.0  # a stall
+    turns.calls = [48.0, *[0.125] * (TURN - 1)] * 5
+    hundred, added = turns.usual(100)
+    assert hundred == 100 * without
+    assert added == pytest.approx(first + 9 * with_hook - TURN * without + 90 * 0.125)
 
 
-def test_one_that_fails_ends_and_says_so():
-    log = []
-    with pytest.raises(ValueError, match="on purpose"):
-        in_turn(fit_of(6, log, "a", fail_at=1), fit_of(6, log, "b"), 2)
-    assert log[-1] == ("b", 5)
+def test_laps_hold_what_the_hook_takes():
+    turns = ByTurns(Noted())
+    fit(turns, 2 * PERIOD, epochs=2)
+    assert min(turns.in_fit, turns.in_epochs, *turns.calls) > 0
+    on = [lap for step, lap in enumerate(turns.laps) if (step + 1) % PERIOD < TURN]
+    assert all(call < lap for call, lap in zip(turns.calls, on, strict=True))
 
 
-def test_what_happens_in_every_cycle_counts_and_a_stall_does_not():
-    laps = [1.0, 1.0, 5.0] * 5 + [1.0]
-    laps[4] = 100.0
-    assert usual_cycle(laps, 3) == 7.0
+def test_the_hook_takes_its_records_at_the_first_steps_of_its_turns(tmp_path):
+    x = np.ones((8, 1))
+    hook = CovariateShift(tmp_path, x, every_steps=PERIOD, layers="*")
+
+    def missed(steps):
+        hook._steps.calls += steps
+
+    turns = ByTurns(hook, missed)
+    fit(turns, 4 * PERIOD, epochs=2)
+    steps = sorted({row.step for row in hook.history})
+    assert steps == list(range(0, 8 * PERIOD + 1, PERIOD))
+    # As many reads as records: it must not look more often for being handed every second turn.
+    assert hook._steps.calls_needed == PERIOD
