@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from kbn import markdown
+
 Purpose = Literal["look", "record", "else"]
 
 
@@ -57,12 +59,10 @@ class Cost:
     def table(self) -> str:
         """Return all of it as a Markdown table."""
         each = 1e3 * self.seconds / self.records if self.records else 0.0
-        return "\n".join([
-            "| records | postponed | ms | ms per record | share of training time | bytes |",
-            "| --- | --- | --- | --- | --- | --- |",
-            f"| {self.records} | {self.postponed} | {1e3 * self.seconds:.1f} | {each:.2f} "
-            f"| {self.share():.2%} | {self.bytes} |",
-        ])  # fmt: skip
+        names = "records", "postponed", "ms", "ms per record", "share of training time", "bytes"
+        values = (str(self.records), str(self.postponed), f"{1e3 * self.seconds:.1f}",
+                  f"{each:.2f}", f"{self.share():.2%}", str(self.bytes))  # fmt: skip
+        return markdown.table(names, [values])
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._begun

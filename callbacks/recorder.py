@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from kbn import checks, replicas, tags
 from kbn.callbacks.cost import Cost
 from kbn.callbacks.faults import Faults
 from kbn.callbacks.schedule import Schedule
+from kbn.callbacks.settings import layers_in_order, settings
 from kbn.callbacks.steps import Steps
 from kbn.callbacks.writer import EVENTS, EventFile, Record, check_log_dir
 from kbn.history import History, Rows
@@ -163,7 +165,7 @@ class Recorder(keras.callbacks.Callback):
         """Write what it all cost, close the event file and forget what was compiled."""
         if self._file is not None and self.cost.records:
             self._tell_vanished()
-            texts = {f"{tags.MONITOR}/cost": self.cost.table()}
+            texts = {tags.COST: self.cost.table()}
             self._guarded(self._file.write, self._steps.now, Record(texts=texts))
         self._close()
         self._faults.sum_up()
@@ -193,6 +195,8 @@ class Recorder(keras.callbacks.Callback):
         with self.cost.spending(on="record"):
             self._tell_vanished()
             record = self.record(step)
+            if not self._written:
+                record = self._introduced(record)
             size = self._file.write(step, record)
             if record.rows:
                 self.history.add(record.rows)
@@ -200,6 +204,13 @@ class Recorder(keras.callbacks.Callback):
             self.cost.records += 1
             self._recorded_in_epoch = True
         self._guarded(self._write_cost, step, size)
+
+    def _introduced(self, record: Record) -> Record:
+        """Return `record` with what a reader of the file must know first."""
+        texts = {tags.SETTINGS: settings(self, self._schedule, self._budget)}
+        if record.rows:
+            texts[tags.LAYERS] = layers_in_order(record.rows)
+        return replace(record, texts={**record.texts, **texts})
 
     def _write_cost(self, step: int, size: int) -> None:
         assert self._file is not None  # noqa: S101

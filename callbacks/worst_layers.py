@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kbn import tags
+from kbn import markdown, tags
 from kbn.callbacks.picture import heat_map
 from kbn.callbacks.writer import Record
 from kbn.tags import Tap
@@ -63,11 +63,5 @@ def _fewer_columns(values: np.ndarray) -> np.ndarray:
 
 def _table(places: list[str], last: np.ndarray, step: int, measure: str) -> str:
     order = np.argsort(-np.nan_to_num(last, nan=-np.inf, posinf=np.inf), kind="stable")[:LINES]
-    lines = [f"| {_quoted(places[i])} | {last[i]:.4g} |" for i in order]
-    return "\n".join([f"| place | {measure} at step {step} |", "| --- | --- |", *lines])
-
-
-def _quoted(name: str) -> str:
-    """Return a layer's name such that Markdown shows it as it is."""
-    name = " ".join(name.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()>#+-.!|" else c for c in name)
+    rows = [(places[i], f"{last[i]:.4g}") for i in order]
+    return markdown.table(("place", f"{measure} at step {step}"), rows)

@@ -34,6 +34,7 @@ DISTANCES = (
 )
 PERCENTILE_MEASURES = tuple(f"percentile_{percent}" for percent in PERCENTILES)
 MONITOR = "monitor"
+COST, LAYERS, SETTINGS = f"{MONITOR}/cost", f"{MONITOR}/layers", f"{MONITOR}/settings"
 
 _TO_REFERENCE = {
     WASSERSTEIN: "Wasserstein-1 distance to the reference record, in standard deviations of the "
@@ -115,7 +116,8 @@ DESCRIPTIONS = {
     **GRADIENT_SHIFT,
     **LOSS_LANDSCAPE,
     **MOVING_STATISTICS,
-    MONITOR: "What the record cost: milliseconds of training that stood still, bytes written.",
+    MONITOR: "What the record cost: milliseconds of training that stood still, bytes written; what "
+    "all records cost; the hook's settings, and the layers in the order of the model.",
     HEAT_MAP: "Layers over records, the brighter the farther from the reference: the worst layers.",
     WORST_LAYERS: "The places whose activations moved most in the last record of the epoch.",
 }
@@ -146,3 +148,11 @@ class Row(NamedTuple):
 def tag(measure: str, tap: Tap) -> str:
     """Return the tag under which `measure` of `tap` is written."""
     return f"{measure}/{tap.layer}/{tap.site}"
+
+
+def parse(tag: str) -> tuple[str, Tap] | None:
+    """Return the measure and the place of a tag of `tag()`; None for any other tag."""
+    measure, _, place = tag.partition("/")
+    layer, _, site = place.rpartition("/")
+    known = measure in DESCRIPTIONS and site.split(":")[0] in (*SITES, PROBE)
+    return (measure, Tap(layer, site)) if known and layer else None
