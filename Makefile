@@ -28,8 +28,8 @@ test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off,
 bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the hooks, into docs/benchmarks*.md
 	$(BIN)/python -m benchmarks
 
-pictures: $(VENV)/.test ## the README's picture, from the demonstration
-	$(BIN)/python docs/make_pictures.py
+pictures: $(VENV)/.test ## the README's pictures, from the demonstration
+	$(BIN)/python -m docs.make_pictures
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info

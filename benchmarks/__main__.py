@@ -11,18 +11,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from rich.progress import track
 
-from benchmarks import hooks, hooks_report, layers, networks, report
+from benchmarks import hooks, hooks_report, layers, networks, report, tab, tab_report
 
 # By name: what is measured, its page and the file's name in docs/.
 PARTS = {
     "layer": (report, "benchmarks"),
     "hooks": (hooks_report, "benchmarks-hooks"),
+    "tab": (tab_report, "benchmarks-tab"),
 }
 
 
 def _rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:
-    if part == "hooks":
-        yield from hooks.rows(quick)
+    if part in ("hooks", "tab"):
+        yield from (hooks if part == "hooks" else tab).rows(quick)
         return
     yield networks.memory_row(quick)  # first: it takes processes of its own
     yield from layers.rows(quick)

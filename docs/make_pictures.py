@@ -1,28 +1,56 @@
-"""Draw the README's picture: run the demonstration and photograph its percentiles page."""
+"""Draw the README's pictures: run the demonstration, photograph its percentiles and the tab."""
 
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+import kbn.dashboard
+from benchmarks.tab import served
+
 CHROMIUM = "/usr/bin/chromium"
-TARGET = Path(__file__).parent / "percentiles.png"
+DOCS = Path(__file__).parent
 
 
 def main() -> None:
-    """Write `docs/percentiles.png`."""
+    """Write `docs/percentiles.png` and `docs/tab.png`."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "kbn", "demo", "--log-dir", folder], check=True)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 980, "height": 800})
-            page.goto((Path(folder) / "percentiles.html").as_uri())
-            page.locator(".main-svg").first.wait_for()
-            page.screenshot(path=TARGET, full_page=True)
-            browser.close()
-    print(TARGET)
+        for draw in (_percentiles, _tab):
+            print(draw(folder))
+
+
+def _percentiles(folder: str) -> Path:
+    page_of_figure, target = Path(folder) / "percentiles.html", DOCS / "percentiles.png"
+    kbn.dashboard.load(folder).percentiles(site="input").write_html(page_of_figure)
+    with _page(width=980, height=800) as page:
+        page.goto(page_of_figure.as_uri())
+        page.locator(".main-svg").first.wait_for()
+        page.screenshot(path=target, full_page=True)
+    return target
+
+
+def _tab(folder: str) -> Path:
+    target = DOCS / "tab.png"
+    with served(folder) as url, _page(width=1400, height=1100) as page:
+        page.goto(f"{url}/#kbn")
+        frame = page.frame_locator('iframe[src*="name=kbn"]')
+        frame.locator("body[data-drawn]").wait_for(timeout=60_000)
+        page.screenshot(path=target)
+    return target
+
+
+@contextmanager
+def _page(**size: int) -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page(viewport=size)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from typing import Any
 
 import kbn
 from kbn.lazy import MissingBackendError
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     from kbn.datasets import DataError
 
     try:
-        _demo(options)
+        options.run(options)
     except (DataError, MissingBackendError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         print(f"kbn {options.command}: {reason}", file=sys.stderr)
@@ -35,12 +36,33 @@ def _demo(options: argparse.Namespace) -> None:
     demo.run(options.data, options.steps, options.log_dir, options.seed, Console())
 
 
-def _parser() -> argparse.ArgumentParser:
-    from kbn.datasets import DATA_SETS
+def _report(options: argparse.Namespace) -> None:
+    import json
 
+    from kbn.dashboard import load, report
+
+    board = load(options.log_dir, runs=options.runs)
+    if options.json:
+        print(json.dumps(report.numbers(board), indent=2, ensure_ascii=False))
+        return
+    report.write(board, options.log_dir, options.output)
+    for sentence in (*board.verdict(), *board.skipped):
+        print(sentence)
+    print(f"Report: {options.output}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kbn", description="Batch normalization, and what it does.")
     parser.add_argument("--version", action="version", version=f"kbn {kbn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_demo(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    from kbn.datasets import DATA_SETS
+
     demo = commands.add_parser(
         "demo",
         help="train the paper's network with and without normalization, and watch it",
@@ -52,7 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--log-dir", default="runs/demo", help="folder for TensorBoard")
     demo.add_argument("--seed", type=_seed, default=0, help="seed of data, weights and batches")
-    return parser
+    demo.set_defaults(run=_demo)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write what callbacks recorded into one HTML file",
+        description="Write the figures and the verdict on all runs below LOG_DIR into one file.",
+    )
+    report.add_argument("log_dir", metavar="LOG_DIR", help="what the callbacks were given")
+    report.add_argument("-o", "--output", default="report.html", help="the file (report.html)")
+    report.add_argument("--runs", nargs="+", metavar="PATTERN", help="only these, as glob patterns")
+    report.add_argument("--json", action="store_true", help="print the numbers, and write no file")
+    report.set_defaults(run=_report)
 
 
 def _steps(text: str) -> int:

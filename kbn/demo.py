@@ -56,16 +56,16 @@ def network(features: int, normalized: bool, seed: int) -> keras.Model:
 
 
 def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> None:
-    """Train both networks, print what came of it, and leave event files and a picture.
+    """Train both networks, print what came of it, and leave event files and a report.
 
     Args:
         data: one of `kbn.datasets.DATA_SETS`.
         steps: optimizer steps of each network, rounded up to a multiple of `CHECKPOINTS`.
-        log_dir: folder for the event files and the picture.
+        log_dir: folder for the event files and the report.
         seed: seed of the split, the weights and the order of the batches.
         console: where progress and tables go.
     """
-    from kbn.dashboard import figures
+    from kbn.dashboard import load, report
 
     steps = -(-steps // CHECKPOINTS) * CHECKPOINTS
     split = datasets.load(data, seed)
@@ -81,10 +81,9 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
             runs[name] = _train(normalized, split, steps, os.path.join(log_dir, name), seed, bar)
     console.print(_accuracy_table(runs), _shift_table(runs))
     console.print(_verdict(runs), soft_wrap=True)
-    picture = Path(log_dir) / "percentiles.html"
-    history = {name: one.history for name, one in runs.items()}
-    figures.percentile_bands(history, site="input").write_html(picture)
-    console.print(f"Percentiles over time: {picture}", soft_wrap=True)
+    target = Path(log_dir) / "report.html"
+    report.write(load(log_dir), log_dir, target)
+    console.print(f"Report, to open in a browser: {target}", soft_wrap=True)
     console.print(f"Look at it all: tensorboard --logdir {log_dir}", soft_wrap=True)
 
 

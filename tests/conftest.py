@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,7 @@ settings.load_profile("kbn")
 
 
 SUMMARY = pytest.StashKey[list]()
+MISSING = " is missing"
 
 
 @pytest.fixture
@@ -37,9 +39,16 @@ def pytest_testnodedown(node, error):
     node.config.stash.setdefault(SUMMARY, []).extend(lines)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # behind pytest's own summary
 def pytest_terminal_summary(terminalreporter, config):
+    done = yield
     for line in config.stash.get(SUMMARY, []):
         terminalreporter.write_line(line)
+    skipped = (report.longrepr[-1] for report in terminalreporter.stats.get("skipped", []))
+    missing = Counter(reason.split(": ", 1)[-1] for reason in skipped if reason.endswith(MISSING))
+    for reason, number in missing.items():
+        terminalreporter.write_line(f"NOT TESTED: {number} tests skipped, since {reason}")
+    return done
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +103,8 @@ def needed(thing: str, present: bool) -> None:
     if present:
         return
     if os.environ.get("KBN_TESTS_COMPLETE"):
-        pytest.fail(f"{thing} is missing, and KBN_TESTS_COMPLETE is set")
-    pytest.skip(f"{thing} is missing")
+        pytest.fail(f"{thing}{MISSING}, and KBN_TESTS_COMPLETE is set")
+    pytest.skip(f"{thing}{MISSING}")
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +120,43 @@ def fashion_mnist() -> Path:
 
     needed("Debian's dataset-fashion-mnist", FASHION_MNIST_FOLDER.is_dir())
     return FASHION_MNIST_FOLDER
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    page = browser.new_page(viewport={"width": 1500, "height": 1900})
+    page.set_default_timeout(60_000)
+    return page
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory):
+    """A folder with two real runs, plain and normalized, that every callback recorded."""
+    from tests.two_runs import train
+
+    folder = tmp_path_factory.mktemp("two_runs")
+    return folder, train(folder)
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory):
+    """Keep what was seen: `KBN_SCREENSHOTS=folder` says where."""
+    folder = os.environ.get("KBN_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+
+    def shoot(page, name):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+    return shoot

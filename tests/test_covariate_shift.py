@@ -29,8 +29,8 @@ SCALARS = set(tags.COVARIATE_SHIFT) - {tags.HISTOGRAM}
 DISTANCES = {f"{name}{end}" for name in tags.DISTANCES for end in ("", "_worst")}
 DEFAULTS = {tags.WASSERSTEIN, tags.JEFFREYS, f"{tags.WASSERSTEIN}_worst", f"{tags.JEFFREYS}_worst"}
 ALWAYS = SCALARS - DISTANCES - {"saturated"} | DEFAULTS
-COST = f"{tags.MONITOR}/cost"
-SUMMARIES = {tags.HEAT_MAP, tags.WORST_LAYERS, COST, "custom_scalars__config__"}
+TEXTS = tags.COST, tags.SETTINGS
+SUMMARIES = {tags.HEAT_MAP, tags.WORST_LAYERS, *TEXTS, "custom_scalars__config__"}
 
 
 def fit(model, *callbacks, **options):
@@ -52,7 +52,7 @@ def written_scalars(run):
     return {
         (step, tag): float(value)
         for tag in events.tags(run)
-        if tag.split("/")[0] in {*SCALARS, tags.MONITOR} and tag != COST
+        if tag.split("/")[0] in {*SCALARS, tags.MONITOR} and tag not in TEXTS
         for step, value in events.series(run, tag).items()
     }
 
@@ -580,7 +580,7 @@ def test_what_watching_cost_is_told_at_the_end(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     fit(models.compiled("functional"), shift)
     run = tmp_path / tags.RUN_DIRECTORY
-    ((step, text),) = events.series(run, COST).items()
+    ((step, text),) = events.series(run, tags.COST).items()
     assert step == 8
     head, _, line = text.item().decode().splitlines()
     assert head == "| records | postponed | ms | ms per record | share of training time | bytes |"

@@ -56,11 +56,12 @@ def test_both_runs_hold_every_layer_at_equal_steps(demonstration):
     assert steps["plain", "sigmoid_1"] == list(range(0, 201, 4))
 
 
-def test_the_picture_is_one_file_that_needs_no_network(demonstration):
-    folder, _ = demonstration
-    page = (folder / "percentiles.html").read_text()
-    assert not re.search(r"<script[^>]+src=", page)
-    assert "sigmoid_3, batch_norm" in page
+def test_the_report_is_one_file_and_its_path_is_printed(demonstration):
+    folder, printed = demonstration
+    assert f"Report, to open in a browser: {folder / 'report.html'}" in printed
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "batch_norm moved least" in page
+    assert "sigmoid_3 input, batch_norm" in page
 
 
 def test_same_seed_same_result_and_a_second_run_replaces_the_first(tmp_path, capsys):

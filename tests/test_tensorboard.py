@@ -1,14 +1,11 @@
 """A live TensorBoard on the hook's files: its data over HTTP, its pages in headless Chromium."""
 
 import io
-import json
 import os
 import re
 import subprocess
 import sys
-import time
 import urllib.parse
-import urllib.request
 
 import keras
 import numpy as np
@@ -20,6 +17,7 @@ from kbn.callbacks import CovariateShift
 from kbn.callbacks.summaries import CATEGORY
 from kbn.reduction import sample_positions
 from kbn.sketch import BASIS_POINTS
+from tests.servers import Server
 
 # The scalars of a layer whose activation has no bounds, with the distances that are the default.
 OTHERS = {f"{name}{end}" for name in tags.DISTANCES[2:] for end in ("", "_worst")}
@@ -68,43 +66,6 @@ def record(log_dir, name, x):
     )
     clean = np.zeros((4, FEATURES))
     model.fit(clean, clean[:, :1], batch_size=2, verbose=0, callbacks=[shift])
-
-
-class Server:
-    """A TensorBoard process on a free port."""
-
-    def __init__(self, log_dir, *options):
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--port", "0",
-             "--host", "127.0.0.1", *options],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        for line in self._process.stderr:
-            found = re.search(r"(http://127\.0\.0\.1:\d+)/", line)
-            if found:
-                self.url = found.group(1)
-                return
-        raise RuntimeError("TensorBoard did not start")
-
-    def fetch(self, path, **query):
-        with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(query)}") as answer:
-            return answer.read()
-
-    def get(self, path, **query):
-        return json.loads(self.fetch(path, **query))
-
-    def wait_for(self, path, ready, **query):
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            answer = self.get(path, **query)
-            if ready(answer):
-                return answer
-            time.sleep(0.5)
-        raise TimeoutError(f"{path}: {answer}")
-
-    def close(self):
-        self._process.kill()
-        self._process.communicate()
 
 
 @pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "python_loader"])
@@ -178,14 +139,14 @@ def test_the_picture_and_the_table_are_served(server, name):
         assert (drawn["step"], image.format) == (2, "PNG")
         image.load()
     path = "/data/plugin/text/"
-    told = {f"{tags.MONITOR}/cost", tags.WORST_LAYERS}
+    told = {tags.COST, tags.SETTINGS, tags.WORST_LAYERS}
     assert set(server.get(f"{path}tags")[run]) == told
     (table,) = server.get(f"{path}text", run=run, tag=tags.WORST_LAYERS)
     moved = "0" if name == "normal" else "nan"
     for site in tags.SITES:
         row = rf"<td>layer {site}</td>\s*<td>{moved}</td>"
         assert re.search(row, table["text"]), table
-    (table,) = server.get(f"{path}text", run=run, tag=f"{tags.MONITOR}/cost")
+    (table,) = server.get(f"{path}text", run=run, tag=tags.COST)
     assert re.search(r"<td>3</td>\s*<td>0</td>", table["text"]), table
 
 
@@ -203,21 +164,6 @@ def demonstration(tmp_path_factory):
     server.wait_for("/data/plugin/scalars/tags", lambda runs: len(runs) == 2)
     yield server
     server.close()
-
-
-@pytest.fixture(scope="module")
-def page(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
-        )
-        page = browser.new_page(viewport={"width": 1500, "height": 1900})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
 
 
 PLACES = [f"sigmoid_{i}/{site}" for i in (1, 2, 3) for site in tags.SITES]

@@ -1,1 +1,37 @@
-"""Pictures of what the callbacks recorded."""
+"""Pictures of what the callbacks recorded: in a notebook, in a report, in TensorBoard.
+
+Neither Keras nor a backend is needed.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kbn.dashboard.board import Dashboard
+
+__all__ = ["load"]
+
+
+def load(log_dir: str | os.PathLike[str], runs: Sequence[str] | None = None) -> "Dashboard":
+    """Read the event files below `log_dir`, for figures in a notebook.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import kbn.dashboard
+        >>> board = kbn.dashboard.load(tempfile.mkdtemp())
+        >>> board.runs
+        []
+
+    Args:
+        log_dir: the folder that the callbacks were given, or one above several of those.
+        runs: glob patterns of the runs that are wanted; None: all.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+        ValueError: where no run matches.
+    """
+    from kbn.dashboard.board import Dashboard
+    from kbn.dashboard.folder import Damage, open_folder
+
+    return Dashboard(open_folder(log_dir), runs, Damage([log_dir]).sentences())

@@ -1,0 +1,208 @@
+"""Dashboard: the figures of a log, by name; what notebooks, the report and the tab share."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kbn import tags
+from kbn.dashboard import figures, summary
+from kbn.dashboard.log import Log, Measures
+from kbn.tags import Tap
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+MANY = 6  # layers whose percentiles are drawn where nobody chose
+
+
+class Dashboard:
+    """Figures of recorded runs; every method that draws returns a `plotly.graph_objects.Figure`.
+
+    Wherever a layer is asked for, `site` is one of the sites it was recorded at; None takes its
+    input where there is one: internal covariate shift is the movement of what layers get.
+
+    Args:
+        log: what was recorded.
+        runs: glob patterns of the runs that are shown; None: all.
+        skipped: sentences on what could not be read.
+
+    Attributes:
+        runs: names of the runs that are shown.
+        skipped: sentences on what could not be read.
+    """
+
+    def __init__(
+        self, log: Log, runs: Sequence[str] | None = None, skipped: Sequence[str] = ()
+    ) -> None:
+        self._log, self.skipped = log, list(skipped)
+        self.runs = [run for run in log.runs() if runs is None or _matches(run, runs)]
+        if runs is not None and not self.runs:
+            raise ValueError(
+                f"No run matches. There are {log.runs() or 'no runs at all'}. "
+                f"Received: runs={list(runs)!r}"
+            )
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the scalars that any run has."""
+        return self._log.measures(self.runs)
+
+    def places(self, measure: str | None = None) -> list[Tap]:
+        """Return (layer, site) of all runs, in the order of the model.
+
+        Args:
+            measure: only where there is this one.
+        """
+        names = self.measures if measure is None else [self._known(measure)]
+        return list(dict.fromkeys(
+            tap for run in self.runs for name in names for tap in self._log.places(run, name)
+        ))  # fmt: skip
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of all layers, in the order of the model."""
+        return list(dict.fromkeys(tap.layer for tap in self.places() if tap.layer != tags.MODEL))
+
+    @property
+    def histogram_layers(self) -> list[str]:
+        """Paths of the layers that have histograms, in the order of the model."""
+        return list(dict.fromkeys(tap.layer for tap in self._with_histograms()))
+
+    def heat_map(self, measure: str = tags.WASSERSTEIN, site: str | None = None) -> "Figure":
+        """Draw layers over steps: where in the network, and when, distributions move."""
+        return figures.heat_map(self._everywhere(measure, site), measure)
+
+    def percentiles(
+        self, layer: str | Sequence[str] | None = None, site: str | None = None
+    ) -> "Figure":
+        """Draw the 15th to 85th percentile over steps, one row per layer.
+
+        Args:
+            layer: one or several; None: six, spread over the depth of the model.
+            site: of them.
+        """
+        middle = tags.PERCENTILE_MEASURES[1]
+        taps = self._at(middle, site)
+        if layer is None:
+            chosen = [taps[i] for i in figures.style.evenly(len(taps), MANY)]
+        else:
+            names = [layer] if isinstance(layer, str) else layer
+            chosen = [self._place(name, site, taps) for name in names]
+        return figures.percentiles(self._of(tags.PERCENTILE_MEASURES, chosen), chosen)
+
+    def ridge(self, layer: str, site: str | None = None) -> "Figure":
+        """Draw how the histogram of a layer changes."""
+        place = self._place(layer, site, self._with_histograms())
+        return figures.ridge({run: self._log.histograms(run, place) for run in self.runs}, place)
+
+    def compared(
+        self, measure: str = tags.WASSERSTEIN, layer: str | None = None, site: str | None = None
+    ) -> "Figure":
+        """Draw a measure over steps, a line per run: of one layer, or the median of all."""
+        if layer is None:
+            return figures.compared(self._everywhere(measure, site), measure)
+        place = self._place(layer, site, self.places(measure))
+        runs = {run: self._log.series(run, measure, [place]) for run in self.runs}
+        return figures.compared(runs, measure, place)
+
+    def gradient_shift(self, layer: str | None = None) -> "Figure":
+        """Draw how far gradients move when the layers below take their step; of one, or of all."""
+        place = None if layer is None else Tap(layer, tags.PROBE)
+        return figures.gradient_shift(self._of(tags.GRADIENT_SHIFT), place)
+
+    def landscape(self) -> "Figure":
+        """Draw the landscape of the loss along the gradient."""
+        return figures.landscape(self._of(tags.LOSS_LANDSCAPE))
+
+    def statistics_gap(self, layer: str | None = None) -> "Figure":
+        """Draw how far moving statistics are from those of the probe; of one layer, or of all."""
+        place = None if layer is None else Tap(layer, tags.PROBE)
+        return figures.statistics_gap(self._of(tags.MOVING_STATISTICS), place)
+
+    def worst_layers(
+        self, measure: str = tags.WASSERSTEIN, site: str | None = None, most: int = 20
+    ) -> "Figure":
+        """Draw a table of the layers that moved most, in the mean over records."""
+        return figures.worst_layers(self.moved(measure, site)[:most], measure)
+
+    def moved(
+        self, measure: str = tags.WASSERSTEIN, site: str | None = None
+    ) -> list[summary.Moved]:
+        """Return how far each layer moved, the farthest first."""
+        return summary.moved(self._everywhere(measure, site))
+
+    def verdict(self, measure: str = tags.WASSERSTEIN) -> list[str]:
+        """Say in sentences which run moved less, where most, and what looks broken."""
+        return summary.verdict(self._log, self.runs, measure)
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Return what each callback of each run was given, as Markdown."""
+        return {run: self._log.texts(run, tags.SETTINGS) for run in self.runs}
+
+    def to_frame(self) -> Any:
+        """Return all scalars as a `pandas.DataFrame`: run, step, layer, site, measure, value.
+
+        Raises:
+            ImportError: where pandas is not installed (`pip install 'kbn[pandas]'`).
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise ImportError("to_frame needs pandas: pip install 'kbn[pandas]'") from None
+        names = ["run", "step", "layer", "site", "measure", "value"]
+        parts = [
+            pd.DataFrame(dict(zip(names, (run, of.steps, tap.layer, tap.site, measure, of.values),
+                                  strict=True)))
+            for run in self.runs
+            for measure in self._log.measures([run])
+            for tap, of in self._log.series(run, measure).items()
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+    def _with_histograms(self) -> list[Tap]:
+        return [tap for run in self.runs for tap in self._log.histogram_places(run)]
+
+    def _everywhere(self, measure: str, site: str | None) -> dict[str, Any]:
+        wanted = set(self._at(self._known(measure), site))
+        return {run: self._log.series(run, measure, wanted) for run in self.runs}
+
+    def _of(self, names: Iterable[str], only: Sequence[Tap] | None = None) -> dict[str, Measures]:
+        names = list(names)
+        return {
+            run: {name: self._log.series(run, name, only) for name in names
+                  if self._log.places(run, name)}
+            for run in self.runs
+        }  # fmt: skip
+
+    def _at(self, measure: str, site: str | None) -> list[Tap]:
+        taps = self.places(measure) if measure in self.measures else []
+        sites = dict.fromkeys(tap.site for tap in taps)
+        if site is None:
+            inputs = [name for name in sites if name.split(":")[0] == tags.SITES[0]]
+            return [tap for tap in taps if not inputs or tap.site in inputs]
+        if taps and site not in sites:
+            raise ValueError(f"site must be one of {list(sites)}. Received: site={site!r}")
+        return [tap for tap in taps if tap.site == site]
+
+    def _place(self, layer: str, site: str | None, taps: Sequence[Tap]) -> Tap:
+        own = [tap for tap in taps if tap.layer == layer and site in (None, tap.site)]
+        if own:
+            return min(own, key=lambda tap: tap.site)
+        names = list(dict.fromkeys(tap.layer for tap in taps))
+        near = difflib.get_close_matches(layer, names, 3) or names[:10]
+        where = "" if site is None else f" at site {site!r}"
+        raise ValueError(
+            f"No run recorded this layer{where}. Did you mean one of {near}? "
+            f"Received: layer={layer!r}"
+        )
+
+    def _known(self, measure: str) -> str:
+        known = self.measures
+        if known and measure not in known:
+            raise ValueError(f"measure must be one of {known}. Received: measure={measure!r}")
+        return measure
+
+
+def _matches(run: str, patterns: Sequence[str]) -> bool:
+    return any(run == pattern or fnmatch.fnmatchcase(run, pattern) for pattern in patterns)

@@ -1,0 +1,96 @@
+"""What all figures have in common: colours, sizes, and how names become text."""
+
+import html
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from kbn import tags
+from kbn.tags import Tap
+
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+RUNS = (
+    "0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167", "230, 159, 0", "86, 180, 233",
+)  # fmt: skip
+SEQUENTIAL = "Viridis"  # Smith & van der Walt (2015): even in lightness
+WIDTH, ROW, ABOVE = 960, 240, 110  # pixels
+LONGEST = 34  # characters of a name beside an axis
+STEP = "optimizer step"
+
+_UNITS = {
+    tags.WASSERSTEIN: "σ of the reference",
+    tags.JEFFREYS: "nats",
+    "jensen_shannon": "bits",
+    "gradient_shift_relative": "‖G − G'‖₂ / ‖G‖₂",
+    "gradient_shift": "‖G − G'‖₂",
+    "gradient_cosine": "cosine",
+    "mean_gap": "σ of the moving statistics",
+    "variance_log_ratio": "½ ln of the ratio",
+    "steps_to_settle": "updates",
+    **dict.fromkeys(("non_finite", "zeros", "dead", "saturated", "refused_share"), "share, 0 to 1"),
+    **dict.fromkeys(("loss", "loss_gap"), "loss"),
+}
+
+
+def colour(run: int, alpha: float = 1.0) -> str:
+    """Return the colour of the run of this number."""
+    return f"rgba({RUNS[run % len(RUNS)]}, {alpha})"
+
+
+def dash(run: int) -> str:
+    """Return the line of the run of this number: beyond six, colours repeat and lines do not."""
+    return ("solid", "dash", "dot", "dashdot")[run // len(RUNS) % 4]
+
+
+def text(name: str) -> str:
+    """Return `name`, which may hold anything, such that Plotly shows it as it is.
+
+    Plotly reads a small HTML in every text, and formulas between dollar signs.
+    """
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return html.escape(plain, quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
+
+
+def short(name: str) -> str:
+    """Return the end of a long name, as `text`."""
+    return text(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}")
+
+
+def place(tap: Tap) -> str:
+    """Return the name of a place."""
+    return tap.layer if tap.site == tags.PROBE else f"{tap.layer} {tap.site}"
+
+
+def unit(measure: str) -> str:
+    """Return what numbers of `measure` are counted in; its name where they have no unit."""
+    of = measure.removesuffix("_worst")
+    return _UNITS.get(of, of.replace("_", " "))
+
+
+def titled(figure: go.Figure, title: str, height: int) -> go.Figure:
+    """Return `figure` with its title and size."""
+    return figure.update_layout(
+        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
+        template="plotly_white", height=height, margin={"t": 80, "l": 70, "r": 20, "b": 60},
+        hoverlabel={"namelength": -1},
+    )  # fmt: skip
+
+
+def nothing(title: str, needed: str) -> go.Figure:
+    """Return an empty figure that says what it would need."""
+    figure = go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}})
+    figure.add_annotation(text=text(needed), showarrow=False, font={"size": 14})
+    return titled(figure, title, 220)
+
+
+def themed(figure: go.Figure, *, dark: bool) -> go.Figure:
+    """Return `figure` for a dark or a light page."""
+    figure.update_layout(template="plotly_dark" if dark else "plotly_white")
+    return figure.update_layout(paper_bgcolor="rgba(0, 0, 0, 0)") if dark else figure
+
+
+def evenly(size: int, most: int) -> Sequence[int]:
+    """Return at most `most` of `size` places, evenly spread, the first and the last among them."""
+    if size <= most:
+        return range(size)
+    return [round(i * (size - 1) / (most - 1)) for i in range(most)]

@@ -1,0 +1,82 @@
+"""A folder of event files, opened as TensorBoard opens it, and what in it cannot be read."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.backend.event_processing.tag_types import TENSORS
+
+from kbn import records
+from kbn.dashboard.log import Log
+
+EVERYTHING = {TENSORS: 0}  # as TensorBoard's loader says "keep all"
+
+
+def open_folder(log_dir: str | os.PathLike[str]) -> Log:
+    """Read all event files below `log_dir`.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+    """
+    path = os.fspath(log_dir)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"There is no such folder. Received: log_dir={path!r}")
+    multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
+    multiplexer.AddRunsFromDirectory(path)
+    multiplexer.Reload()
+    return Log(MultiplexerDataProvider(multiplexer, path))
+
+
+class Damage:
+    """What below some folders is read in part or not at all; a file that did not change is known.
+
+    Args:
+        log_dirs: the folders; what is no folder on this machine is passed over.
+        settled: seconds that a file must not have changed for, to be called damaged.
+    """
+
+    def __init__(self, log_dirs: Sequence[str | os.PathLike[str]], settled: float = 0.0) -> None:
+        self._settled = settled
+        self._roots = [Path(log_dir) for log_dir in log_dirs]
+        self._known: dict[Path, tuple[tuple[int, int], str | None]] = {}
+
+    def sentences(self) -> list[str]:
+        """Return one on every event file that is not read, or not to its end."""
+        found = []
+        for root in self._roots:
+            for file in sorted(root.rglob("*tfevents*")) if root.is_dir() else ():
+                reason = self._reason(file)
+                if reason:
+                    found.append(f"{file.relative_to(root)}: {reason}")
+        return found
+
+    def _reason(self, file: Path) -> str | None:
+        try:
+            status = file.stat()
+        except OSError as error:
+            return f"not read ({error.strerror})"
+        if time.time() - status.st_mtime < self._settled:
+            return None
+        state = status.st_size, status.st_mtime_ns
+        if self._known.get(file, ((), None))[0] != state:
+            self._known[file] = state, _checked(file)
+        return self._known[file][1]
+
+
+def _checked(path: Path) -> str | None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            read = records.whole(file)
+    except OSError as error:
+        return f"not read ({error.strerror})"
+    if size == 0:
+        return "empty"
+    if read == size:
+        return None
+    if read == 0:
+        return "not read (it does not begin as an event file does)"
+    return f"read up to byte {read:,} of {size:,}; what follows is cut off or damaged"

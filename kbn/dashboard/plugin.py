@@ -1,0 +1,182 @@
+"""The Covariate shift tab: what it serves inside TensorBoard."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensorboard.backend import http_util
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
+from tensorboard.util import tb_logging
+from werkzeug import Request, Response, wrappers
+
+from kbn import tags
+from kbn.dashboard import explained
+from kbn.dashboard.folder import Damage
+from kbn.dashboard.log import KINDS, Log
+
+if TYPE_CHECKING:
+    from kbn.dashboard.board import Dashboard
+
+STATIC = Path(__file__).parent / "static"
+MOST_STEPS = 1000  # of a series, as TensorBoard's scalars
+SETTLED = 5.0  # seconds; what is written just now may look cut off
+HINT = """import kbn
+shift = kbn.callbacks.CovariateShift("runs/first", x_train)
+model.fit(x_train, y_train, callbacks=[shift])"""
+
+Answer = Callable[["CovariateShiftPlugin", Request], Any]
+
+
+def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], Any]:
+    """Make what `answer` returns a response in JSON, and what it raises one with its message."""
+
+    @functools.wraps(answer)
+    def bound(plugin: "CovariateShiftPlugin") -> Any:
+        @wrappers.Request.application
+        def respond(request: Request) -> Response:
+            try:
+                return _json(request, answer(plugin, request))
+            except ValueError as error:
+                return _json(request, {"error": str(error)}, code=400)
+            except Exception as error:  # the page says so; TensorBoard's other tabs go on
+                tb_logging.get_logger().log(logging.ERROR, "kbn's tab failed", exc_info=True)
+                return _json(request, {"error": f"{type(error).__name__}: {error}"}, code=500)
+
+        return respond
+
+    return bound
+
+
+class CovariateShiftPlugin(TBPlugin):
+    """Serves the page, the state of the log, and figures as JSON."""
+
+    plugin_name = "kbn"
+
+    def __init__(self, context: Any) -> None:
+        self._provider = context.data_provider
+        self._damage = Damage(_folders(context), settled=SETTLED)
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """Return the routes, below TensorBoard's route of the plugin."""
+        return {
+            "/tab.js": functools.partial(_static, "tab.js", "text/javascript"),
+            "/tab.css": functools.partial(_static, "tab.css", "text/css"),
+            "/plotly.js": _plotly,
+            "/state": self._state(),
+            "/verdict": self._verdict(),
+            "/figure": self._figure(),
+        }
+
+    def is_active(self) -> bool:
+        """Say whether any run has data; TensorBoard asks often."""
+        if self._provider is None:
+            return False
+        runs = self._provider.list_runs(RequestContext(), experiment_id="")
+        return any(run.run_name.rpartition("/")[2] in KINDS for run in runs)
+
+    def frontend_metadata(self) -> FrontendMetadata:
+        """Return where the page's script is."""
+        return FrontendMetadata(es_module_path="/tab.js", tab_name="Covariate shift")
+
+    @_answers_json
+    def _state(self, request: Request) -> dict[str, Any]:
+        """Return what there is to choose from."""
+        log, board = self._opened(request)
+        known = [name for name in board.measures if name not in tags.LOSSES]
+        measure = _measure(request, known)
+        places = board.places(measure) if measure else []
+        return {
+            "runs": log.runs(), "foreign": log.foreign, "hint": HINT,
+            "skipped": self._damage.sentences(),
+            "measures": [{"name": name, "text": explained.measure(name)} for name in known],
+            "measure": measure,
+            "sites": list(dict.fromkeys(tap.site for tap in places)),
+            "layers": board.layers,
+            "figures": {name: {"title": title, "text": text}
+                        for name, (title, text) in explained.FIGURES.items()},
+            "newest": log.newest(),
+        }  # fmt: skip
+
+    @_answers_json
+    def _verdict(self, request: Request) -> list[str]:
+        """Return what can be said of the chosen runs."""
+        _, board = self._opened(request)
+        return board.verdict() if board.runs else []
+
+    @_answers_json
+    def _figure(self, request: Request) -> str:
+        """Return one figure as JSON."""
+        from kbn.dashboard.figures import style
+
+        name = request.args.get("name", "")
+        if name not in explained.FIGURES:
+            raise ValueError(f"name must be one of {list(explained.FIGURES)}. Received: {name!r}")
+        _, board = self._opened(request)
+        options = {key: request.args[key] for key in _OPTIONS[name] if request.args.get(key)}
+        figure = style.themed(getattr(board, name)(**options), dark="dark" in request.args)
+        return str(figure.to_json())
+
+    def _opened(self, request: Request) -> tuple[Log, "Dashboard"]:
+        """Return the log, and of its runs those that the request names, or all."""
+        from kbn.dashboard.board import Dashboard
+
+        log = self._log(request)
+        board = Dashboard(log)
+        wanted = request.args.getlist("run") or board.runs
+        board.runs = [run for run in board.runs if run in wanted]
+        return log, board
+
+    def _log(self, request: Request) -> Log:
+        from tensorboard import plugin_util
+
+        context = plugin_util.context(request.environ)
+        experiment = plugin_util.experiment_id(request.environ)
+        return Log(self._provider, experiment, context, MOST_STEPS)
+
+
+_PLACE = ("layer", "site")
+_OPTIONS: dict[str, Sequence[str]] = {
+    "heat_map": ("measure", "site"), "worst_layers": ("measure", "site"), "percentiles": _PLACE,
+    "ridge": _PLACE, "compared": ("measure", *_PLACE), "gradient_shift": ("layer",),
+    "landscape": (), "statistics_gap": ("layer",),
+}  # fmt: skip
+"""What the request says of each figure."""
+
+
+def _measure(request: Request, known: Sequence[str]) -> str | None:
+    asked = request.args.get("measure")
+    if asked in known:
+        return asked
+    return tags.WASSERSTEIN if tags.WASSERSTEIN in known else next(iter(known), None)
+
+
+def _folders(context: Any) -> list[str]:
+    """Return the folders that TensorBoard reads, of `--logdir` or `--logdir_spec`."""
+    flags = context.flags
+    if getattr(flags, "logdir", ""):
+        return [flags.logdir]
+    specs = (getattr(flags, "logdir_spec", "") or "").split(",")
+    return [spec.split(":", 1)[-1] for spec in specs if spec]
+
+
+def _json(request: Request, content: Any, code: int = 200) -> Response:
+    return http_util.Respond(request, content, "application/json", code=code)
+
+
+def _static(name: str, kind: str, environ: Any, start_response: Any) -> Any:
+    request = wrappers.Request(environ)
+    content = (STATIC / name).read_text(encoding="utf-8")
+    return http_util.Respond(request, content, kind)(environ, start_response)
+
+
+def _plotly(environ: Any, start_response: Any) -> Any:
+    from plotly.offline import get_plotlyjs
+
+    request = wrappers.Request(environ)
+    day = 24 * 3600
+    return http_util.Respond(request, get_plotlyjs(), "text/javascript", expires=day)(
+        environ, start_response
+    )

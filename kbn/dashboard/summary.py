@@ -1,0 +1,122 @@
+"""What a log says, in numbers and in sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kbn import tags
+from kbn.dashboard.log import Log, Places
+from kbn.tags import Tap
+
+SIMILAR = 0.1  # shifts that differ by less than this share are called about equal
+ALARMS = {
+    "non_finite": (0.0, "has inf or NaN among its values"),
+    "dead": (0.5, "has more than half of its channels at zero over the whole probe (dying)"),
+    "saturated": (0.5, "has more than half of its values at the bounds of its activation"),
+    "mean_gap": (1.0, "normalizes with a moving mean more than 1 σ off the probe's (stale: "
+                 "recalibrate, lower momentum or a larger batch)"),
+}  # fmt: skip
+"""By measure: what the last record may not exceed, and what it means where it does."""
+
+
+class Moved(NamedTuple):
+    """How far one place moved.
+
+    Attributes:
+        run: its run.
+        place: the place.
+        mean: over the records that know it; inf where one of them is.
+        greatest: of them.
+        at: the step of the greatest.
+        records: how many there are.
+    """
+
+    run: str
+    place: Tap
+    mean: float
+    greatest: float
+    at: int
+    records: int
+
+
+def moved(runs: Mapping[str, Places]) -> list[Moved]:
+    """Return how far each place of each run moved, the farthest first.
+
+    Args:
+        runs: the places of each run, by its name, with a distance to their reference.
+    """
+    found = []
+    for run, places in runs.items():
+        for place, series in places.items():
+            # A record compared with itself, as the first is, tells nothing.
+            known = ~np.isnan(series.values) & (series.steps > series.steps[0])
+            values, steps = series.values[known], series.steps[known]
+            if values.size:
+                most = int(np.argmax(values))
+                found.append(Moved(run, place, float(values.mean()), float(values[most]),
+                                   int(steps[most]), len(values)))  # fmt: skip
+    return sorted(found, key=lambda one: -one.mean)
+
+
+def totals(found: Sequence[Moved]) -> dict[str, float]:
+    """Return by run the mean over its places."""
+    runs = dict.fromkeys(one.run for one in found)
+    return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
+
+
+def verdict(log: Log, runs: Sequence[str], measure: str = tags.WASSERSTEIN) -> list[str]:
+    """Say in sentences which run moved less, where most, and what looks broken.
+
+    Args:
+        log: what was recorded.
+        runs: which of its runs.
+        measure: the distance that is told.
+    """
+    places = {run: log.series(run, measure) for run in runs}
+    found = moved(places)
+    sentences = [_of_run(run, found, measure) for run in runs if any(m.run == run for m in found)]
+    sentences += _compared(totals(found))
+    for run in runs:
+        sentences += _alarms(log, run)
+    if not sentences:
+        sentences = [f"No run has {measure}: nothing can be said about how far layers moved."]
+    return sentences
+
+
+def _of_run(run: str, found: Sequence[Moved], measure: str) -> str:
+    own = [one for one in found if one.run == run]
+    most, mean = own[0], np.mean([one.mean for one in own])
+    where = f"{most.place.layer} ({most.place.site})"
+    return (
+        f"{run}: over {most.records} records, layers moved by {mean:.3g} from each reference "
+        f"record, in the mean ({measure}); most moved {where}, by {most.mean:.3g}, and at step "
+        f"{most.at} by {most.greatest:.3g}."
+    )
+
+
+def _compared(by_run: Mapping[str, float]) -> list[str]:
+    if len(by_run) < 2:
+        return []
+    (least, low), *_, (most, high) = sorted(by_run.items(), key=lambda item: item[1])
+    if not np.isfinite(high):
+        return [f"{most} diverged: a layer of it moved infinitely far."]
+    if high - low <= SIMILAR * high:
+        return [f"{least} and {most} moved about equally far ({low:.3g} and {high:.3g})."]
+    return [f"{least} moved least ({low:.3g}), {most} most ({high:.3g}, {high / low:.1f} times)."
+            if low > 0 else f"{least} did not move; {most} moved most ({high:.3g})."]  # fmt: skip
+
+
+def _alarms(log: Log, run: str) -> list[str]:
+    sentences = []
+    for measure, (most, meaning) in ALARMS.items():
+        last = {tap: of.values[-1] for tap, of in log.series(run, measure).items()}
+        beyond = [tap for tap, value in last.items() if value > most]
+        if beyond:
+            worst = max(beyond, key=lambda tap: last[tap])
+            others = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+            sentences.append(
+                f"{run}: {worst.layer} ({worst.site}){others} {meaning}: "
+                f"{measure} {last[worst]:.3g} in the last record."
+            )
+    return sentences

@@ -1,0 +1,101 @@
+"""Dashboard: the figures of a log in a notebook."""
+
+import numpy as np
+import pytest
+
+import kbn.dashboard
+from kbn import tags
+from tests.logs import buckets, write
+
+SHIFT = tags.WASSERSTEIN
+
+
+@pytest.fixture(scope="module")
+def board(two_runs):
+    return kbn.dashboard.load(two_runs[0])
+
+
+def test_every_figure_of_a_real_log(board):
+    drawn = [
+        board.heat_map(), board.heat_map("kurtosis", site="output"), board.percentiles(),
+        board.percentiles("sigmoid_1", site="output"), board.percentiles(["sigmoid_1"]),
+        board.ridge("sigmoid_2"), board.compared(), board.compared("std", "sigmoid_1"),
+        board.gradient_shift(), board.gradient_shift("dense_1"), board.landscape(),
+        board.statistics_gap(), board.statistics_gap("norm_1"), board.worst_layers(),
+    ]  # fmt: skip
+    assert all(len(figure.data) for figure in drawn)
+    assert [trace.name for trace in board.compared().data if trace.showlegend] == [
+        "normalized", "plain"]  # fmt: skip
+
+
+def test_inputs_are_shown_where_nobody_chose(board):
+    assert {site for _, site in board.heat_map().data[0].meta} == {"input"}
+    assert {site for _, site in board.heat_map(site="output").data[0].meta} == {"output"}
+
+
+def test_what_there_is(board):
+    assert board.runs == ["normalized", "plain"]
+    assert set(board.layers) == {"sigmoid_1", "sigmoid_2", "dense_1", "dense_2", "out", "norm_1",
+                                 "norm_2"}  # fmt: skip
+    assert board.measures[:3] == ["percentile_15", "percentile_50", "percentile_85"]
+    assert board.skipped == []
+    assert "GradientShift" in board.settings()["plain"]["gradient_shift"]
+
+
+def test_to_frame_holds_every_number(board, two_runs):
+    frame = board.to_frame()
+    assert list(frame.columns) == ["run", "step", "layer", "site", "measure", "value"]
+    rows = [row for hooks in two_runs[1].values() for hook in hooks for row in hook.history]
+    assert len(frame) == sum(row.layer != "record" for row in rows)
+    one = frame[(frame.run == "plain") & (frame.layer == "sigmoid_1") & (frame.site == "input")
+                & (frame.measure == SHIFT)]  # fmt: skip
+    expected = [row.value for row in two_runs[1]["plain"][0].history
+                if row[1:4] == ("sigmoid_1", "input", SHIFT)]  # fmt: skip
+    np.testing.assert_array_equal(one.value, expected)
+
+
+def test_some_runs_alone(two_runs):
+    assert kbn.dashboard.load(two_runs[0], runs=["pl*"]).runs == ["plain"]
+    with pytest.raises(ValueError, match=r"No run matches.*'normalized', 'plain'.*runs=\['x'\]"):
+        kbn.dashboard.load(two_runs[0], runs=["x"])
+
+
+@pytest.mark.parametrize(("draw", "message"), [
+    (lambda board: board.heat_map("wasserstain"), r"measure must be one of.*'wasserstain'"),
+    (lambda board: board.heat_map(site="middle"), r"site must be one of \['input', 'output'\].*"
+     "'middle'"),
+    (lambda board: board.ridge("sigmoid_3"), r"Did you mean one of \['sigmoid_\d', 'sigmoid_\d'\]"
+     r"\? Received: layer='sigmoid_3'"),
+    (lambda board: board.percentiles("sigmoid_1", site="probe"), r"site must be one of.*'probe'"),
+    (lambda board: board.ridge("norm_1", site="input"), r"at site 'input'.*layer='norm_1'"),
+    (lambda board: board.compared(SHIFT, "dense_1"), r"No run recorded this layer.*'dense_1'"),
+])  # fmt: skip
+def test_mistakes_are_told_with_what_there_is(board, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(board)
+
+
+def test_an_empty_folder_draws_figures_that_say_so(tmp_path):
+    board = kbn.dashboard.load(tmp_path)
+    for draw in (board.heat_map, board.percentiles, board.compared, board.gradient_shift,
+                 board.landscape, board.statistics_gap, board.worst_layers):  # fmt: skip
+        assert draw().layout.annotations[0].text.startswith("No run has")
+    assert board.verdict() == [
+        "No run has wasserstein: nothing can be said about how far layers moved."
+    ]
+    assert board.to_frame().empty
+
+
+def test_six_layers_spread_over_the_depth_where_nobody_chose(tmp_path):
+    values = {f"layer_{i}": [0.0, 1.0] for i in range(50)}
+    write(tmp_path, dict.fromkeys(tags.PERCENTILE_MEASURES, values))
+    figure = kbn.dashboard.load(tmp_path).percentiles()
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles == [f"layer_{i} input, ." for i in (0, 10, 20, 29, 39, 49)]
+
+
+def test_one_layers_histograms_over_several_runs(tmp_path):
+    rng = np.random.default_rng(0)
+    for run in "ab":
+        write(tmp_path / run, {SHIFT: {"x": [0, 1]}}, histograms={"x": [buckets(rng)] * 2})
+    assert len(kbn.dashboard.load(tmp_path).ridge("x").data) == 4
