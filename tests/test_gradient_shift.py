@@ -235,16 +235,18 @@ def test_steps_are_those_that_were_recorded(options, tmp_path):
     assert sorted({row.step for row in shift.history}) == expected
 
 
-def test_accumulated_gradients_make_a_step_of_several_batches(tmp_path):
-    x, y = np.ones((1, 1)), np.zeros((1, 1))
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2]), (2, [1, 2]), (100, [1])])
+@pytest.mark.parametrize("epochs", [1, 3])  # of three, each ends before a step is made
+def test_accumulated_gradients_make_a_step_of_several_batches(epochs, every, steps, tmp_path):
+    x, y = np.ones((6 // epochs, 1)), np.zeros((6 // epochs, 1))
     model = scalar_net(0.1)
     model.compile(
         keras.optimizers.SGD(0.1, gradient_accumulation_steps=3),
         lambda y, p: 0.5 * keras.ops.square(p - y),
     )
-    shift = GradientShift(tmp_path, (x, y), every_steps=1)
-    model.fit(np.repeat(x, 6, 0), np.repeat(y, 6, 0), batch_size=1, verbose=0, callbacks=[shift])
-    assert sorted({row.step for row in shift.history}) == [1, 2]
+    shift = GradientShift(tmp_path, (x, y), every_steps=every)
+    model.fit(x, y, batch_size=1, epochs=epochs, verbose=0, callbacks=[shift])
+    assert sorted({row.step for row in shift.history}) == steps
     assert by_layer(shift, 1)["two", "gradient_shift"] == pytest.approx(1 - 0.9**2, rel=1e-6)
 
 
