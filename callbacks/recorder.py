@@ -123,7 +123,7 @@ class Recorder(keras.callbacks.Callback):
         if not (steps.first_is_due or self.compares_steps) or self._file is None:
             return
         if steps.first_is_due:
-            self._begun_at = steps.read()
+            self._begun_at = steps.read_anew()
             if not self.compares_steps:
                 steps.first_is_due = False
                 self._take_record()
@@ -183,7 +183,7 @@ class Recorder(keras.callbacks.Callback):
         if self._recorded_step == step:
             return
         self._warn_of_earlier_run()
-        looked = self._looked or not self.compares_steps
+        looked, self._looked = self._looked or not self.compares_steps, False
         if looked and (always or self.cost.affords(self._budget)):
             self._recorded_step = step
             self._guarded(self._record_and_write, step, losing=1)

@@ -45,10 +45,9 @@ class Steps:
         self._optimizer = model.optimizer
         self._pace_is_known = self.first_is_due = False
         self._pace = self._per_call = int(getattr(model, "steps_per_execution", 1) or 1)
-        self._offset = max(0, self.now - self._iterations())
         self.batches_of_fit = self._batches_of_epoch = 0
         self._length = length
-        self.read()
+        self.read_anew()
 
     def epoch_ended(self) -> None:
         """Start counting the batches of another epoch, and read the step."""
@@ -60,6 +59,11 @@ class Steps:
         inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         together = getattr(inner, "gradient_accumulation_steps", None) or 1
         return self.now == since and self.batches_of_fit >= together
+
+    def read_anew(self) -> int:
+        """Return the step where another callback may have set the optimizer's back since."""
+        self._offset = max(0, self.now - self._iterations())
+        return self.read()
 
     def read(self) -> int:
         """Return the step; `now` is what it was before."""

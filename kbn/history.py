@@ -40,7 +40,7 @@ class Rows:
 class History(Sequence[Row]):
     """The rows of all records, in the order in which they were taken; a sequence of `Row`.
 
-    A row takes some 20 bytes here, a tenth of what a list of tuples would take.
+    A row takes 24 bytes here, a fraction of what a list of tuples would take.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:

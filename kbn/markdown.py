@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()>#+\-.!|])")
 _NUMBER = re.compile(r"-?[\d.]+(e[-+]\d+)?%?")
-_BETWEEN = re.compile(r"(?<!\\) \| ")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,7 +29,7 @@ def read(text: str) -> list[tuple[str, ...]]:
     lines = [
         line[2:-2] for line in text.splitlines() if line.startswith("| ") and line.endswith(" |")
     ]
-    rows = [tuple(map(_plain, _BETWEEN.split(line))) for line in lines]
+    rows = [tuple(map(_plain, line.split(" | "))) for line in lines]
     return [row for number, row in enumerate(rows) if number != 1]
 
 

@@ -86,6 +86,40 @@ def test_an_empty_folder_draws_figures_that_say_so(tmp_path):
     assert board.to_frame().empty
 
 
+@pytest.mark.parametrize(("measures", "distance"), [
+    ({"psi": {"a": [0, 1]}, "mean": {"a": [0, 1]}}, "psi"),
+    ({"psi": {"a": [0, 1]}, SHIFT: {"a": [0, 1]}}, SHIFT),
+    ({"gradient_shift": {"a": [0, 1]}}, None),
+])  # fmt: skip
+def test_the_distance_that_was_recorded_is_shown(measures, distance, tmp_path):
+    write(tmp_path, measures)
+    board = kbn.dashboard.load(tmp_path)
+    assert board.distance == distance
+    title = board.heat_map().layout.title.text
+    assert title.startswith(f"{distance or SHIFT} of every layer")
+    assert len(board.moved()) == bool(distance)
+    if distance == "psi":
+        with pytest.raises(ValueError, match=r"measure must be one of .*measure='wasserstein'"):
+            board.verdict("wasserstein")
+
+
+def test_the_verdict_is_of_what_the_table_shows(tmp_path):
+    write(tmp_path, {SHIFT: {"a": [0, 1], "b": [0, 3]}}, sites=tags.SITES)
+    board = kbn.dashboard.load(tmp_path, runs=".")
+    assert {one.place.site for one in board.moved()} == {"input"}
+    (sentence,) = board.verdict()
+    assert "layers moved by 2 " in sentence
+    assert "most moved b (input)" in sentence
+
+
+def test_a_layer_may_be_called_model(tmp_path):
+    write(tmp_path, {"gradient_shift": {"model": [0, 1]}}, sites=["probe"])
+    write(tmp_path, {"loss_lowest": {"model": [0, 1]}}, sites=["probe"], kind=tags.LANDSCAPE_RUN)
+    assert kbn.dashboard.load(tmp_path).layers == ["model"]
+    write(tmp_path / "other", {"loss_lowest": {"model": [0, 1]}}, sites=["probe"])
+    assert kbn.dashboard.load(tmp_path, "other").layers == []
+
+
 def test_six_layers_spread_over_the_depth_where_nobody_chose(tmp_path):
     values = {f"layer_{i}": [0.0, 1.0] for i in range(50)}
     write(tmp_path, dict.fromkeys(tags.PERCENTILE_MEASURES, values))

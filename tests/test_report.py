@@ -11,6 +11,9 @@ import pytest
 
 from kbn import tags
 from kbn.__main__ import main
+from kbn.callbacks.writer import EventFile, Record
+from kbn.history import Rows
+from kbn.tags import Tap
 from tests.logs import HOSTILE, buckets, write
 
 SHIFT = tags.WASSERSTEIN
@@ -169,6 +172,29 @@ assert main(["report", {str(two_runs[0])!r}, "-o", "report.html"]) == 0
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("measures", [
+    {"gradient_shift": {"a": [0, 1]}}, {"mean_gap": {"a": [0, 1]}}, {"psi": {"a": [0, 1]}},
+    {"mean": {"a": [0, 1]}}, {"beta_smoothness": {"model": [0, 1]}},
+])  # fmt: skip
+def test_a_report_on_whatever_was_recorded(measures, tmp_path, capsys):
+    write(tmp_path, measures)
+    assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
+    assert (tmp_path / "report.html").stat().st_size > 1e6
+    found = json.loads(report(capsys, tmp_path, "--json")[1])
+    assert found["measure"] == ("psi" if "psi" in measures else None)
+
+
+def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
+    write(tmp_path, {tags.WASSERSTEIN: {"a": [0, 1]}})
+    for number, text in enumerate(["", "no table", "| a | b | c |\n| --- | --- | --- |\n| 1 |"]):
+        file = EventFile(str(tmp_path / f"r{number}" / tags.RUN_DIRECTORY), restarts=False,
+                         json_lines=False)  # fmt: skip
+        rows = Rows(0, {Tap("a", "input"): {tags.WASSERSTEIN: 0.0}})
+        file.write(0, Record(rows, texts={tags.SETTINGS: text, tags.LAYERS: text}))
+        file.close()
+    assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
 
 
 # --- in the browser ------------------------------------------------------------------------------

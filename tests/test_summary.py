@@ -17,7 +17,8 @@ def say(tmp_path, **runs):
     for name, measures in runs.items():
         write(tmp_path / name, measures)
     log = open_folder(tmp_path)
-    return summary.verdict(log, log.runs())
+    found = summary.moved({run: log.series(run, SHIFT) for run in log.runs()})
+    return summary.verdict(log, log.runs(), SHIFT, found)
 
 
 def test_how_far_places_moved_leaves_out_the_first_record():
@@ -63,7 +64,6 @@ def test_runs_that_stand_still(tmp_path):
 @pytest.mark.parametrize(("measure", "value", "part"), [
     ("dead", 0.75, "more than half of its channels at zero"),
     ("saturated", 0.9, "at the bounds of its activation"),
-    ("non_finite", 0.001, "inf or NaN"),
     ("mean_gap", 1.5, "more than 1 σ off the probe's (stale"),
 ])  # fmt: skip
 def test_what_looks_broken_is_told_by_its_last_record(measure, value, part, tmp_path):
@@ -78,7 +78,21 @@ def test_what_looks_broken_is_told_by_its_last_record(measure, value, part, tmp_
 def test_several_that_look_broken_are_one_sentence(tmp_path):
     found = say(tmp_path, a={"dead": {"x": [0.6], "y": [0.9], "z": [0.1]}})
     (sentence,) = found
-    assert sentence.startswith("a: y (input) and 1 more has")
+    assert sentence.startswith("a: y (input), like 1 more, has")
+
+
+def test_a_run_that_ended_in_nan_is_not_called_the_calm_one(tmp_path):
+    calm = {"x": [0, 0.1, 0.1], "y": [0, 0.2, 0.2]}
+    found = say(tmp_path, calm={SHIFT: calm}, diverged={
+        SHIFT: {"x": [0, 0, 0], "y": [0, np.nan, np.nan]},
+        "non_finite": {"x": [0, 0, 0], "y": [0, 1, 1]},
+    })  # fmt: skip
+    assert found == [
+        "calm: over 2 records, layers moved by 0.15 from each reference record, in the mean "
+        "(wasserstein); most moved y (input), by 0.2, and at step 100 by 0.2.",
+        "diverged: y (input) has inf or NaN among its values (diverged, and not compared): "
+        "non_finite 1 in the last record.",
+    ]
 
 
 def test_without_distances_nothing_is_claimed(tmp_path):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(log_dir: str | os.PathLike[str], runs: Sequence[str] | None = None) -> "Dashboard":
+def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = None) -> "Dashboard":
     """Read the event files below `log_dir`, for figures in a notebook.
 
     Example:
@@ -25,7 +25,7 @@ def load(log_dir: str | os.PathLike[str], runs: Sequence[str] | None = None) -> 
 
     Args:
         log_dir: the folder that the callbacks were given, or one above several of those.
-        runs: glob patterns of the runs that are wanted; None: all.
+        runs: a glob pattern, or several, of the runs that are wanted; None: all.
 
     Raises:
         FileNotFoundError: where there is no such folder.

@@ -36,6 +36,7 @@ class Dashboard:
         self, log: Log, runs: Sequence[str] | None = None, skipped: Sequence[str] = ()
     ) -> None:
         self._log, self.skipped = log, list(skipped)
+        runs = [runs] if isinstance(runs, str) else runs
         self.runs = [run for run in log.runs() if runs is None or _matches(run, runs)]
         if runs is not None and not self.runs:
             raise ValueError(
@@ -48,13 +49,19 @@ class Dashboard:
         """Names of the scalars that any run has."""
         return self._log.measures(self.runs)
 
+    @property
+    def distance(self) -> str | None:
+        """Name of the distance that is shown where nobody chooses one: the first recorded."""
+        known = self.measures
+        return next((name for name in tags.DISTANCES if name in known), None)
+
     def places(self, measure: str | None = None) -> list[Tap]:
         """Return (layer, site) of all runs, in the order of the model.
 
         Args:
             measure: only where there is this one.
         """
-        names = self.measures if measure is None else [self._known(measure)]
+        names = self.measures if measure is None else [self._chosen(measure)]
         return list(dict.fromkeys(
             tap for run in self.runs for name in names for tap in self._log.places(run, name)
         ))  # fmt: skip
@@ -62,15 +69,24 @@ class Dashboard:
     @property
     def layers(self) -> list[str]:
         """Paths of all layers, in the order of the model."""
-        return list(dict.fromkeys(tap.layer for tap in self.places() if tap.layer != tags.MODEL))
+        of_model = {*tags.LOSS_LANDSCAPE, *tags.LOSSES}
+        return list(dict.fromkeys(
+            tap.layer for name in self.measures if name not in of_model for tap in self.places(name)
+        ))  # fmt: skip
 
     @property
     def histogram_layers(self) -> list[str]:
         """Paths of the layers that have histograms, in the order of the model."""
         return list(dict.fromkeys(tap.layer for tap in self._with_histograms()))
 
-    def heat_map(self, measure: str = tags.WASSERSTEIN, site: str | None = None) -> "Figure":
-        """Draw layers over steps: where in the network, and when, distributions move."""
+    def heat_map(self, measure: str | None = None, site: str | None = None) -> "Figure":
+        """Draw layers over steps: where in the network, and when, distributions move.
+
+        Args:
+            measure: any of `measures`; None, here and below: `distance`.
+            site: of the layers.
+        """
+        measure = self._chosen(measure)
         return figures.heat_map(self._everywhere(measure, site), measure)
 
     def percentiles(
@@ -97,9 +113,10 @@ class Dashboard:
         return figures.ridge({run: self._log.histograms(run, place) for run in self.runs}, place)
 
     def compared(
-        self, measure: str = tags.WASSERSTEIN, layer: str | None = None, site: str | None = None
+        self, measure: str | None = None, layer: str | None = None, site: str | None = None
     ) -> "Figure":
         """Draw a measure over steps, a line per run: of one layer, or the median of all."""
+        measure = self._chosen(measure)
         if layer is None:
             return figures.compared(self._everywhere(measure, site), measure)
         place = self._place(layer, site, self.places(measure))
@@ -121,20 +138,20 @@ class Dashboard:
         return figures.statistics_gap(self._of(tags.MOVING_STATISTICS), place)
 
     def worst_layers(
-        self, measure: str = tags.WASSERSTEIN, site: str | None = None, most: int = 20
+        self, measure: str | None = None, site: str | None = None, most: int = 20
     ) -> "Figure":
         """Draw a table of the layers that moved most, in the mean over records."""
+        measure = self._chosen(measure)
         return figures.worst_layers(self.moved(measure, site)[:most], measure)
 
-    def moved(
-        self, measure: str = tags.WASSERSTEIN, site: str | None = None
-    ) -> list[summary.Moved]:
+    def moved(self, measure: str | None = None, site: str | None = None) -> list[summary.Moved]:
         """Return how far each layer moved, the farthest first."""
-        return summary.moved(self._everywhere(measure, site))
+        return summary.moved(self._everywhere(self._chosen(measure), site))
 
-    def verdict(self, measure: str = tags.WASSERSTEIN) -> list[str]:
+    def verdict(self, measure: str | None = None, site: str | None = None) -> list[str]:
         """Say in sentences which run moved less, where most, and what looks broken."""
-        return summary.verdict(self._log, self.runs, measure)
+        measure = self._chosen(measure)
+        return summary.verdict(self._log, self.runs, measure, self.moved(measure, site))
 
     def settings(self) -> dict[str, dict[str, str]]:
         """Return what each callback of each run was given, as Markdown."""
@@ -164,7 +181,7 @@ class Dashboard:
         return [tap for run in self.runs for tap in self._log.histogram_places(run)]
 
     def _everywhere(self, measure: str, site: str | None) -> dict[str, Any]:
-        wanted = set(self._at(self._known(measure), site))
+        wanted = set(self._at(measure, site))
         return {run: self._log.series(run, measure, wanted) for run in self.runs}
 
     def _of(self, names: Iterable[str], only: Sequence[Tap] | None = None) -> dict[str, Measures]:
@@ -197,11 +214,11 @@ class Dashboard:
             f"Received: layer={layer!r}"
         )
 
-    def _known(self, measure: str) -> str:
-        known = self.measures
-        if known and measure not in known:
+    def _chosen(self, measure: str | None) -> str:
+        known, usual = self.measures, self.distance or tags.WASSERSTEIN
+        if known and measure not in (None, usual, *known):
             raise ValueError(f"measure must be one of {known}. Received: measure={measure!r}")
-        return measure
+        return usual if measure is None else measure
 
 
 def _matches(run: str, patterns: Sequence[str]) -> bool:

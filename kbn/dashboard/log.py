@@ -213,7 +213,9 @@ def _series(points: Iterable[Any]) -> Series:
 
 
 def _bytes(array: np.ndarray) -> bytes:
-    value = array.item() if array.ndim == 0 else array.ravel()[0]
+    if not array.size:
+        return b""
+    value = array.ravel()[0]
     return value if isinstance(value, bytes) else str(value).encode()
 
 

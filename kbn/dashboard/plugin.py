@@ -115,6 +115,8 @@ class CovariateShiftPlugin(TBPlugin):
         if name not in explained.FIGURES:
             raise ValueError(f"name must be one of {list(explained.FIGURES)}. Received: {name!r}")
         _, board = self._opened(request)
+        if name == "ridge" and not request.args.get("layer"):
+            raise ValueError("A ridge is of one layer. Received: layer=''")
         options = {key: request.args[key] for key in _OPTIONS[name] if request.args.get(key)}
         figure = style.themed(getattr(board, name)(**options), dark="dark" in request.args)
         return str(figure.to_json())
@@ -150,7 +152,7 @@ def _measure(request: Request, known: Sequence[str]) -> str | None:
     asked = request.args.get("measure")
     if asked in known:
         return asked
-    return tags.WASSERSTEIN if tags.WASSERSTEIN in known else next(iter(known), None)
+    return next((name for name in (*tags.DISTANCES, *known) if name in known), None)
 
 
 def _folders(context: Any) -> list[str]:

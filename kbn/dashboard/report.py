@@ -33,13 +33,15 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     made = f"{os.fspath(log_dir)}, {len(board.runs)} runs, written {now}"
-    path.write_text(page("Covariate shift", made, list(_sections(board))), encoding="utf-8")
+    content = page("Covariate shift", made, list(_sections(board)))
+    path.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
-def numbers(board: Dashboard, measure: str = tags.WASSERSTEIN) -> dict[str, Any]:
+def numbers(board: Dashboard, measure: str | None = None) -> dict[str, Any]:
     """Return what the report says, as plain values for JSON."""
     from kbn.dashboard.summary import totals
 
+    measure = measure or board.distance
     moved = board.moved(measure)
     return _strict({
         "runs": board.runs,
@@ -78,8 +80,8 @@ def _sections(board: Dashboard) -> Iterator[Section]:
     if board.skipped:
         yield Section("What could not be read", points=board.skipped)
     known = set(board.measures)
-    if tags.WASSERSTEIN in known:
-        yield _section("heat_map", board.heat_map(), text=explained.measure(tags.WASSERSTEIN))
+    if board.distance is not None:
+        yield _section("heat_map", board.heat_map(), text=explained.measure(board.distance))
         yield Section(*explained.FIGURES["worst_layers"], tables=[_worst(board)])
         yield _section("compared", board.compared())
     if tags.PERCENTILE_MEASURES[1] in known:
@@ -121,8 +123,8 @@ def _settings(board: Dashboard) -> list[list[Sequence[str]]]:
     tables: list[list[Sequence[str]]] = []
     for run, by_callback in board.settings().items():
         for text in by_callback.values():
-            (hook, setting), *rows = markdown.read(text) or [("", "")]
-            tables.append([(f"{run}: {hook}", setting), *rows])
+            (hook, *others), *rows = markdown.read(text) or [("",)]
+            tables.append([(f"{run}: {hook}", *others), *rows])
     return tables
 
 

@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kbn import tags
 from kbn.dashboard.log import Log, Places
 from kbn.tags import Tap
 
 SIMILAR = 0.1  # shifts that differ by less than this share are called about equal
 ALARMS = {
-    "non_finite": (0.0, "has inf or NaN among its values"),
+    "non_finite": (0.0, "has inf or NaN among its values (diverged, and not compared)"),
     "dead": (0.5, "has more than half of its channels at zero over the whole probe (dying)"),
     "saturated": (0.5, "has more than half of its values at the bounds of its activation"),
     "mean_gap": (1.0, "normalizes with a moving mean more than 1 σ off the probe's (stale: "
@@ -65,16 +64,19 @@ def totals(found: Sequence[Moved]) -> dict[str, float]:
     return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
 
 
-def verdict(log: Log, runs: Sequence[str], measure: str = tags.WASSERSTEIN) -> list[str]:
+def verdict(log: Log, runs: Sequence[str], measure: str, found: Sequence[Moved]) -> list[str]:
     """Say in sentences which run moved less, where most, and what looks broken.
+
+    A run that ended in inf or NaN is not compared: what is left of it hardly moves.
 
     Args:
         log: what was recorded.
         runs: which of its runs.
         measure: the distance that is told.
+        found: how far each place moved by it, the farthest first.
     """
-    places = {run: log.series(run, measure) for run in runs}
-    found = moved(places)
+    diverged = {run for run in runs if _beyond(log, run, "non_finite")}
+    found = [one for one in found if one.run not in diverged]
     sentences = [_of_run(run, found, measure) for run in runs if any(m.run == run for m in found)]
     sentences += _compared(totals(found))
     for run in runs:
@@ -109,14 +111,20 @@ def _compared(by_run: Mapping[str, float]) -> list[str]:
 
 def _alarms(log: Log, run: str) -> list[str]:
     sentences = []
-    for measure, (most, meaning) in ALARMS.items():
-        last = {tap: of.values[-1] for tap, of in log.series(run, measure).items()}
-        beyond = [tap for tap, value in last.items() if value > most]
+    for measure, (_, meaning) in ALARMS.items():
+        beyond = _beyond(log, run, measure)
         if beyond:
-            worst = max(beyond, key=lambda tap: last[tap])
-            others = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+            worst = max(beyond, key=lambda tap: beyond[tap])
+            others = f", like {len(beyond) - 1} more," if len(beyond) > 1 else ""
             sentences.append(
                 f"{run}: {worst.layer} ({worst.site}){others} {meaning}: "
-                f"{measure} {last[worst]:.3g} in the last record."
+                f"{measure} {beyond[worst]:.3g} in the last record."
             )
     return sentences
+
+
+def _beyond(log: Log, run: str, measure: str) -> dict[Tap, float]:
+    """Return the last value of an alarm's measure at the places where it is too great."""
+    most, _ = ALARMS[measure]
+    last = {tap: float(of.values[-1]) for tap, of in log.series(run, measure).items()}
+    return {tap: value for tap, value in last.items() if value > most}

@@ -1,0 +1,69 @@
+"""On which steps records fall, where the optimizer's count does not go on by one."""
+
+import keras
+import numpy as np
+import pytest
+
+import kbn
+from kbn.callbacks import CovariateShift, GradientShift
+
+X, Y = np.random.default_rng(0).normal(size=(96, 3)), np.zeros((96, 1))
+
+
+def steps_of(hook):
+    return list(dict.fromkeys(row.step for row in hook.history))
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends the first fit by an error, after so many batches."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("kind", [CovariateShift, GradientShift])
+@pytest.mark.parametrize("first", ["the hook", "the backup"])
+def test_where_the_same_hook_goes_on_from_a_backup_its_steps_go_on_too(first, kind, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), kbn.BatchNormalization()])
+    model.compile("sgd", "mse")
+    hook = kind(tmp_path / "log", (X, Y), every_steps=4)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    callbacks = [hook, backup, Stop(21)] if first == "the hook" else [backup, hook, Stop(21)]
+    options = {"batch_size": 8, "epochs": 4, "verbose": 0, "callbacks": callbacks}
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model.fit(X, Y, **options)
+    before = steps_of(hook)
+    assert before[-1] == 20
+    model.fit(X, Y, **options)
+    found = steps_of(hook)
+    assert found == sorted(set(found))
+    # The backup is of step 12, of 48 in all.
+    assert len(found) - len(before) == pytest.approx(36 / 4, abs=1)
+
+
+class Hurrying(keras.Sequential):
+    """Makes one step per batch at first, and then several."""
+
+    calls = 0
+
+    def train_step(self, data):
+        self.calls += 1
+        for _ in range(50 if self.calls > 90 else 1):
+            logs = super().train_step(data)
+        return logs
+
+
+def test_no_gradient_is_compared_with_that_of_an_older_step_than_the_last(tmp_path):
+    model = Hurrying([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    hook = GradientShift(tmp_path, (X, Y), on_steps=[50, 200])
+    model.fit(X, Y, batch_size=1, verbose=0, callbacks=[hook])
+    assert int(model.optimizer.iterations.numpy()) == 90 + 6 * 50
+    assert steps_of(hook) == [1, 50]
+    assert hook.cost.postponed == 1
