@@ -147,7 +147,7 @@ def _watched(fits: Fits) -> dict[str, float]:
     model, (x, y) = _compiled(fits.network), _probe(fits.batch * fits.steps, fits.shape)
     model.fit(x[: fits.batch], y[: fits.batch], batch_size=fits.batch, verbose=0)
     found = _by_turns(model, x, y, fits)
-    control = _by_turns(model, x, y, fits._replace(epochs=max(1, fits.epochs // 4)), bare=True)
+    control = _by_turns(model, x, y, fits._replace(steps=fits.steps // 4), bare=True)
     fit, hundred = fits.length / CYCLE * found["hundred"], found["hundred"]
     once = (found["in_fit"] + fits.length / fits.steps * found["in_epoch"]) / fit
     return {
@@ -168,6 +168,7 @@ def _by_turns(
             watching._steps.calls += steps  # else it would count wrong, and look more often
 
         turns = ByTurns(keras.callbacks.Callback()) if bare else ByTurns(watching, missed)
+        x, y = x[: fits.batch * fits.steps], y[: fits.batch * fits.steps]
         model.fit(x, y, batch_size=fits.batch, epochs=fits.epochs, verbose=0, callbacks=[turns])
     taken = [r.value / 1e3 for r in watching.history
              if r[1:4] == ("record", "milliseconds", "monitor")]  # fmt: skip

@@ -29,7 +29,7 @@ SCALARS = set(tags.COVARIATE_SHIFT) - {tags.HISTOGRAM}
 DISTANCES = {f"{name}{end}" for name in tags.DISTANCES for end in ("", "_worst")}
 DEFAULTS = {tags.WASSERSTEIN, tags.JEFFREYS, f"{tags.WASSERSTEIN}_worst", f"{tags.JEFFREYS}_worst"}
 ALWAYS = SCALARS - DISTANCES - {"saturated"} | DEFAULTS
-TEXTS = tags.COST, tags.SETTINGS
+TEXTS = tags.COST, tags.LAYERS, tags.SETTINGS
 SUMMARIES = {tags.HEAT_MAP, tags.WORST_LAYERS, *TEXTS, "custom_scalars__config__"}
 
 

@@ -139,7 +139,7 @@ def test_the_picture_and_the_table_are_served(server, name):
         assert (drawn["step"], image.format) == (2, "PNG")
         image.load()
     path = "/data/plugin/text/"
-    told = {tags.COST, tags.SETTINGS, tags.WORST_LAYERS}
+    told = {tags.COST, tags.LAYERS, tags.SETTINGS, tags.WORST_LAYERS}
     assert set(server.get(f"{path}tags")[run]) == told
     (table,) = server.get(f"{path}text", run=run, tag=tags.WORST_LAYERS)
     moved = "0" if name == "normal" else "nan"
