@@ -154,7 +154,7 @@ class Recorder(keras.callbacks.Callback):
         due = self._schedule.next_step(self._steps.now)
         self._steps.epoch_ended()
         self._warn_of_standing_steps()
-        # Only where train_step makes more steps than before is one missed until here.
+        # Where train_step makes more steps than before, what was due comes here at the latest.
         if self._schedule.due_at_epoch(self._epochs) or self._steps.now >= due:
             self._take_record()
         if self._recorded_in_epoch:
