@@ -144,6 +144,7 @@ class Recorder(keras.callbacks.Callback):
         if now >= due or first:
             steps.first_is_due = steps.first_is_due and not first
             self._take_record(always=first)
+        self._looked = False  # a look is of its own step alone
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Take a record where one is due, and write the summary of the epoch."""
@@ -183,7 +184,7 @@ class Recorder(keras.callbacks.Callback):
         if self._recorded_step == step:
             return
         self._warn_of_earlier_run()
-        looked, self._looked = self._looked or not self.compares_steps, False
+        looked = self._looked or not self.compares_steps
         if looked and (always or self.cost.affords(self._budget)):
             self._recorded_step = step
             self._guarded(self._record_and_write, step, losing=1)

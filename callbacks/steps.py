@@ -61,7 +61,7 @@ class Steps:
         return self.now == since and self.batches_of_fit >= together
 
     def read_anew(self) -> int:
-        """Return the step where another callback may have set the optimizer's back since."""
+        """Return the step; it goes on from the last one where the optimizer's was set back."""
         self._offset = max(0, self.now - self._iterations())
         return self.read()
 

@@ -48,22 +48,30 @@ def test_where_the_same_hook_goes_on_from_a_backup_its_steps_go_on_too(first, ki
 
 
 class Hurrying(keras.Sequential):
-    """Makes one step per batch at first, and then several."""
+    """Makes as many steps of each batch as it is told."""
 
-    calls = 0
+    paces = ()
 
     def train_step(self, data):
-        self.calls += 1
-        for _ in range(50 if self.calls > 90 else 1):
+        pace, *self.paces = self.paces
+        for _ in range(pace):
             logs = super().train_step(data)
         return logs
 
 
-def test_no_gradient_is_compared_with_that_of_an_older_step_than_the_last(tmp_path):
+@pytest.mark.parametrize(("paces", "on_steps", "recorded"), [
+    ([*[1] * 90, *[50] * 6], [50, 200], [1, 50]),  # step 50 was looked at, with a record
+    ([10, *[1] * 6, 50, 50], [60], [10]),  # step 16 was, without one
+])  # fmt: skip
+def test_no_gradient_is_compared_with_that_of_an_older_step_than_the_last(
+    paces, on_steps, recorded, tmp_path
+):
     model = Hurrying([keras.layers.Dense(1)])
     model.compile("sgd", "mse", run_eagerly=True)
-    hook = GradientShift(tmp_path, (X, Y), on_steps=[50, 200])
-    model.fit(X, Y, batch_size=1, verbose=0, callbacks=[hook])
-    assert int(model.optimizer.iterations.numpy()) == 90 + 6 * 50
-    assert steps_of(hook) == [1, 50]
+    model.paces = paces
+    hook = GradientShift(tmp_path, (X, Y), on_steps=on_steps)
+    x, y = X[: len(paces)], Y[: len(paces)]
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[hook])
+    assert int(model.optimizer.iterations.numpy()) == sum(paces)
+    assert steps_of(hook) == recorded
     assert hook.cost.postponed == 1

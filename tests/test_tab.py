@@ -73,6 +73,7 @@ def test_every_figure_is_served(name, server):
 @pytest.mark.parametrize(("query", "message"), [
     ({"name": "pie"}, "name must be one of"),
     ({"name": "ridge", "layer": "sigmoid_9"}, "Did you mean one of"),
+    ({"name": "ridge"}, "A ridge is of one layer"),
     ({"name": "heat_map", "measure": "wasserstain"}, "measure must be one of"),
 ])  # fmt: skip
 def test_mistakes_are_answered_with_what_is_wrong(query, message, server):

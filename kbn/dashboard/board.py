@@ -24,7 +24,7 @@ class Dashboard:
 
     Args:
         log: what was recorded.
-        runs: glob patterns of the runs that are shown; None: all.
+        runs: a glob pattern, or several, of the runs that are shown; None: all.
         skipped: sentences on what could not be read.
 
     Attributes:
@@ -33,7 +33,7 @@ class Dashboard:
     """
 
     def __init__(
-        self, log: Log, runs: Sequence[str] | None = None, skipped: Sequence[str] = ()
+        self, log: Log, runs: str | Sequence[str] | None = None, skipped: Sequence[str] = ()
     ) -> None:
         self._log, self.skipped = log, list(skipped)
         runs = [runs] if isinstance(runs, str) else runs

@@ -86,7 +86,8 @@ class CovariateShiftPlugin(TBPlugin):
         """Return what there is to choose from."""
         log, board = self._opened(request)
         known = [name for name in board.measures if name not in tags.LOSSES]
-        measure = _measure(request, known)
+        asked = request.args.get("measure")
+        measure = asked if asked in known else board.distance or next(iter(known), None)
         places = board.places(measure) if measure else []
         return {
             "runs": log.runs(), "foreign": log.foreign, "hint": HINT,
@@ -146,13 +147,6 @@ _OPTIONS: dict[str, Sequence[str]] = {
     "landscape": (), "statistics_gap": ("layer",),
 }  # fmt: skip
 """What the request says of each figure."""
-
-
-def _measure(request: Request, known: Sequence[str]) -> str | None:
-    asked = request.args.get("measure")
-    if asked in known:
-        return asked
-    return next((name for name in (*tags.DISTANCES, *known) if name in known), None)
 
 
 def _folders(context: Any) -> list[str]:

@@ -87,17 +87,9 @@ def _band(
     traces = []
     if low is not None and high is not None:
         traces += [
-            _line(low, names[0], run, line=edge),
-            _line(high, names[2], run, line=edge, **fill),
+            style.line(low, names[0], run, line=edge),
+            style.line(high, names[2], run, line=edge, **fill),
         ]
     if middle is not None:
-        line = {"color": style.colour(number), "width": 2, "dash": style.dash(number)}
-        traces.append(_line(middle, names[1], run, line=line))
+        traces.append(style.line(middle, names[1], run, line=style.stroke(number)))
     return traces
-
-
-def _line(series: Series, name: str, run: str, **look: object) -> go.Scatter:
-    return go.Scatter(
-        x=series.steps, y=series.values, name=style.short(run), legendgroup=run, mode="lines",
-        showlegend=False, hovertemplate=f"step %{{x}}<br>{name} %{{y:.4g}}", **look,
-    )  # fmt: skip

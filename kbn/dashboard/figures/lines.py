@@ -95,7 +95,7 @@ def _chosen(measures: Measures, name: str, place: Tap | None) -> Places:
 def _traces(places: Places, measure: str, run: str, number: int) -> list[go.Scatter]:
     if len(places) == 1:
         (series,) = places.values()
-        return [_line(series, measure, run, number)]
+        return [style.line(series, measure, run, line=style.stroke(number))]
     steps, values = matrix(places)
     known = np.isfinite(values).any(axis=0)
     steps, values = steps[known], np.where(np.isfinite(values), values, np.nan)[:, known]
@@ -105,13 +105,5 @@ def _traces(places: Places, measure: str, run: str, number: int) -> list[go.Scat
     return [
         go.Scatter(x=steps, y=low, **edge),
         go.Scatter(x=steps, y=high, fill="tonexty", fillcolor=style.colour(number, 0.2), **edge),
-        _line(Series(steps, middle), measure, run, number),
+        style.line(Series(steps, middle), measure, run, line=style.stroke(number)),
     ]
-
-
-def _line(series: Series, measure: str, run: str, number: int) -> go.Scatter:
-    return go.Scatter(
-        x=series.steps, y=series.values, mode="lines", name=style.short(run), legendgroup=run,
-        showlegend=False, hovertemplate=f"step %{{x}}<br>{measure} %{{y:.4g}}",
-        line={"color": style.colour(number), "dash": style.dash(number), "width": 2},
-    )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from kbn import tags
+from kbn.dashboard.log import Series
 from kbn.tags import Tap
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
@@ -40,6 +41,19 @@ def colour(run: int, alpha: float = 1.0) -> str:
 def dash(run: int) -> str:
     """Return the line of the run of this number: beyond six, colours repeat and lines do not."""
     return ("solid", "dash", "dot", "dashdot")[run // len(RUNS) % 4]
+
+
+def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
+    """Return `series` of `run` as a line that shows its values where the pointer is."""
+    return go.Scatter(
+        x=series.steps, y=series.values, name=short(run), legendgroup=run, mode="lines",
+        showlegend=False, hovertemplate=f"step %{{x}}<br>{label} %{{y:.4g}}", **look,
+    )  # fmt: skip
+
+
+def stroke(run: int) -> dict[str, object]:
+    """Return the look of the line of the run of this number."""
+    return {"color": colour(run), "width": 2, "dash": dash(run)}
 
 
 def text(name: str) -> str:
