@@ -104,7 +104,8 @@ def test_the_distance_that_was_recorded_is_shown(measures, distance, tmp_path):
 
 
 def test_the_verdict_is_of_what_the_table_shows(tmp_path):
-    write(tmp_path, {SHIFT: {"a": [0, 1], "b": [0, 3]}}, sites=tags.SITES)
+    write(tmp_path, {SHIFT: {"a": [0, 1], "b": [0, 3]}})
+    write(tmp_path, {SHIFT: {"a": [0, 9]}}, sites=["output"])
     board = kbn.dashboard.load(tmp_path, runs=".")
     assert {one.place.site for one in board.moved()} == {"input"}
     (sentence,) = board.verdict()
