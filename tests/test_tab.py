@@ -221,8 +221,10 @@ def opened(browser):
     """Return what opens the tab of a server in a page of its own."""
     contexts = []
 
-    def start(server, **settings):
+    def start(server, refused=None, **settings):
         context = browser.new_context(viewport={"width": 1500, "height": 1400}, **settings)
+        if refused:
+            context.route(refused, lambda route: route.fulfill(status=500))
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -261,6 +263,16 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
     tab.after(lambda: tab.frame.get_by_label("plain").check())
     tab.after(lambda: tab.frame.locator("#refresh").click())
     assert tab.complaints == []
+
+
+@pytest.mark.browser
+def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
+    tab = opened(server, refused="**/plotly.js")
+    tab.wait()
+    for name in ("heat_map", "worst_layers", "compared", "percentiles"):
+        said = tab.figure(name).get_by_role("alert").inner_text()
+        assert said == "./plotly.js was not served; TensorBoard's own output says why.", name
+    assert "moved least" in tab.figure("verdict").inner_text()
 
 
 @pytest.mark.browser

@@ -4,7 +4,7 @@ The same code runs inside TensorBoard, on the provider that it hands to a plugin
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from kbn import markdown, tags
+from kbn.dashboard.recent import Recent
 from kbn.tags import Tap
 
 KINDS = (tags.RUN_DIRECTORY, tags.GRADIENT_RUN, tags.LANDSCAPE_RUN, tags.STATISTICS_RUN)
@@ -65,6 +66,7 @@ class Log:
         experiment: its name for what it serves.
         context: of the request, inside TensorBoard.
         most_steps: the most steps of a series that are read; of more, a sample.
+        recent: what logs of the same provider and `most_steps` share; None: nothing is shared.
 
     Attributes:
         foreign: how many other runs there are.
@@ -76,14 +78,17 @@ class Log:
         experiment: str = "",
         context: RequestContext | None = None,
         most_steps: int = ALL_STEPS,
+        recent: Recent | None = None,
     ) -> None:
         self._provider, self._most_steps = provider, most_steps
+        self._recent = recent or Recent()
         self._common = {"ctx": context or RequestContext(), "experiment_id": experiment}
         self.foreign = 0
         self._folders: dict[str, list[str]] = {}
         self._runs: dict[str, dict[str, dict[Tap, Source]]] = {}
         self._histograms: dict[str, dict[Tap, Source]] = {}
         self._newest: dict[str, int] = {}
+        self._written: dict[Source, tuple[int, float]] = {}  # last step, and when
         self._find()
 
     def runs(self) -> list[str]:
@@ -111,15 +116,9 @@ class Log:
         wanted = {tap: place for tap, place in found.items() if only is None or tap in set(only)}
         if not wanted:
             return {}
-        chosen = RunTagFilter(
-            {at for at, _ in wanted.values()}, {tag for _, tag in wanted.values()}
-        )
-        read = self._provider.read_scalars(
-            **self._common, plugin_name=scalar_metadata.PLUGIN_NAME,
-            downsample=self._most_steps, run_tag_filter=chosen,
-        )  # fmt: skip
-        points = {tap: read.get(at, {}).get(tag, []) for tap, (at, tag) in wanted.items()}
-        return {tap: _series(of) for tap, of in points.items() if of}
+        stamp = tuple(self._written[place] for place in wanted.values())
+        name = (self._common["experiment_id"], *wanted.values())
+        return dict(self._recent.get(name, stamp, lambda: self._scalars(wanted)))
 
     def histograms(self, run: str, tap: Tap) -> Histograms:
         """Return the histograms of one place, of which there may be none."""
@@ -161,8 +160,14 @@ class Log:
                 continue
             run = _run_of(at)
             self._folders.setdefault(run, []).append(at)
-            steps = (of.max_step or 0 for of in scalars.get(at, {}).values())
-            self._newest[run] = max(self._newest.get(run, 0), *steps, 0)
+            last = {
+                (at, tag): (of.max_step or 0, of.max_wall_time or 0.0)
+                for tag, of in scalars.get(at, {}).items()
+            }
+            self._written |= last
+            self._newest[run] = max(
+                self._newest.get(run, 0), 0, *(step for step, _ in last.values())
+            )
             for tap, measure, tag in numbers:
                 self._runs.setdefault(run, {}).setdefault(measure, {})[tap] = at, tag
             for tap, measure, tag in shapes:
@@ -174,6 +179,17 @@ class Log:
         read = self._tensors(text_metadata.PLUGIN_NAME, at, tags.LAYERS, TEXTS)
         layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
         return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
+
+    def _scalars(self, wanted: Mapping[Tap, Source]) -> dict[Tap, Series]:
+        chosen = RunTagFilter(
+            {at for at, _ in wanted.values()}, {tag for _, tag in wanted.values()}
+        )
+        read = self._provider.read_scalars(
+            **self._common, plugin_name=scalar_metadata.PLUGIN_NAME,
+            downsample=self._most_steps, run_tag_filter=chosen,
+        )  # fmt: skip
+        points = {tap: read.get(at, {}).get(tag, []) for tap, (at, tag) in wanted.items()}
+        return {tap: _series(of) for tap, of in points.items() if of}
 
     def _tensors(self, plugin: str, at: str, tag: str, most: int) -> list[Any]:
         read = self._provider.read_tensors(
@@ -207,9 +223,9 @@ def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Tap, s
     return sorted(found, key=place)
 
 
-def _series(points: Iterable[Any]) -> Series:
-    steps, values = zip(*((point.step, point.value) for point in points), strict=True)
-    return Series(np.array(steps, np.int64), np.array(values, np.float64))
+def _series(points: Sequence[Any]) -> Series:
+    steps = np.array([point.step for point in points], np.int64)
+    return Series(steps, np.array([point.value for point in points], np.float64))
 
 
 def _bytes(array: np.ndarray) -> bytes:

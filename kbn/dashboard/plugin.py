@@ -1,11 +1,15 @@
 """The Covariate shift tab: what it serves inside TensorBoard."""
 
+import contextlib
 import functools
+import gzip
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tensorboard.backend import http_util
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
@@ -16,6 +20,8 @@ from kbn import tags
 from kbn.dashboard import explained
 from kbn.dashboard.folder import Damage
 from kbn.dashboard.log import KINDS, Log
+from kbn.dashboard.recent import Recent
+from kbn.tags import Tap
 
 if TYPE_CHECKING:
     from kbn.dashboard.board import Dashboard
@@ -58,6 +64,8 @@ class CovariateShiftPlugin(TBPlugin):
     def __init__(self, context: Any) -> None:
         self._provider = context.data_provider
         self._damage = Damage(_folders(context), settled=SETTLED)
+        self._recent = Recent()
+        _get_ready()
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Return the routes, below TensorBoard's route of the plugin."""
@@ -137,7 +145,7 @@ class CovariateShiftPlugin(TBPlugin):
 
         context = plugin_util.context(request.environ)
         experiment = plugin_util.experiment_id(request.environ)
-        return Log(self._provider, experiment, context, MOST_STEPS)
+        return Log(self._provider, experiment, context, MOST_STEPS, self._recent)
 
 
 _PLACE = ("layer", "site")
@@ -169,10 +177,34 @@ def _static(name: str, kind: str, environ: Any, start_response: Any) -> Any:
 
 
 def _plotly(environ: Any, start_response: Any) -> Any:
-    from plotly.offline import get_plotlyjs
-
     request = wrappers.Request(environ)
     day = 24 * 3600
-    return http_util.Respond(request, get_plotlyjs(), "text/javascript", expires=day)(
-        environ, start_response
-    )
+    return http_util.Respond(
+        request, _packed_plotly(), "text/javascript", expires=day, content_encoding="gzip"
+    )(environ, start_response)
+
+
+@functools.cache
+def _packed_plotly() -> bytes:
+    """Return the script as it is sent, so that no page waits for it to be packed again."""
+    from plotly.offline import get_plotlyjs
+
+    return gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
+
+
+@functools.cache
+def _get_ready() -> None:
+    """Load what the first figure needs before anybody asks for it; once, and aside."""
+    threading.Thread(target=_draw_anything, name="kbn-tab", daemon=True).start()
+
+
+def _draw_anything() -> None:
+    """Make Plotly import its parts, which it does as they are used: most of a second."""
+    with contextlib.suppress(Exception):  # who asks for a figure is told
+        from kbn.dashboard.figures import heat_map, style
+        from kbn.dashboard.log import Series
+
+        _packed_plotly()
+        point = Series(np.zeros(1, np.int64), np.ones(1))
+        figure = heat_map({"run": {Tap("layer", tags.SITES[0]): point}}, tags.WASSERSTEIN)
+        style.themed(figure, dark=False).to_json()

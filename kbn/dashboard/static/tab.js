@@ -13,17 +13,15 @@ const NEEDED = {
 const chosen = {runs: null, measure: "", site: "", layer: "", dark: false};
 const page = {};
 let state = null;
+let plotly = null; // the promise of Plotly's script
 let drawing = 0; // the number of the newest draw; an older one stops where it is
 
 export async function render() {
   build();
   watchTheme();
-  try {
-    await loaded("./plotly.js");
-  } catch (error) {
-    page.main.replaceChildren(told(error.message));
-    return;
-  }
+  // The script takes as long as the first figure, which is asked for meanwhile.
+  plotly = loaded("./plotly.js");
+  plotly.catch(() => {}); // each figure says so
   await refresh(true);
   setInterval(() => { if (page.poll.checked && !document.hidden) refresh(false); }, POLL);
 }
@@ -180,6 +178,7 @@ async function draw() {
       await say();
     }
   }
+  performance.mark("kbn:all-drawn");
   document.body.dataset.drawn = String(number);
 }
 
@@ -240,6 +239,7 @@ async function drawFigure(name, number) {
     }
     const {measure, site, layer, dark} = chosen;
     const figure = await ask("figure", {name, measure, site, layer, dark: dark ? "1" : ""});
+    await plotly;
     if (number !== drawing) return;
     const isNew = !plot.classList.contains("js-plotly-plot");
     if (isNew) plot.replaceChildren();
@@ -251,7 +251,7 @@ async function drawFigure(name, number) {
 }
 
 function instead(plot, content) {
-  Plotly.purge(plot);
+  window.Plotly?.purge(plot);
   plot.classList.remove("js-plotly-plot");
   plot.replaceChildren(content);
 }
