@@ -14,6 +14,16 @@ class DataError(Exception):
     """The data cannot be had; the message says what to do."""
 
 
+class Parts(NamedTuple):
+    """Inputs in [0, 1], float32, of their own shape, and labels, int64, in the parts of their makers.
+
+    Of digits, which come in one, every fifth is a test sample.
+    """
+
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
 class Split(NamedTuple):
     """Inputs in [0, 1], float32 (n, features), and labels, int64 (n,), in three parts."""
 
@@ -28,12 +38,29 @@ def load(name: str, seed: int) -> Split:
     Raises:
         DataError: where the data is missing.
     """
-    x, y = {"digits": _digits, "fashion-mnist": _fashion_mnist}[name]()
+    x, y = parts(name).train if name == "fashion-mnist" else _digits()
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = x[order].reshape(len(x), -1).astype("float32"), y[order].astype("int64")
     held_out = len(x) // 5
     probe, validation, train = slice(200), slice(200, 200 + held_out), slice(200 + held_out, None)
     return Split(*((x[part], y[part]) for part in (train, validation, probe)))
+
+
+def parts(name: str) -> Parts:
+    """Load one of `DATA_SETS`, whole: digits as (n, 8, 8), Fashion-MNIST as (n, 28, 28).
+
+    Raises:
+        DataError: where the data is missing.
+    """
+    if name == "fashion-mnist":
+        return _fashion_mnist()
+    x, y = _digits()
+    test = np.arange(len(x)) % 5 == 0
+    return Parts(_typed(x[~test], y[~test]), _typed(x[test], y[test]))
+
+
+def _typed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return x.astype("float32"), y.astype("int64")
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -44,23 +71,27 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
             "the digits come with scikit-learn, which is not installed: pip install 'kbn[demo]'"
         ) from None
     digits = load_digits()
-    return digits.data / 16.0, digits.target
+    return digits.images / 16.0, digits.target
 
 
-def _fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
+def _fashion_mnist() -> Parts:
     if FASHION_MNIST_FOLDER.is_dir():
-        images = _read_idx("train-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
-        return images / 255.0, _read_idx("train-labels-idx1-ubyte.gz", header=8)
+        return Parts(_read_part("train"), _read_part("t10k"))
     import keras
 
     try:
-        (images, labels), _ = keras.datasets.fashion_mnist.load_data()
+        found = keras.datasets.fashion_mnist.load_data()
     except Exception as error:
         raise DataError(
             f"Fashion-MNIST is not in {FASHION_MNIST_FOLDER} (Debian package "
             f"dataset-fashion-mnist) and cannot be downloaded ({error}); or take --data digits"
         ) from error
-    return images / 255.0, labels
+    return Parts(*(_typed(images / 255.0, labels) for images, labels in found))
+
+
+def _read_part(part: str) -> tuple[np.ndarray, np.ndarray]:
+    images = _read_idx(f"{part}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
+    return _typed(images / 255.0, _read_idx(f"{part}-labels-idx1-ubyte.gz", header=8))
 
 
 def _read_idx(file: str, header: int) -> np.ndarray:

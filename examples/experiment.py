@@ -1,0 +1,149 @@
+"""What the experiments share: options, progress, tables over seeds, and the files they leave."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import keras
+import plotly.graph_objects as go
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kbn import datasets
+
+Row = dict[str, Any]
+"""What one run gave: its setting, its seed and its numbers, by name."""
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+class Options(NamedTuple):
+    """What the command line says.
+
+    Attributes:
+        quick: digits, in seconds, in place of Fashion-MNIST.
+        seeds: one run of everything for each.
+        out: where numbers.json, picture.html and event files go.
+    """
+
+    quick: bool
+    seeds: list[int]
+    out: Path
+
+    def data(self) -> datasets.Parts:
+        """Load the images and labels, with the channel axis that convolutions want."""
+        found = datasets.parts("digits" if self.quick else "fashion-mnist")
+        return datasets.Parts(*((x[..., None], y) for x, y in found))
+
+
+def options(file: str, doc: str | None) -> Options:
+    """Read the command line of the experiment in `file`."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="on digits, in seconds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs") / Path(file).stem)
+    given = parser.parse_args()
+    for file in given.out.rglob("events.out.tfevents.*"):  # TensorBoard would draw both runs
+        file.unlink()
+    given.out.mkdir(parents=True, exist_ok=True)
+    return Options(given.quick, given.seeds, given.out)
+
+
+@contextmanager
+def progress(fits: int) -> Iterator[Callable[[str], keras.callbacks.Callback]]:
+    """Show a bar over so many `fit`s; what is yielded makes the callback of each."""
+    columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn()) as bar:
+        task = bar.add_task("", total=fits)
+        yield lambda label: _Bar(bar, task, label)
+
+
+class _Bar(keras.callbacks.Callback):
+    def __init__(self, bar: Progress, task: Any, label: str) -> None:
+        super().__init__()
+        self._bar, self._task, self._label = bar, task, label
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._bar.update(self._task, description=self._label)
+        self._begin, self._done = self._bar.tasks[self._task].completed, 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        steps = self.params["epochs"] * self.params["steps"]
+        self._bar.update(self._task, completed=self._begin + min(1, self._epochs + batch / steps))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epochs = epoch / self.params["epochs"]
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._bar.update(self._task, completed=self._begin + 1)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Return mean ± standard deviation over seeds; of runs that diverged, how many did."""
+    finite = [value for value in values if math.isfinite(value)]
+    lost = f"{len(values) - len(finite)} of {len(values)} not finite"
+    if len(finite) < len(values):
+        return lost if not finite else f"{format(mean(finite), form)} ({lost})"
+    if len(finite) < 2:
+        return format(finite[0], form)
+    return f"{format(mean(finite), form)} ± {format(stdev(finite), form)}"
+
+
+def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return head and cells: a line per setting, and mean ± standard deviation over seeds.
+
+    Args:
+        rows: of all runs.
+        by: the names that make a setting.
+        columns: the numbers to show, and the format of each.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    cells = [
+        [*map(str, setting), *(spread([row[name] for row in group], form)
+                               for name, form in columns.items())]
+        for setting, group in groups.items()
+    ]  # fmt: skip
+    return {"head": [*by, *columns], "cells": cells}
+
+
+def write(
+    given: Options, rows: Sequence[Row], shown: dict[str, Any], figure: go.Figure, **more: Any
+) -> None:
+    """Print the table, and write numbers.json and picture.html."""
+    console = Console()
+    printed = Table(*shown["head"])
+    for line in shown["cells"]:
+        printed.add_row(*line)
+    console.print(printed)
+    numbers = {"seeds": given.seeds, "quick": given.quick, "table": shown, "rows": rows, **more}
+    (given.out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    figure.update_layout(template="plotly_white", width=1000)
+    figure.write_html(given.out / "picture.html")
+    console.print(f"Numbers and picture: {given.out}/numbers.json, picture.html", soft_wrap=True)
+
+
+def line(
+    points: Sequence[tuple[float, Sequence[float]]], name: str, colour: int, **look: Any
+) -> list[go.Scatter]:
+    """Return the mean over seeds at every x as a line, and lowest to highest as a band."""
+    kept = [(x, [one for one in of if math.isfinite(one)]) for x, of in points]
+    kept = [(x, of) for x, of in kept if of]
+    at = [x for x, _ in kept]
+    low, high = ([pick(of) for _, of in kept] for pick in (min, max))
+    own = {"legendgroup": name, "name": name}
+    band = go.Scatter(
+        x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=OKABE_ITO[colour],
+        opacity=0.2, line_width=0, hoverinfo="skip", showlegend=False, **own,
+    )  # fmt: skip
+    style = {"color": OKABE_ITO[colour], **look}
+    return [band, go.Scatter(x=at, y=[mean(of) for _, of in kept], line=style, **own)]

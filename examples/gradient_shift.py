@@ -1,0 +1,167 @@
+"""Santurkar et al. (2018): does normalization reduce internal covariate shift, by their measure?
+
+A VGG-like net, batches of 128, SGD at 0.1: plain, normalized, and normalized with noise of changing
+mean and scale put behind every normalization, which shifts distributions on purpose (their
+Appendix A.2: at each step and for each channel a mean from U(−0.5, 0.5) and a scale from
+U(1, 1.25)). Recorded: gradient shift, the landscape of the loss, and how far distributions move.
+
+    python examples/gradient_shift.py [--quick] [--seeds 0 1 2] [--out runs/gradient_shift]
+"""
+
+from typing import Any
+
+import experiment
+import keras
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+import kbn
+from kbn import datasets, tags
+
+NETS = ("plain", "normalized", "noisy")
+BLOCKS = (16, 32, 64)
+RATE, BATCH_SIZE = 0.1, 128
+MEAN, SCALE, JITTER = 0.5, 1.25, 0.1  # of the noise, theirs
+RECORDS = 10
+MEASURES = {
+    "gradient shift, relative": "gradient_shift_relative", "gradient cosine": "gradient_cosine",
+    "β-smoothness": "beta_smoothness", "distribution shift, σ": tags.WASSERSTEIN,
+}  # fmt: skip
+
+
+class ShiftingNoise(keras.layers.Layer):
+    """x·s + m, with s and m of each sample and channel around what `redraw` drew for the channel.
+
+    What was drawn is held in weights, so that it is part of the net's state at a step.
+    """
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Make the weights; the jitter's seed is the layer's own."""
+        self.mean = self.add_weight(shape=shape[-1:], trainable=False, initializer="zeros")
+        self.scale = self.add_weight(shape=shape[-1:], trainable=False, initializer="ones")
+        self.seed = keras.random.SeedGenerator(0)
+
+    def redraw(self, rng: np.random.Generator) -> None:
+        """Draw mean and scale of every channel anew."""
+        self.mean.assign(rng.uniform(-MEAN, MEAN, self.mean.shape))
+        self.scale.assign(rng.uniform(1, SCALE, self.scale.shape))
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Shift and scale, in training alone."""
+        if not training:
+            return x
+        size = (keras.ops.shape(x)[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
+        around = keras.random.uniform(size, -JITTER, JITTER, seed=self.seed)
+        wide = keras.random.normal(size, 1, JITTER, seed=self.seed)
+        return x * (self.scale * wide) + self.mean + around
+
+
+class Redraw(keras.callbacks.Callback):
+    """Draws all noise anew before every step."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._rng = np.random.default_rng(seed)
+
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+        """Draw."""
+        for layer in self.model.layers:
+            if isinstance(layer, ShiftingNoise):
+                layer.redraw(self._rng)
+
+
+def network(shape: tuple[int, ...], kind: str) -> keras.Model:
+    """Build pairs of convolutions with pooling between, then a classifier."""
+    model = keras.Sequential([keras.layers.Input(shape)])
+    for block, filters in enumerate(BLOCKS, start=1):
+        for index in (1, 2):
+            bias = kind == "plain"
+            name = f"conv_{block}_{index}"
+            model.add(keras.layers.Conv2D(filters, 3, padding="same", use_bias=bias, name=name))
+            if kind != "plain":
+                model.add(kbn.BatchNormalization(momentum=0.9))
+            if kind == "noisy":
+                model.add(ShiftingNoise())
+            model.add(keras.layers.ReLU(name=f"relu_{block}_{index}"))
+        model.add(keras.layers.MaxPooling2D())
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(10, name="logits"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+    return model
+
+
+def trained(kind: str, seed: int, data: datasets.Parts, steps: int, log_dir: Any, bar: Any) -> dict:
+    """Train one net for so many steps with all hooks, and return the means of their records."""
+    keras.utils.set_random_seed(seed)
+    model = network(data.train[0].shape[1:], kind)
+    (x, y), probe, every = data.train, tuple(part[:128] for part in data.test), steps // RECORDS
+    layers = ["conv_2_1", "conv_3_2"]
+    shift = kbn.callbacks.GradientShift(log_dir, probe, layers=layers, every_steps=every)
+    landscape = kbn.callbacks.LossLandscape(log_dir, probe, every_steps=every)
+    moved = kbn.callbacks.CovariateShift(
+        log_dir, probe, layers=keras.layers.ReLU, sites=["input"], every_steps=every,
+    )  # fmt: skip
+    times = -(-steps * BATCH_SIZE // len(x))
+    order = np.concatenate([np.random.default_rng(seed).permutation(len(x)) for _ in range(times)])
+    chosen = order[: steps * BATCH_SIZE]
+    hooks = [shift, landscape, moved, Redraw(seed), bar]
+    fitted = model.fit(
+        x[chosen], y[chosen], batch_size=BATCH_SIZE, shuffle=False, verbose=0, callbacks=hooks
+    )
+    rows = [row for hook in (shift, landscape, moved) for row in hook.history if row.step > 1]
+    found = {
+        name: float(np.mean([row.value for row in rows if row.measure == measure]))
+        for name, measure in MEASURES.items()
+    }
+    accuracy = model.evaluate(*data.test, batch_size=1000, verbose=0)[1]
+    return {"training loss": fitted.history["loss"][0], "test accuracy": accuracy, **found,
+            "over steps": over_steps(rows)}  # fmt: skip
+
+
+def over_steps(rows: list) -> dict[str, list[list[float]]]:
+    """Return (step, mean over layers) of every measure."""
+    found = {}
+    for measure in MEASURES.values():
+        own = [row for row in rows if row.measure == measure]
+        found[measure] = [
+            [step, float(np.mean([row.value for row in own if row.step == step]))]
+            for step in sorted({row.step for row in own})
+        ]
+    return found
+
+
+def figure(rows: list[dict]) -> go.Figure:
+    """Draw the four measures over steps, a line per net."""
+    drawn = make_subplots(2, 2, subplot_titles=list(MEASURES), vertical_spacing=0.16)
+    for place, measure in enumerate(MEASURES.values()):
+        at = {"row": 1 + place // 2, "col": 1 + place % 2}
+        for colour, kind in enumerate(NETS):
+            own = [row["over steps"][measure] for row in rows if row["net"] == kind]
+            points = [(one[0][0], [step[1] for step in one]) for one in zip(*own, strict=True)]
+            lines = experiment.line(points, kind, colour)
+            lines[1].showlegend = place == 0
+            drawn.add_traces(lines, at["row"], at["col"])
+        drawn.update_yaxes(type="linear" if "cosine" in measure else "log", **at)
+    drawn.update_xaxes(title_text="optimizer step", row=2)
+    return drawn.update_layout(height=640)
+
+
+def main() -> None:
+    """Train every net for every seed."""
+    given = experiment.options(__file__, __doc__)
+    data, steps = given.data(), 40 if given.quick else 400
+    rows = []
+    with experiment.progress(len(NETS) * len(given.seeds)) as bar:
+        for seed in given.seeds:
+            for kind in NETS:
+                log_dir = given.out / f"{kind}-{seed}"
+                row = trained(kind, seed, data, steps, log_dir, bar(f"{kind}, seed {seed}"))
+                rows.append({"net": kind, "seed": seed, **row})
+    columns = {"training loss": ".3f", "test accuracy": ".3f", **dict.fromkeys(MEASURES, ".3f")}
+    experiment.write(given, rows, experiment.table(rows, ["net"], columns), figure(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Why normalize at all: raw, centred, standardized, PCA- and ZCA-whitened inputs to one net.
+
+Every net is the same ReLU net with the same learning rate; each kind of input is given to it as it
+is, and through kbn.BatchNormalization as the first layer.
+
+    python examples/preprocessing.py [--quick] [--seeds 0 1 2] [--out runs/preprocessing]
+"""
+
+import experiment
+import keras
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from sklearn.decomposition import PCA
+
+import kbn
+
+FIRST_LAYERS = {"as it is": False, "normalized first": True}
+KEPT = 0.95  # of the variance, by whitening: the rest is noise that it would blow up
+RATE, BATCH_SIZE, UNITS = 0.02, 64, 100
+POINTS = 40  # of the loss over steps
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def preprocessed(train: np.ndarray, test: np.ndarray) -> dict[str, Arrays]:
+    """Return train and test inputs by name; statistics are those of the training images."""
+    pixels = [255 * part.reshape(len(part), -1) for part in (train, test)]
+    mean, std = pixels[0].mean(0), pixels[0].std(0)
+    whiten = PCA(KEPT, whiten=True, svd_solver="full").fit(pixels[0])
+    centred = [part - mean for part in pixels]
+    pca = [whiten.transform(part) for part in pixels]
+    kinds = {
+        "raw, 0 to 255": pixels,
+        "mean subtracted": centred,
+        "z-scored": [part / np.where(std > 0, std, 1) for part in centred],
+        "PCA-whitened": pca,
+        "ZCA-whitened": [part @ whiten.components_ for part in pca],  # back in the pixels' axes
+    }
+    return {name: tuple(part.astype("float32") for part in parts) for name, parts in kinds.items()}
+
+
+class Losses(keras.callbacks.Callback):
+    """Keeps the mean loss of every so many steps."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self._every, self._last = every, 0.0
+        self.steps: list[int] = []
+        self.values: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Keras's running mean begins anew."""
+        self._sum, self._count = 0.0, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """Turn the running mean of the epoch into that of the last steps."""
+        if (batch + 1) % self._every == 0:
+            total = logs["loss"] * (batch + 1)
+            self.values.append((total - self._sum) / (batch + 1 - self._count))
+            self.steps.append(int(self.model.optimizer.iterations))
+            self._sum, self._count = total, batch + 1
+
+
+def network(features: int, normalized_first: bool) -> keras.Model:
+    """Build two hidden ReLU layers; all that differs is what stands first."""
+    model = keras.Sequential([keras.layers.Input((features,))])
+    if normalized_first:
+        model.add(kbn.BatchNormalization(momentum=0.9, name="first"))
+    for _ in range(2):
+        model.add(keras.layers.Dense(UNITS, activation="relu"))
+    model.add(keras.layers.Dense(10))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+    return model
+
+
+def figure(rows: list[dict]) -> go.Figure:
+    """Draw loss over steps, a line per kind of input."""
+    drawn = make_subplots(1, 2, subplot_titles=list(FIRST_LAYERS), shared_yaxes=True)
+    for column, first in enumerate(FIRST_LAYERS, start=1):
+        for colour, kind in enumerate(dict.fromkeys(row["inputs"] for row in rows)):
+            own = [row for row in rows if (row["inputs"], row["first layer"]) == (kind, first)]
+            losses = zip(*(row["losses"] for row in own), strict=True)
+            points = list(zip(own[0]["steps"], losses, strict=True))
+            lines = experiment.line(points, kind, colour)
+            lines[1].showlegend = column == 1
+            drawn.add_traces(lines, 1, column)
+    drawn.update_xaxes(title_text="optimizer step")
+    drawn.update_yaxes(type="log")
+    drawn.update_yaxes(title_text="training loss", col=1)
+    return drawn.update_layout(height=460)
+
+
+def trained(inputs: Arrays, data: object, first: bool, seed: int, epochs: int, bar: object) -> dict:
+    """Train one net and return what is shown of it."""
+    keras.utils.set_random_seed(seed)
+    model = network(inputs[0].shape[1], first)
+    every = max(1, len(inputs[0]) // BATCH_SIZE * epochs // POINTS)
+    losses = Losses(every)
+    (_, y), (_, y_test) = data
+    fitted = model.fit(
+        inputs[0], y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=[losses, bar]
+    )
+    accuracy = model.evaluate(inputs[1], y_test, batch_size=1000, verbose=0)[1]
+    return {"loss of the last epoch": fitted.history["loss"][-1], "test accuracy": accuracy,
+            "losses": losses.values, "steps": losses.steps}  # fmt: skip
+
+
+def main() -> None:
+    """Train a net on every kind of input, with and without normalization first, for every seed."""
+    given = experiment.options(__file__, __doc__)
+    data, epochs = given.data(), 12 if given.quick else 2
+    kinds = preprocessed(data.train[0], data.test[0])
+    rows = []
+    with experiment.progress(len(kinds) * len(FIRST_LAYERS) * len(given.seeds)) as bar:
+        for seed in given.seeds:
+            for kind, inputs in kinds.items():
+                for first, normalized in FIRST_LAYERS.items():
+                    label = bar(f"{kind}, {first}, seed {seed}")
+                    row = trained(inputs, data, normalized, seed, epochs, label)
+                    rows.append({"inputs": kind, "first layer": first, "seed": seed, **row})
+    columns = {"loss of the last epoch": ".3f", "test accuracy": ".3f"}
+    shown = experiment.table(rows, ["inputs", "first layer"], columns)
+    experiment.write(given, rows, shown, figure(rows))
+
+
+if __name__ == "__main__":
+    main()

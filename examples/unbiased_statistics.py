@@ -1,0 +1,134 @@
+"""Unbiased statistics at test time: batches of 2, 4, 8 and 32, and every way to estimate.
+
+Ioffe & Szegedy (2015), Algorithm 2, use the unbiased estimate of the variance for inference,
+m/(m−1) of the batches' mean variance. A net that trains with batches of m normalizes with σ_B² of
+few samples; what should inference put in its place? Training does not depend on it, so every net
+is trained once and carries all moving statistics along, each updated by every batch.
+
+    python examples/unbiased_statistics.py [--quick] [--seeds 0 1 2] [--out runs/unbiased_statistics]
+"""
+
+from typing import Any
+
+import experiment
+import keras
+import numpy as np
+import plotly.graph_objects as go
+
+import kbn
+from kbn import datasets
+
+BATCH_SIZES = (2, 4, 8, 32)
+HIDDEN, UNITS = 3, 100
+RATE_PER_SAMPLE = 0.1 / 64
+STATISTICS: dict[str, dict[str, Any]] = {
+    f"momentum {momentum}, {'unbiased' if unbiased else 'biased'}":
+        {"momentum": momentum, "unbiased_variance": unbiased}
+    for momentum in (0.99, 0.9, None) for unbiased in (False, True)
+}  # fmt: skip
+RECALIBRATED = "recalibrated"
+
+
+class ManyStatistics(keras.layers.Layer):
+    """Batch normalization that keeps moving statistics by several rules at once.
+
+    It normalizes batches, in training, as every batch normalization does.
+    """
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Make a layer per rule; beside them one that has γ and β, and normalizes."""
+        self.own = kbn.BatchNormalization()
+        self.rules = {name: kbn.BatchNormalization(center=False, scale=False, **rule)
+                      for name, rule in STATISTICS.items()}  # fmt: skip
+        for layer in (self.own, *self.rules.values()):
+            layer.build(shape)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Normalize, and let every rule see the batch."""
+        for layer in self.rules.values():
+            layer(x, training=training)
+        return self.own(x, training=training)
+
+    def weights_by(self, rule: str) -> list[np.ndarray]:
+        """Return γ, β and the moving statistics by this rule, as a single layer has them."""
+        of = self.rules[rule]
+        chosen = self.own.gamma, self.own.beta, of.moving_mean, of.moving_variance
+        return [variable.numpy() for variable in chosen]
+
+
+def network(features: int, batch_size: int, normalization: type) -> keras.Model:
+    """Build dense layers, each normalized before its ReLU."""
+    model = keras.Sequential([keras.layers.Input((features,))])
+    for _ in range(HIDDEN):
+        model.add(keras.layers.Dense(UNITS, use_bias=False))
+        model.add(normalization())
+        model.add(keras.layers.ReLU())
+    model.add(keras.layers.Dense(10))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    rate = RATE_PER_SAMPLE * batch_size
+    model.compile(keras.optimizers.SGD(rate), loss, metrics=["accuracy"], steps_per_execution=20)
+    return model
+
+
+def scores(trained: keras.Model, data: datasets.Parts) -> dict[str, dict[str, float]]:
+    """Return what the test images make of every rule, and of `recalibrate`.
+
+    "variance" is that of the first hidden layer, per that of its inputs over 10,000 images.
+    """
+    model = network(data.train[0].shape[1], 1, kbn.BatchNormalization)
+    first = model.layers[1]
+
+    def score() -> dict[str, Any]:
+        found = model.evaluate(*data.test, batch_size=1000, verbose=0, return_dict=True)
+        return found | {"variance": first.moving_variance.numpy()}
+
+    by_rule = {}
+    for rule in STATISTICS:
+        for source, target in zip(trained.layers, model.layers, strict=True):
+            many = isinstance(source, ManyStatistics)
+            target.set_weights(source.weights_by(rule) if many else source.get_weights())
+        by_rule[rule] = score()
+    kbn.recalibrate(model, data.train[0][:10_000], batch_size=1000, verbose=False)
+    by_rule[RECALIBRATED] = score()
+    for found in by_rule.values():
+        found["variance"] = float(np.median(found["variance"] / first.moving_variance.numpy()))
+    return by_rule
+
+
+def figure(rows: list[dict]) -> go.Figure:
+    """Draw accuracy against batch size, a line per rule."""
+    drawn = go.Figure()
+    for index, name in enumerate([*STATISTICS, RECALIBRATED]):
+        points = [
+            (size, [r["accuracy"] for r in rows if (r["statistics"], r["batch"]) == (name, size)])
+            for size in BATCH_SIZES
+        ]
+        colour, dash = (index // 2, "dot" if "biased" in name.split() else "solid")
+        drawn.add_traces(experiment.line(points, name, colour, dash=dash))
+    drawn.update_xaxes(type="log", title_text="samples per training batch", tickvals=BATCH_SIZES)
+    drawn.update_yaxes(title_text="test accuracy")
+    return drawn.update_layout(height=460)
+
+
+def main() -> None:
+    """Train a net per batch size and seed, and evaluate it by every rule."""
+    given = experiment.options(__file__, __doc__)
+    data = datasets.Parts(*((x.reshape(len(x), -1), y) for x, y in given.data()))
+    rows = []
+    with experiment.progress(len(BATCH_SIZES) * len(given.seeds)) as bar:
+        for seed in given.seeds:
+            for size in BATCH_SIZES:
+                keras.utils.set_random_seed(seed)
+                model = network(data.train[0].shape[1], size, ManyStatistics)
+                epochs = 3 if given.quick else 1
+                model.fit(*data.train, batch_size=size, epochs=epochs, verbose=0,
+                          callbacks=[bar(f"batches of {size}, seed {seed}")])  # fmt: skip
+                rows += [{"batch": size, "statistics": name, "seed": seed, **score}
+                         for name, score in scores(model, data).items()]  # fmt: skip
+    columns = {"variance": ".3f", "accuracy": ".3f", "loss": ".3f"}
+    shown = experiment.table(rows, ["batch", "statistics"], columns)
+    experiment.write(given, rows, shown, figure(rows))
+
+
+if __name__ == "__main__":
+    main()
