@@ -86,12 +86,13 @@ class _Bar(keras.callbacks.Callback):
         self._bar.update(self._task, completed=self._begin + 1)
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float | None], form: str) -> str:
     """Return mean ± standard deviation over seeds; of runs that diverged, how many did."""
+    if None in values:
+        return "–"  # what has no such number
     finite = [value for value in values if math.isfinite(value)]
-    lost = f"{len(values) - len(finite)} of {len(values)} not finite"
     if len(finite) < len(values):
-        return lost if not finite else f"{format(mean(finite), form)} ({lost})"
+        return f"not finite, {len(values) - len(finite)} of {len(values)}"
     if len(finite) < 2:
         return format(finite[0], form)
     return f"{format(mean(finite), form)} ± {format(stdev(finite), form)}"
@@ -117,19 +118,32 @@ def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) ->
 
 
 def write(
-    given: Options, rows: Sequence[Row], shown: dict[str, Any], figure: go.Figure, **more: Any
-) -> None:
-    """Print the table, and write numbers.json and picture.html."""
+    given: Options, rows: Sequence[Row], shown: dict[str, Any],
+    figures: go.Figure | Mapping[str, go.Figure],
+) -> None:  # fmt: skip
+    """Print the table, and write numbers.json and picture.html, or <name>.html of several."""
     console = Console()
     printed = Table(*shown["head"])
     for line in shown["cells"]:
         printed.add_row(*line)
     console.print(printed)
-    numbers = {"seeds": given.seeds, "quick": given.quick, "table": shown, "rows": rows, **more}
-    (given.out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    figure.update_layout(template="plotly_white", width=1000)
-    figure.write_html(given.out / "picture.html")
-    console.print(f"Numbers and picture: {given.out}/numbers.json, picture.html", soft_wrap=True)
+    numbers = {"seeds": given.seeds, "quick": given.quick, "table": shown, "rows": rows}
+    (given.out / "numbers.json").write_text(json.dumps(_plain(numbers), indent=1) + "\n")
+    figures = {"picture": figures} if isinstance(figures, go.Figure) else figures
+    for name, figure in figures.items():
+        figure.update_layout(template="plotly_white", width=1000, margin_t=60)
+        figure.write_html(given.out / f"{name}.html")
+    names = ", ".join(["numbers.json", *(f"{name}.html" for name in figures)])
+    console.print(f"In {given.out}: {names}", soft_wrap=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say: None for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def line(

@@ -1,11 +1,11 @@
 """Ioffe & Szegedy (2015), Figure 1: accuracy, and what one unit gets, over 50,000 steps.
 
-The paper's net of 3×100 sigmoid units, batches of 60, plain and normalized, on all of Fashion-MNIST.
-Left open by the paper, and chosen here: plain SGD at 0.3, weights from N(0, 0.1²) (`kbn.demo`);
+The paper's net of 3×100 sigmoid units, batches of 60, plain and normalized, on Fashion-MNIST. Left
+open by the paper, and chosen here: plain SGD at 0.3, weights from N(0, 0.1²) (`kbn.demo`);
 percentiles over the test images in inference mode; the typical unit of the last hidden layer is the
 one whose median travels as far as the median unit's.
 
-    python examples/figure_1.py [--quick] [--seeds 0 1 2] [--out runs/figure_1]
+    python examples/figure_1.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 from itertools import pairwise

@@ -5,7 +5,7 @@ Frozen normalization is nothing but its moving statistics: what pre-training did
 half of the runs one image in the middle of pre-training is broken (infinite). As in mixed precision
 the optimizer leaves out steps whose gradients are not finite, so no weight is harmed.
 
-    python examples/fine_tuning.py [--quick] [--seeds 0 1 2] [--out runs/fine_tuning]
+    python examples/fine_tuning.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 import itertools

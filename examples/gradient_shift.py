@@ -5,7 +5,7 @@ mean and scale put behind every normalization, which shifts distributions on pur
 Appendix A.2: at each step and for each channel a mean from U(−0.5, 0.5) and a scale from
 U(1, 1.25)). Recorded: gradient shift, the landscape of the loss, and how far distributions move.
 
-    python examples/gradient_shift.py [--quick] [--seeds 0 1 2] [--out runs/gradient_shift]
+    python examples/gradient_shift.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 from typing import Any

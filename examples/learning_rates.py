@@ -2,7 +2,7 @@
 
 A small CNN, plain and normalized, trained by plain SGD at five learning rates over two decades.
 
-    python examples/learning_rates.py [--quick] [--seeds 0 1 2] [--out runs/learning_rates]
+    python examples/learning_rates.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 import experiment

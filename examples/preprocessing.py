@@ -3,7 +3,7 @@
 Every net is the same ReLU net with the same learning rate; each kind of input is given to it as it
 is, and through kbn.BatchNormalization as the first layer.
 
-    python examples/preprocessing.py [--quick] [--seeds 0 1 2] [--out runs/preprocessing]
+    python examples/preprocessing.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 import experiment

@@ -5,7 +5,7 @@ m/(m−1) of the batches' mean variance. A net that trains with batches of m nor
 few samples; what should inference put in its place? Training does not depend on it, so every net
 is trained once and carries all moving statistics along, each updated by every batch.
 
-    python examples/unbiased_statistics.py [--quick] [--seeds 0 1 2] [--out runs/unbiased_statistics]
+    python examples/unbiased_statistics.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
 
 from typing import Any

@@ -15,7 +15,7 @@ class DataError(Exception):
 
 
 class Parts(NamedTuple):
-    """Inputs in [0, 1], float32, of their own shape, and labels, int64, in the parts of their makers.
+    """Images in [0, 1], float32 (n, height, width), and labels, int64 (n,), in their makers' parts.
 
     Of digits, which come in one, every fifth is a test sample.
     """
