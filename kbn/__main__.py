@@ -85,7 +85,9 @@ def _add_report(commands: Any) -> None:
     )
     report.add_argument("log_dir", metavar="LOG_DIR", help="what the callbacks were given")
     report.add_argument("-o", "--output", default="report.html", help="the file (report.html)")
-    report.add_argument("--runs", nargs="+", metavar="PATTERN", help="only these, as glob patterns")
+    report.add_argument(
+        "--runs", nargs="+", metavar="PATTERN", help="only these, as glob patterns; behind LOG_DIR"
+    )
     report.add_argument("--json", action="store_true", help="print the numbers, and write no file")
     report.set_defaults(run=_report)
 

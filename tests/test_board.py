@@ -58,6 +58,45 @@ def test_some_runs_alone(two_runs):
     assert kbn.dashboard.load(two_runs[0], runs=["pl*"]).runs == ["plain"]
     with pytest.raises(ValueError, match=r"No run matches.*'normalized', 'plain'.*runs=\['x'\]"):
         kbn.dashboard.load(two_runs[0], runs=["x"])
+    with pytest.raises(ValueError, match=r"No run matches 'x'\. .*runs=\['plain', 'x'\]"):
+        kbn.dashboard.load(two_runs[0], runs=["plain", "x"])
+    with pytest.raises(ValueError, match=r"No run matches no pattern.*runs=\[\]"):
+        kbn.dashboard.load(two_runs[0], runs=[])
+
+
+def test_runs_and_layers_at_other_sites_are_shown_too(tmp_path):
+    write(tmp_path / "in", {SHIFT: {"a": [0, 1]}})
+    write(tmp_path / "out", {SHIFT: {"a": [0, 2], "b": [0, 3]}}, sites=["output"])
+    write(tmp_path / "both", {SHIFT: {"a": [0, 4]}}, sites=["input", "output"])
+    board = kbn.dashboard.load(tmp_path)
+    assert {(one.run, *one.place): one.mean for one in board.moved()} == {
+        ("in", "a", "input"): 1, ("out", "a", "output"): 2, ("out", "b", "output"): 3,
+        ("both", "a", "input"): 4,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"site must be one of.*site='probe'"):
+        board.moved(site="probe")
+
+
+def test_forty_runs_have_percentiles(tmp_path):
+    for run in range(40):
+        write(tmp_path / f"run_{run}", {name: {"a": [0, 1]} for name in tags.PERCENTILE_MEASURES})
+    assert len(kbn.dashboard.load(tmp_path).percentiles().data) == 3 * 40
+
+
+def test_a_measure_that_is_never_finite_is_no_error(tmp_path):
+    write(tmp_path, {SHIFT: {"a": [np.nan, np.nan], "b": [np.nan, np.inf]}})
+    board = kbn.dashboard.load(tmp_path)
+    for draw in (board.heat_map, board.worst_layers, board.compared, board.verdict):
+        draw()
+    assert "that is finite" in board.compared().layout.annotations[0].text
+
+
+def test_after_the_first_record_there_is_nothing_to_compare_with(tmp_path):
+    write(tmp_path, {SHIFT: {"a": [0.0]}})
+    board = kbn.dashboard.load(tmp_path)
+    (sentence,) = board.verdict()
+    assert sentence.startswith("No run has wasserstein of more than a first record")
+    assert "more than a first record" in board.worst_layers().layout.annotations[0].text
 
 
 @pytest.mark.parametrize(("draw", "message"), [

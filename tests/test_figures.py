@@ -84,6 +84,16 @@ def test_of_many_steps_the_greatest_of_each_column_is_shown():
     np.testing.assert_array_equal(trace.customdata, expected.astype("float32"))
 
 
+@pytest.mark.parametrize(("measure", "usual", "far"), [
+    ("gradient_cosine", 1.0, -1.0), ("variance_log_ratio", 0.5, -2.0), ("std", 1.0, 3.0),
+])  # fmt: skip
+def test_of_many_steps_the_farthest_of_each_column_is_shown(measure, usual, far):
+    values = np.full(2 * maps.COLUMNS, usual)
+    values[1::2] = far
+    shown = figures.heat_map({"run": places([values])}, measure).data[0].customdata
+    np.testing.assert_array_equal(shown, np.full((1, maps.COLUMNS), far))
+
+
 def test_places_with_other_steps_are_unknown_elsewhere():
     both = {Tap("a", "input"): Series(np.array([0, 2]), np.array([1.0, 3.0])),
             Tap("b", "input"): Series(np.array([1, 2]), np.array([2.0, 4.0]))}  # fmt: skip

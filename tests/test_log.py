@@ -6,16 +6,19 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
 import kbn
 from kbn import records, tags
 from kbn.callbacks import CovariateShift, GradientShift, MovingStatistics
+from kbn.dashboard.board import Dashboard
 from kbn.dashboard.folder import Damage, open_folder
-from kbn.dashboard.log import natural
+from kbn.dashboard.log import Log, natural
+from kbn.dashboard.recent import Recent
 from kbn.tags import Tap
 from tests.logs import HOSTILE, buckets, write
 
@@ -205,6 +208,9 @@ def test_tags_of_others_are_none(tag):
 def test_numbers_in_names_count_as_numbers():
     names = ["b", "a10", "a9", "a", "10", "9", "²"]
     assert sorted(names, key=natural) == ["9", "10", "a", "a9", "a10", "b", "²"]
+    assert sorted(["1", "02", "3"], key=natural) == ["1", "02", "3"]
+    huge = "9" * 5000  # longer than Python turns into a number
+    assert sorted(["10" + huge, huge, "1"], key=natural) == ["1", huge, "10" + huge]
 
 
 def test_a_folder_that_moves_on_is_read_anew(tmp_path):
@@ -213,3 +219,57 @@ def test_a_folder_that_moves_on_is_read_anew(tmp_path):
     shutil.rmtree(tmp_path / "one")
     write(tmp_path / "one", {SHIFT: {"a": [1.0, 2.0]}})
     assert open_folder(os.fspath(tmp_path)).newest() == {"one": 100}
+
+
+def test_what_was_written_tells_a_rewritten_run_and_a_late_callback(tmp_path):
+    def written():
+        return open_folder(tmp_path).written()
+
+    for run in ("still", "one"):
+        write(tmp_path / run, {SHIFT: {"a": [1.0, 2.0]}})
+    seen = [written()]
+    assert written() == seen[0]
+    shutil.rmtree(tmp_path / "one")
+    write(tmp_path / "one", {SHIFT: {"a": [1.0, 3.0]}})
+    seen.append(written())
+    write(
+        tmp_path / "one", {"gradient_shift": {"a": [1.0]}}, kind=tags.GRADIENT_RUN, sites=["probe"]
+    )
+    seen.append(written())
+    assert len({of["one"] for of in seen}) == 3
+    assert len({of["still"] for of in seen}) == 1
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], "oops"])
+def test_a_scalar_that_is_no_number_is_told_and_hides_nothing(bad, tmp_path):
+    write(tmp_path, {SHIFT: {"a": [0.0, 1.0]}})
+    with tf.summary.create_file_writer(str(tmp_path / tags.RUN_DIRECTORY)).as_default():
+        metadata = SummaryMetadata(
+            plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"),
+            data_class="DATA_CLASS_SCALAR",
+        )
+        tf.summary.write(f"{SHIFT}/b/input", bad, step=0, metadata=metadata)
+    log = open_folder(tmp_path)
+    read = log.series(".", SHIFT)
+    assert [tap.layer for tap in read] == ["a"]
+    (sentence,) = log.refused()
+    assert sentence.startswith(f"{tags.RUN_DIRECTORY}: {SHIFT}/b/input is not shown (")
+    assert sentence in Dashboard(log).verdict()
+    shared = Recent()  # what another log has read is told all the same
+    for _ in range(2):
+        log = Log(open_folder(tmp_path)._provider, recent=shared)
+        log.series(".", SHIFT)
+        assert log.refused() == [sentence]
+
+
+def test_a_folder_below_home_and_links_are_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "elsewhere/one", {SHIFT: {"a": [1.0, 2.0]}})
+    file = only_file(tmp_path / "elsewhere")
+    file.write_bytes(file.read_bytes()[:-1])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "runs/circle").symlink_to(tmp_path / "runs", target_is_directory=True)
+    assert "link/one" in open_folder("~/runs").runs()
+    (sentence,) = Damage(["~/runs"]).sentences()
+    assert sentence.startswith("link/one/")

@@ -100,7 +100,7 @@ def test_some_runs_alone(two_runs, tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("{folder}/nowhere",), "no such folder"),
-    (("{folder}", "--runs", "other"), "No run matches. There are ['a']"),
+    (("{folder}", "--runs", "other"), "No run matches 'other'. There are ['a']"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     write(tmp_path / "a", {SHIFT: {"x": [0, 1]}})

@@ -17,7 +17,7 @@ def say(tmp_path, **runs):
     for name, measures in runs.items():
         write(tmp_path / name, measures)
     log = open_folder(tmp_path)
-    found = summary.moved({run: log.series(run, SHIFT) for run in log.runs()})
+    found = summary.moved({run: log.series(run, SHIFT) for run in log.runs()}, SHIFT)
     return summary.verdict(log, log.runs(), SHIFT, found)
 
 
@@ -27,12 +27,27 @@ def test_how_far_places_moved_leaves_out_the_first_record():
 
     near, far = Tap("near", "input"), Tap("far", "input")
     runs = {"a": {near: of(9, 1, 3), far: of(0, np.nan, 4)}, "b": {near: of(5), far: of(0, np.inf)}}
-    assert summary.moved(runs) == [
+    assert summary.moved(runs, SHIFT) == [
         ("b", far, np.inf, np.inf, 10, 1),
         ("a", far, 4.0, 4.0, 20, 1),
         ("a", near, 2.0, 3.0, 20, 2),
     ]
-    assert summary.totals(summary.moved(runs)) == {"b": np.inf, "a": 3.0}
+    assert summary.totals(summary.moved(runs, SHIFT)) == {"b": np.inf, "a": 3.0}
+
+
+@pytest.mark.parametrize(("measure", "order"), [
+    ("gradient_cosine", ["bad", "good"]), ("variance_log_ratio", ["bad", "good"]),
+])  # fmt: skip
+def test_the_farthest_from_where_nothing_moves_stands_first(measure, order):
+    cosine = measure == "gradient_cosine"
+    values = {"good": [0.9, 0.99, 0.95], "bad": [0.5, -0.7, 0.1]} if cosine else {
+        "good": [0.1, 0.2, 0.3], "bad": [-0.5, -2.0, -1.0]}  # fmt: skip
+    runs = {"a": {Tap(layer, "probe"): Series(np.arange(3), np.array(of))
+                  for layer, of in values.items()}}  # fmt: skip
+    found = summary.moved(runs, measure)
+    assert [one.place.layer for one in found] == order
+    assert found[0].greatest == min(values["bad"])
+    assert found[0].records == 3  # the first one is a measurement like any other
 
 
 def test_the_run_that_moved_less_is_named(tmp_path):

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -51,6 +53,11 @@ def test_the_state_says_what_there_is(server):
     one = server.get(f"{PLUGIN}/state", run="plain")
     assert one["runs"] == state["runs"]
     assert "norm_1" not in one["layers"]
+
+
+def test_a_layer_that_another_callback_watched_is_no_mistake(server):
+    figure = server.get(f"{PLUGIN}/figure", name="percentiles", layer="dense_1")
+    assert figure["layout"]["annotations"][0]["text"] == "Not recorded of dense_1."
 
 
 def test_the_verdict_is_on_the_runs_that_are_chosen(server):
@@ -122,6 +129,28 @@ def test_several_folders(two_runs, tmp_path):
     server.close()
 
 
+@pytest.mark.parametrize("options", [[], ["--load_fast=false"]])
+def test_the_folder_of_a_callback_alone(options, tmp_path):
+    write(tmp_path, {SHIFT: {"a": [0, 1]}})
+    server = Server(tmp_path / tags.RUN_DIRECTORY, *options)
+    state = server.wait_for(f"{PLUGIN}/state", lambda state: state["runs"])
+    assert state["runs"] == ["."]
+    assert server.get("/data/plugins_listing")["kbn"]["enabled"]
+    server.close()
+
+
+def test_names_of_folders_may_hold_colons(tmp_path):
+    folder = tmp_path / "a:b"
+    write(folder, {SHIFT: {"a": [0, 1]}})
+    (file,) = folder.rglob("*tfevents*")
+    file.write_bytes(file.read_bytes()[:-1])
+    os.utime(file, (0, 0))  # it looks settled
+    server = Server(None, f"--logdir_spec={folder}")
+    state = server.wait_for(f"{PLUGIN}/state", lambda state: state["runs"])
+    assert len(state["skipped"]) == 1
+    server.close()
+
+
 def test_without_data_the_tab_is_inactive_and_tensorboard_starts(tmp_path):
     server = Server(tmp_path)
     assert not server.get("/data/plugins_listing")["kbn"]["enabled"]
@@ -133,6 +162,7 @@ def test_without_data_the_tab_is_inactive_and_tensorboard_starts(tmp_path):
 
 WITHOUT = """
 import sys
+import time
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {names!r} or name in {names!r}:
@@ -221,10 +251,10 @@ def opened(browser):
     """Return what opens the tab of a server in a page of its own."""
     contexts = []
 
-    def start(server, refused=None, **settings):
+    def start(server, routes=None, **settings):
         context = browser.new_context(viewport={"width": 1500, "height": 1400}, **settings)
-        if refused:
-            context.route(refused, lambda route: route.fulfill(status=500))
+        for pattern, answer in (routes or {}).items():
+            context.route(pattern, answer)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -267,7 +297,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
 
 @pytest.mark.browser
 def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
-    tab = opened(server, refused="**/plotly.js")
+    tab = opened(server, routes={"**/plotly.js": lambda route: route.fulfill(status=500)})
     tab.wait()
     for name in ("heat_map", "worst_layers", "compared", "percentiles"):
         said = tab.figure(name).get_by_role("alert").inner_text()
@@ -285,6 +315,56 @@ def test_a_click_on_a_row_opens_the_layer(server, opened):
     assert tab.frame.locator("#layer").input_value() == "sigmoid_2"
     assert tab.figure("ridge").locator("path.js-fill").count() >= 12
     assert tab.complaints == []
+
+
+@pytest.mark.browser
+def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(server, opened):
+    def later(route):
+        time.sleep(0.3)
+        route.continue_()
+
+    tab = opened(server, routes={"**/figure?*": later})
+    tab.frame.locator("#heat_map .plot").wait_for(state="attached")
+    tab.frame.locator("#layer").select_option("sigmoid_2")
+    tab.wait()
+    for name in explained.FIGURES:
+        assert tab.figure(name).locator(".main-svg").count(), name
+    assert "sigmoid_2" in tab.figure("compared").inner_text()
+
+
+@pytest.mark.browser
+def test_an_answer_that_comes_late_does_not_undo_a_choice(server, opened):
+    held = []
+
+    def hold(route):
+        if not held and "measure=wasserstein" in route.request.url:
+            held.append(route)
+        else:
+            route.continue_()
+
+    tab = opened(server, routes={"**/state?*": hold})
+    tab.wait()
+    tab.frame.locator("#refresh").click()  # its answer is held
+    tab.page.wait_for_timeout(500)
+    tab.after(lambda: tab.frame.locator("#measure").select_option("kurtosis"))
+    held[0].continue_()
+    tab.page.wait_for_timeout(2000)
+    assert tab.frame.locator("#measure").input_value() == "kurtosis"
+    assert "kurtosis of every layer" in tab.figure("heat_map").inner_text()
+
+
+@pytest.mark.browser
+def test_a_run_that_is_written_anew_to_the_same_step_is_drawn_anew(opened, tmp_path):
+    write(tmp_path / "run", {SHIFT: {"a": [0, 1, 1]}})
+    server = Server(tmp_path, "--reload_interval=1")
+    loaded(server, 1)
+    tab = opened(server)
+    tab.wait()
+    assert "by 1," in tab.figure("verdict").inner_text()
+    shutil.rmtree(tmp_path / "run")
+    write(tmp_path / "run", {SHIFT: {"a": [0, 9, 9]}})
+    tab.frame.locator("#verdict").get_by_text("by 9,").wait_for()
+    server.close()
 
 
 @pytest.mark.browser

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 MANY = 6  # layers whose percentiles are drawn where nobody chose
 
 
+class NotRecordedError(ValueError):
+    """No run recorded this of the layer."""
+
+
 class Dashboard:
     """Figures of recorded runs; every method that draws returns a `plotly.graph_objects.Figure`.
 
@@ -36,13 +40,7 @@ class Dashboard:
         self, log: Log, runs: str | Sequence[str] | None = None, skipped: Sequence[str] = ()
     ) -> None:
         self._log, self.skipped = log, list(skipped)
-        runs = [runs] if isinstance(runs, str) else runs
-        self.runs = [run for run in log.runs() if runs is None or _matches(run, runs)]
-        if runs is not None and not self.runs:
-            raise ValueError(
-                f"No run matches. There are {log.runs() or 'no runs at all'}. "
-                f"Received: runs={list(runs)!r}"
-            )
+        self.runs = log.runs() if runs is None else _chosen_runs(log.runs(), runs)
 
     @property
     def measures(self) -> list[str]:
@@ -146,7 +144,8 @@ class Dashboard:
 
     def moved(self, measure: str | None = None, site: str | None = None) -> list[summary.Moved]:
         """Return how far each layer moved, the farthest first."""
-        return summary.moved(self._everywhere(self._chosen(measure), site))
+        measure = self._chosen(measure)
+        return summary.moved(self._everywhere(measure, site), measure)
 
     def verdict(self, measure: str | None = None, site: str | None = None) -> list[str]:
         """Say in sentences which run moved less, where most, and what looks broken."""
@@ -181,8 +180,11 @@ class Dashboard:
         return [tap for run in self.runs for tap in self._log.histogram_places(run)]
 
     def _everywhere(self, measure: str, site: str | None) -> dict[str, Any]:
-        wanted = set(self._at(measure, site))
-        return {run: self._log.series(run, measure, wanted) for run in self.runs}
+        self._check_site(measure, site)
+        return {
+            run: self._log.series(run, measure, self._at_of(run, measure, site))
+            for run in self.runs
+        }
 
     def _of(self, names: Iterable[str], only: Sequence[Tap] | None = None) -> dict[str, Measures]:
         names = list(names)
@@ -193,14 +195,26 @@ class Dashboard:
         }  # fmt: skip
 
     def _at(self, measure: str, site: str | None) -> list[Tap]:
-        taps = self.places(measure) if measure in self.measures else []
-        sites = dict.fromkeys(tap.site for tap in taps)
-        if site is None:
-            inputs = [name for name in sites if name.split(":")[0] == tags.SITES[0]]
-            return [tap for tap in taps if not inputs or tap.site in inputs]
-        if taps and site not in sites:
+        self._check_site(measure, site)
+        return list(dict.fromkeys(
+            tap for run in self.runs for tap in self._at_of(run, measure, site)
+        ))  # fmt: skip
+
+    def _at_of(self, run: str, measure: str, site: str | None) -> list[Tap]:
+        """Return the places of `run`: at `site`, or of every layer its inputs if it has them."""
+        taps = self._log.places(run, measure)
+        if site is not None:
+            return [tap for tap in taps if tap.site == site]
+        inputs = [tap for tap in taps if tap.site.split(":")[0] == tags.SITES[0]]
+        layers = {tap.layer for tap in inputs}
+        return [tap for tap in taps if tap in inputs or tap.layer not in layers]
+
+    def _check_site(self, measure: str, site: str | None) -> None:
+        sites = dict.fromkeys(
+            tap.site for run in self.runs for tap in self._log.places(run, measure)
+        )
+        if site is not None and sites and site not in sites:
             raise ValueError(f"site must be one of {list(sites)}. Received: site={site!r}")
-        return [tap for tap in taps if tap.site == site]
 
     def _place(self, layer: str, site: str | None, taps: Sequence[Tap]) -> Tap:
         own = [tap for tap in taps if tap.layer == layer and site in (None, tap.site)]
@@ -209,7 +223,7 @@ class Dashboard:
         names = list(dict.fromkeys(tap.layer for tap in taps))
         near = difflib.get_close_matches(layer, names, 3) or names[:10]
         where = "" if site is None else f" at site {site!r}"
-        raise ValueError(
+        raise NotRecordedError(
             f"No run recorded this layer{where}. Did you mean one of {near}? "
             f"Received: layer={layer!r}"
         )
@@ -219,6 +233,17 @@ class Dashboard:
         if known and measure not in (None, usual, *known):
             raise ValueError(f"measure must be one of {known}. Received: measure={measure!r}")
         return usual if measure is None else measure
+
+
+def _chosen_runs(known: list[str], runs: str | Sequence[str]) -> list[str]:
+    patterns = [runs] if isinstance(runs, str) else list(runs)
+    idle = [one for one in patterns if not any(_matches(run, [one]) for run in known)]
+    if idle or not patterns:
+        raise ValueError(
+            f"No run matches {' or '.join(map(repr, idle)) or 'no pattern at all'}. There are "
+            f"{known or 'no runs at all'}. Received: runs={patterns!r}"
+        )
+    return [run for run in known if _matches(run, patterns)]
 
 
 def _matches(run: str, patterns: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -21,7 +21,7 @@ def open_folder(log_dir: str | os.PathLike[str]) -> Log:
     Raises:
         FileNotFoundError: where there is no such folder.
     """
-    path = os.fspath(log_dir)
+    path = os.path.expanduser(os.fspath(log_dir))
     if not os.path.isdir(path):
         raise FileNotFoundError(f"There is no such folder. Received: log_dir={path!r}")
     multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
@@ -40,14 +40,14 @@ class Damage:
 
     def __init__(self, log_dirs: Sequence[str | os.PathLike[str]], settled: float = 0.0) -> None:
         self._settled = settled
-        self._roots = [Path(log_dir) for log_dir in log_dirs]
+        self._roots = [Path(log_dir).expanduser() for log_dir in log_dirs]
         self._known: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     def sentences(self) -> list[str]:
         """Return one on every event file that is not read, or not to its end."""
         found = []
         for root in self._roots:
-            for file in sorted(root.rglob("*tfevents*")) if root.is_dir() else ():
+            for file in sorted(_event_files(root)):
                 reason = self._reason(file)
                 if reason:
                     found.append(f"{file.relative_to(root)}: {reason}")
@@ -66,6 +66,18 @@ class Damage:
         return self._known[file][1]
 
 
+def _event_files(root: Path) -> Iterator[Path]:
+    """Find them as TensorBoard does, behind links too; but once, where links go in circles."""
+    seen = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        own = os.path.realpath(folder)
+        if own in seen:
+            below.clear()
+            continue
+        seen.add(own)
+        yield from (Path(folder, file) for file in files if "tfevents" in file)
+
+
 def _checked(path: Path) -> str | None:
     try:
         size = path.stat().st_size
@@ -79,4 +91,4 @@ def _checked(path: Path) -> str | None:
         return None
     if read == 0:
         return "not read (it does not begin as an event file does)"
-    return f"read up to byte {read:,} of {size:,}; what follows is cut off or damaged"
+    return f"whole up to byte {read:,} of {size:,}; what follows is cut off or damaged"

@@ -4,6 +4,7 @@ The same code runs inside TensorBoard, on the provider that it hands to a plugin
 """
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ class Log:
         self._histograms: dict[str, dict[Tap, Source]] = {}
         self._newest: dict[str, int] = {}
         self._written: dict[Source, tuple[int, float]] = {}  # last step, and when
+        self._refused: dict[Source, str] = {}
         self._find()
 
     def runs(self) -> list[str]:
@@ -96,8 +98,20 @@ class Log:
         return sorted(self._folders, key=natural)
 
     def newest(self) -> dict[str, int]:
-        """Return the last step of every run: where it differs, there is something new."""
+        """Return the last step of every run."""
         return dict(self._newest)
+
+    def written(self) -> dict[str, int]:
+        """Return a number per run: where it differs, something was written, or written anew."""
+        found = dict.fromkeys(self._folders, 0)
+        for place, stamp in sorted(self._written.items()):
+            run = _run_of(place[0])
+            found[run] = zlib.crc32(repr((place, stamp)).encode(), found[run])
+        return found
+
+    def refused(self) -> list[str]:
+        """Return sentences on the series that were asked for and are none."""
+        return [f"{at}: {tag} is not shown ({why})." for (at, tag), why in self._refused.items()]
 
     def measures(self, runs: Iterable[str]) -> list[str]:
         """Return the scalars that any of `runs` has, in the order of `kbn.tags`."""
@@ -118,7 +132,9 @@ class Log:
             return {}
         stamp = tuple(self._written[place] for place in wanted.values())
         name = (self._common["experiment_id"], *wanted.values())
-        return dict(self._recent.get(name, stamp, lambda: self._scalars(wanted)))
+        read, refused = self._recent.get(name, stamp, lambda: self._scalars(wanted))
+        self._refused |= refused
+        return dict(read)
 
     def histograms(self, run: str, tap: Tap) -> Histograms:
         """Return the histograms of one place, of which there may be none."""
@@ -164,7 +180,7 @@ class Log:
                 (at, tag): (of.max_step or 0, of.max_wall_time or 0.0)
                 for tag, of in scalars.get(at, {}).items()
             }
-            self._written |= last
+            self._written |= {(at, tag): last[at, tag] for _, _, tag in numbers}
             self._newest[run] = max(
                 self._newest.get(run, 0), 0, *(step for step, _ in last.values())
             )
@@ -180,16 +196,39 @@ class Log:
         layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
         return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
 
-    def _scalars(self, wanted: Mapping[Tap, Source]) -> dict[Tap, Series]:
-        chosen = RunTagFilter(
-            {at for at, _ in wanted.values()}, {tag for _, tag in wanted.values()}
-        )
-        read = self._provider.read_scalars(
+    def _scalars(self, wanted: Mapping[Tap, Source]) -> tuple[dict[Tap, Series], dict[Source, str]]:
+        """Return the series, and why there are none of some that were wanted."""
+        refused: dict[Source, str] = {}
+        try:
+            read = self._points(wanted.values())
+        except (TypeError, ValueError):  # one that is no number would hide all others
+            read, refused = self._readable(wanted.values())
+        found: dict[Tap, Series] = {}
+        for tap, (at, tag) in wanted.items():
+            points = read.get(at, {}).get(tag, [])
+            try:
+                if points:
+                    found[tap] = _series(points)
+            except (TypeError, ValueError) as error:
+                refused[at, tag] = str(error)
+        return found, refused
+
+    def _points(self, wanted: Iterable[Source]) -> dict[str, Any]:
+        ats, names = (set(of) for of in zip(*wanted, strict=True))
+        return dict(self._provider.read_scalars(
             **self._common, plugin_name=scalar_metadata.PLUGIN_NAME,
-            downsample=self._most_steps, run_tag_filter=chosen,
-        )  # fmt: skip
-        points = {tap: read.get(at, {}).get(tag, []) for tap, (at, tag) in wanted.items()}
-        return {tap: _series(of) for tap, of in points.items() if of}
+            downsample=self._most_steps, run_tag_filter=RunTagFilter(ats, names),
+        ))  # fmt: skip
+
+    def _readable(self, wanted: Iterable[Source]) -> tuple[dict[str, Any], dict[Source, str]]:
+        read: dict[str, Any] = {}
+        refused: dict[Source, str] = {}
+        for at, tag in wanted:
+            try:
+                read.setdefault(at, {}).update(self._points([(at, tag)]).get(at, {}))
+            except (TypeError, ValueError) as error:
+                refused[at, tag] = str(error)
+        return read, refused
 
     def _tensors(self, plugin: str, at: str, tag: str, most: int) -> list[Any]:
         read = self._provider.read_tensors(
@@ -200,9 +239,12 @@ class Log:
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return a key by which "run_2" stands before "run_10"."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    """Return a key by which "run_2" stands before "run_10", however long its numbers are."""
+    key = []
+    for part in re.split(r"(\d+)", name):
+        digits = part.lstrip("0") if part.isdecimal() else ""
+        key.append((part.isdecimal(), len(digits), digits or part))
+    return key
 
 
 def _run_of(at: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 MOST_STEPS = 1000  # of a series, as TensorBoard's scalars
+PATIENCE = 0.5  # seconds that a page waits for the check of all files
 SETTLED = 5.0  # seconds; what is written just now may look cut off
 HINT = """import kbn
 shift = kbn.callbacks.CovariateShift("runs/first", x_train)
@@ -64,6 +65,8 @@ class CovariateShiftPlugin(TBPlugin):
     def __init__(self, context: Any) -> None:
         self._provider = context.data_provider
         self._damage = Damage(_folders(context), settled=SETTLED)
+        self._looking: threading.Thread | None = None
+        self._found: list[str] = []
         self._recent = Recent()
         _get_ready()
 
@@ -83,7 +86,10 @@ class CovariateShiftPlugin(TBPlugin):
         if self._provider is None:
             return False
         runs = self._provider.list_runs(RequestContext(), experiment_id="")
-        return any(run.run_name.rpartition("/")[2] in KINDS for run in runs)
+        names = [run.run_name for run in runs]
+        if "." in names:  # perhaps a callback's own folder
+            return bool(Log(self._provider).runs())
+        return any(name.rpartition("/")[2] in KINDS for name in names)
 
     def frontend_metadata(self) -> FrontendMetadata:
         """Return where the page's script is."""
@@ -99,14 +105,15 @@ class CovariateShiftPlugin(TBPlugin):
         places = board.places(measure) if measure else []
         return {
             "runs": log.runs(), "foreign": log.foreign, "hint": HINT,
-            "skipped": self._damage.sentences(),
+            "skipped": self._skipped(),
             "measures": [{"name": name, "text": explained.measure(name)} for name in known],
             "measure": measure,
             "sites": list(dict.fromkeys(tap.site for tap in places)),
             "layers": board.layers,
             "figures": {name: {"title": title, "text": text}
                         for name, (title, text) in explained.FIGURES.items()},
-            "newest": log.newest(),
+            "newest": log.newest(), "written": log.written(),
+            "histograms": bool(board.histogram_layers),
         }  # fmt: skip
 
     @_answers_json
@@ -118,6 +125,7 @@ class CovariateShiftPlugin(TBPlugin):
     @_answers_json
     def _figure(self, request: Request) -> str:
         """Return one figure as JSON."""
+        from kbn.dashboard.board import NotRecordedError
         from kbn.dashboard.figures import style
 
         name = request.args.get("name", "")
@@ -127,8 +135,26 @@ class CovariateShiftPlugin(TBPlugin):
         if name == "ridge" and not request.args.get("layer"):
             raise ValueError("A ridge is of one layer. Received: layer=''")
         options = {key: request.args[key] for key in _OPTIONS[name] if request.args.get(key)}
-        figure = style.themed(getattr(board, name)(**options), dark="dark" in request.args)
+        try:
+            drawn = getattr(board, name)(**options)
+        except NotRecordedError:
+            if options["layer"] not in board.layers:
+                raise
+            title, _ = explained.FIGURES[name]
+            drawn = style.nothing(title, f"Not recorded of {options['layer']}.")
+        figure = style.themed(drawn, dark="dark" in request.args)
         return str(figure.to_json())
+
+    def _skipped(self) -> list[str]:
+        """Return what was found damaged; where looking takes long, as far as it is known."""
+        if self._looking is None or not self._looking.is_alive():
+            self._looking = threading.Thread(target=self._look, name="kbn-damage", daemon=True)
+            self._looking.start()
+            self._looking.join(PATIENCE)
+        return self._found
+
+    def _look(self) -> None:
+        self._found = self._damage.sentences()
 
     def _opened(self, request: Request) -> tuple[Log, "Dashboard"]:
         """Return the log, and of its runs those that the request names, or all."""
@@ -163,7 +189,8 @@ def _folders(context: Any) -> list[str]:
     if getattr(flags, "logdir", ""):
         return [flags.logdir]
     specs = (getattr(flags, "logdir_spec", "") or "").split(",")
-    return [spec.split(":", 1)[-1] for spec in specs if spec]
+    # As TensorBoard reads them: name:path, or a path.
+    return [spec if spec.startswith("/") else spec.split(":", 1)[-1] for spec in specs if spec]
 
 
 def _json(request: Request, content: Any, code: int = 200) -> Response:

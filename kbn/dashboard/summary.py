@@ -1,10 +1,11 @@
 """What a log says, in numbers and in sentences."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kbn import tags
 from kbn.dashboard.log import Log, Places
 from kbn.tags import Tap
 
@@ -26,8 +27,8 @@ class Moved(NamedTuple):
         run: its run.
         place: the place.
         mean: over the records that know it; inf where one of them is.
-        greatest: of them.
-        at: the step of the greatest.
+        greatest: of them, the one farthest from where nothing moves.
+        at: its step.
         records: how many there are.
     """
 
@@ -39,23 +40,30 @@ class Moved(NamedTuple):
     records: int
 
 
-def moved(runs: Mapping[str, Places]) -> list[Moved]:
+def far(values: Any, measure: str) -> Any:
+    """Return how far `values` are from where nothing moves: from 1 for a cosine, else from 0."""
+    return np.abs(1 - values) if measure == "gradient_cosine" else np.abs(values)
+
+
+def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
     """Return how far each place of each run moved, the farthest first.
 
     Args:
-        runs: the places of each run, by its name, with a distance to their reference.
+        runs: the places of each run, by its name.
+        measure: what their values are.
     """
+    # A record compared with itself, as the first is, tells nothing.
+    begin = 1 if measure.removesuffix("_worst") in tags.DISTANCES else 0
     found = []
     for run, places in runs.items():
         for place, series in places.items():
-            # A record compared with itself, as the first is, tells nothing.
-            known = ~np.isnan(series.values) & (series.steps > series.steps[0])
+            known = ~np.isnan(series.values) & (np.arange(len(series.steps)) >= begin)
             values, steps = series.values[known], series.steps[known]
             if values.size:
-                most = int(np.argmax(values))
+                most = int(np.argmax(far(values, measure)))
                 found.append(Moved(run, place, float(values.mean()), float(values[most]),
                                    int(steps[most]), len(values)))  # fmt: skip
-    return sorted(found, key=lambda one: -one.mean)
+    return sorted(found, key=lambda one: -far(one.mean, measure))
 
 
 def totals(found: Sequence[Moved]) -> dict[str, float]:
@@ -82,8 +90,10 @@ def verdict(log: Log, runs: Sequence[str], measure: str, found: Sequence[Moved])
     for run in runs:
         sentences += _alarms(log, run)
     if not sentences:
-        sentences = [f"No run has {measure}: nothing can be said about how far layers moved."]
-    return sentences
+        some = any(log.places(run, measure) for run in runs)
+        more = " of more than a first record" if some else ""
+        sentences = [f"No run has {measure}{more}: nothing can be said about how far layers moved."]
+    return sentences + log.refused()
 
 
 def _of_run(run: str, found: Sequence[Moved], measure: str) -> str:

@@ -37,7 +37,8 @@ def percentiles(runs: Mapping[str, Measures], places: Sequence[Tap]) -> go.Figur
               for tap in places for run in runs]  # fmt: skip
     figure = make_subplots(
         len(places), len(runs), subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
-        horizontal_spacing=0.03, vertical_spacing=min(0.09, 0.5 / len(places)),
+        horizontal_spacing=min(0.03, 0.5 / len(runs)),
+        vertical_spacing=min(0.09, 0.5 / len(places)),
     )  # fmt: skip
     for column, (run, measures) in enumerate(runs.items()):
         for row, tap in enumerate(places, start=1):

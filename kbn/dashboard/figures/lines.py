@@ -62,7 +62,7 @@ def _figure(
     """Draw one plot per measure that there is, below each other."""
     shown = [name for name in measures if any(_chosen(of, name, place) for of in runs.values())]
     if not shown:
-        return style.nothing(title, f"No run has {' or '.join(measures)} here.")
+        return style.nothing(title, f"No run has {' or '.join(measures)} here that is finite.")
     figure = make_subplots(
         len(shown), 1, shared_xaxes=True, vertical_spacing=min(0.07, 0.5 / len(shown))
     )
@@ -83,7 +83,7 @@ def _figure(
 
 
 def _chosen(measures: Measures, name: str, place: Tap | None) -> Places:
-    places = measures.get(name, {})
+    places = {tap: of for tap, of in measures.get(name, {}).items() if np.isfinite(of.values).any()}
     whole = name in tags.LOSSES  # the model's, whatever the layer
     return (
         places

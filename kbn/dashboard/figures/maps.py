@@ -9,9 +9,10 @@ from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
 from kbn.dashboard.log import Places, Series
+from kbn.dashboard.summary import far
 from kbn.tags import Tap
 
-COLUMNS = 500  # of more steps, several share a column, and the greatest is shown
+COLUMNS = 500  # of more steps, several share a column, and the farthest value is shown
 DECADES = 4  # that a logarithmic colour spans
 LINE, LEAST = 18, 60  # pixels of a layer, and of all layers of a run
 MOST, ALL = 900, 1600  # pixels of a run at most, and of all runs where there are many
@@ -91,7 +92,7 @@ class _Scale:
 
 def _map(places: Places, scale: _Scale, measure: str) -> go.Heatmap:
     steps, values = matrix(places)
-    steps, values = _fewer(steps, values)
+    steps, values = _fewer(steps, values, measure)
     return go.Heatmap(
         x=steps, y=[style.text(style.place(tap)) for tap in places], z=scale.of(values),
         customdata=values.astype(np.float32), coloraxis="coloraxis", hoverongaps=False,
@@ -109,8 +110,9 @@ def matrix(places: Mapping[Tap, Series]) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _fewer(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fewer(steps: np.ndarray, values: np.ndarray, measure: str) -> tuple[np.ndarray, np.ndarray]:
     if len(steps) <= COLUMNS:
         return steps, values
     begins = np.arange(COLUMNS) * len(steps) // COLUMNS
-    return steps[begins], np.fmax.reduceat(values, begins, axis=1)
+    low, high = (pick.reduceat(values, begins, axis=1) for pick in (np.fmin, np.fmax))
+    return steps[begins], np.where(far(low, measure) > far(high, measure), low, high)

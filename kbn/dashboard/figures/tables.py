@@ -17,7 +17,7 @@ def worst_layers(moved: Sequence[Moved], measure: str) -> go.Figure:
     """
     title = f"The layers that moved most: {measure}, {style.unit(measure)}"
     if not moved:
-        return style.nothing(title, f"No run has {measure}.")
+        return style.nothing(title, f"No run has {measure} of more than a first record.")
     columns = [
         [style.text(one.run) for one in moved],
         [style.text(style.place(one.place)) for one in moved],
@@ -25,7 +25,7 @@ def worst_layers(moved: Sequence[Moved], measure: str) -> go.Figure:
         [f"{one.greatest:.3g}" for one in moved],
         [str(one.at) for one in moved],
     ]
-    names = ["run", "layer", "mean over records", "greatest", "at step"]
+    names = ["run", "layer", "mean over records", "farthest", "at step"]
     figure = go.Figure(go.Table(
         header={"values": names, "align": "left"},
         cells={"values": columns, "align": ["left", "left", "right", "right", "right"]},

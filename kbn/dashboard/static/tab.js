@@ -7,14 +7,18 @@ const OF_LAYER = ["percentiles", "ridge"];
 const OTHERS = ["gradient_shift", "landscape", "statistics_gap"];
 const NEEDED = {
   gradient_shift: "gradient_shift", landscape: "beta_smoothness", statistics_gap: "mean_gap",
-  percentiles: "percentile_50", ridge: "percentile_50",
+  percentiles: "percentile_50",
 };
 
-const chosen = {runs: null, measure: "", site: "", layer: "", dark: false};
+// `place` is the site of the row that was clicked, for the figures of its layer.
+const chosen = {runs: null, measure: "", site: "", layer: "", place: "", dark: false};
 const page = {};
 let state = null;
 let plotly = null; // the promise of Plotly's script
 let drawing = 0; // the number of the newest draw; an older one stops where it is
+let whole = false; // whether every figure stands, so that a layer's alone can be drawn anew
+let asking = 0; // the number of the newest request for the state; what an older one finds is old
+let waiting = false; // whether its answer is still to come
 
 export async function render() {
   build();
@@ -42,7 +46,6 @@ function build() {
   page.poll = element("input", {type: "checkbox", checked: true, id: "poll"});
   page.refresh = element("button", {type: "button", textContent: "Refresh", id: "refresh"});
   page.status = element("p", {className: "note", id: "status"});
-  page.status.setAttribute("role", "status");
   page.main = element("main");
   const controls = element("aside", {}, page.runs,
     element("label", {}, "Measure", page.measure),
@@ -54,6 +57,7 @@ function build() {
   for (const name of ["measure", "site", "layer"]) {
     page[name].addEventListener("change", () => {
       chosen[name] = page[name].value;
+      chosen.place = "";
       name === "layer" ? drawLayer() : refresh(true);
     });
   }
@@ -94,8 +98,13 @@ async function ask(path, extra = {}) {
 }
 
 async function refresh(always) {
+  if (waiting && !always) return;
+  const number = ++asking;
+  waiting = true;
   try {
     const found = await ask("state", {measure: chosen.measure});
+    if (number !== asking) return;
+    waiting = false;
     const same = state && JSON.stringify(found) === JSON.stringify(state);
     state = found;
     page.status.textContent = `Looked at ${new Date().toLocaleTimeString()}`;
@@ -103,6 +112,8 @@ async function refresh(always) {
     fill();
     await draw();
   } catch (error) {
+    if (number !== asking) return;
+    waiting = false;
     state = null; // so that the next look draws, whatever it finds
     page.status.textContent = "";
     page.main.replaceChildren(told(`The tab cannot be drawn: ${error.message}`));
@@ -116,11 +127,14 @@ function told(text) {
 }
 
 function fill() {
+  // Where none of the chosen runs is there any more, all are shown.
+  if (chosen.runs?.length && !chosen.runs.some(run => state.runs.includes(run))) chosen.runs = null;
   const boxes = state.runs.map(run => {
     const checked = chosen.runs === null || chosen.runs.includes(run);
     const box = element("input", {type: "checkbox", checked, value: run});
     box.addEventListener("change", () => {
-      chosen.runs = [...page.runs.querySelectorAll("input:checked")].map(one => one.value);
+      const checked = [...page.runs.querySelectorAll("input:checked")].map(one => one.value);
+      chosen.runs = checked.length === state.runs.length ? null : checked; // those to come too
       refresh(true);
     });
     return element("label", {}, box, " ", run === "." ? "(the folder itself)" : run);
@@ -153,6 +167,7 @@ function options(select, entries, value) {
 
 async function draw() {
   const number = ++drawing;
+  whole = false;
   const parts = [];
   if (state.skipped.length) parts.push(list("What could not be read", state.skipped, "skipped"));
   if (!state.runs.length) {
@@ -178,6 +193,8 @@ async function draw() {
       await say();
     }
   }
+  if (number !== drawing) return;
+  whole = true;
   performance.mark("kbn:all-drawn");
   document.body.dataset.drawn = String(number);
 }
@@ -193,6 +210,7 @@ async function say() {
 }
 
 function has(name) {
+  if (name === "ridge") return state.histograms;
   return !(name in NEEDED) || state.measures.some(one => one.name === NEEDED[name]);
 }
 
@@ -237,7 +255,8 @@ async function drawFigure(name, number) {
         "the heat map."}));
       return;
     }
-    const {measure, site, layer, dark} = chosen;
+    const {measure, layer, dark} = chosen;
+    const site = chosen.site || (OF_LAYER.includes(name) || name === "compared" ? chosen.place : "");
     const figure = await ask("figure", {name, measure, site, layer, dark: dark ? "1" : ""});
     await plotly;
     if (number !== drawing) return;
@@ -246,7 +265,7 @@ async function drawFigure(name, number) {
     await Plotly.react(plot, figure.data, figure.layout, {responsive: true, displaylogo: false});
     if (isNew && name === "heat_map") plot.on("plotly_click", picked);
   } catch (error) {
-    instead(plot, told(error.message));
+    if (number === drawing) instead(plot, told(error.message));
   }
 }
 
@@ -259,19 +278,23 @@ function instead(plot, content) {
 function picked(event) {
   const [point] = event.points;
   const place = point.data.meta?.[point.pointIndex?.[0] ?? point.pointNumber?.[0]];
-  if (!place) return;
-  chosen.layer = place[0];
+  if (!place || !state.layers.includes(place[0])) return; // the model is no layer
+  [chosen.layer, chosen.place] = place;
   page.layer.value = chosen.layer;
   drawLayer();
 }
 
 async function drawLayer() {
+  if (!whole) await draw(); // with the layer's figures
+  else await drawOfLayer();
+  document.getElementById("percentiles")?.scrollIntoView({behavior: "smooth"});
+}
+
+async function drawOfLayer() {
   const number = ++drawing;
   for (const name of ["compared", ...OF_LAYER, "gradient_shift", "statistics_gap"].filter(has)) {
     if (number !== drawing) return;
     await drawFigure(name, number);
   }
-  if (number !== drawing) return;
-  document.body.dataset.drawn = String(number);
-  document.getElementById("percentiles")?.scrollIntoView({behavior: "smooth"});
+  if (number === drawing) document.body.dataset.drawn = String(number);
 }
