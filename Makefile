@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BACKEND := $(shell if nvidia-smi >/dev/null 2>&1; then echo gpu; \
 	elif [ "$$(uname -s)" = Linux ]; then echo cpu; else echo tensorflow; fi)
 
-.PHONY: demo test test-paths bench pictures clean
+.PHONY: demo test test-paths bench pictures results clean
 
 demo: $(VENV)/.demo ## train on real data, show the result and where to look
 	$(BIN)/python -m kbn demo
@@ -28,8 +28,11 @@ test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off,
 bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the hooks, into docs/benchmarks*.md
 	$(BIN)/python -m benchmarks
 
-pictures: $(VENV)/.test ## the README's pictures, from the demonstration
+pictures: $(VENV)/.test ## the README's picture of the tab, from the demonstration
 	$(BIN)/python -m docs.make_pictures
+
+results: $(VENV)/.test ## the experiments of docs/results.md, an hour
+	$(BIN)/python -m docs.make_results
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info

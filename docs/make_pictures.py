@@ -1,4 +1,4 @@
-"""Draw the README's pictures: run the demonstration, photograph its percentiles and the tab."""
+"""Draw the README's picture of the tab: run the demonstration, and photograph it."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-import kbn.dashboard
 from benchmarks.tab import served
 
 CHROMIUM = "/usr/bin/chromium"
@@ -18,21 +17,18 @@ DOCS = Path(__file__).parent
 
 
 def main() -> None:
-    """Write `docs/percentiles.png` and `docs/tab.png`."""
+    """Write `docs/tab.png`."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "kbn", "demo", "--log-dir", folder], check=True)
-        for draw in (_percentiles, _tab):
-            print(draw(folder))
+        print(_tab(folder))
 
 
-def _percentiles(folder: str) -> Path:
-    page_of_figure, target = Path(folder) / "percentiles.html", DOCS / "percentiles.png"
-    kbn.dashboard.load(folder).percentiles(site="input").write_html(page_of_figure)
-    with _page(width=980, height=800) as page:
-        page.goto(page_of_figure.as_uri())
+def photograph(page_of_figure: Path, target: Path) -> None:
+    """Write a picture of the figure that stands alone in a page."""
+    with _page(width=1020, height=800) as page:
+        page.goto(page_of_figure.resolve().as_uri())
         page.locator(".main-svg").first.wait_for()
-        page.screenshot(path=target, full_page=True)
-    return target
+        page.locator(".plotly-graph-div").screenshot(path=target)
 
 
 def _tab(folder: str) -> Path:

@@ -1,0 +1,75 @@
+"""Run the experiments of `examples/` and put their tables and pictures into docs/results.
+
+    python -m docs.make_results [NAME ...]     # all, where none is named; about an hour on 2 cores
+
+Each experiment leaves numbers.json and pages in runs/<name>. The pages are photographed, the
+numbers kept as docs/results/<name>.json, and the tables in docs/results.md written from them.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import machine
+from docs.make_pictures import photograph
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
+EXAMPLES = DOCS.parent / "examples"
+NAMES = ("figure_1", "learning_rates", "unbiased_statistics", "gradient_shift", "preprocessing",
+         "fine_tuning", "replicas", "how_to_read")  # fmt: skip
+
+
+def main() -> None:
+    """Run what is named, and write what came of it."""
+    for name in sys.argv[1:] or NAMES:
+        out = DOCS.parent / "runs" / name
+        subprocess.run([sys.executable, EXAMPLES / f"{name}.py", "--out", out], check=True)
+        keep(name, out, machine())
+    write_tables()
+
+
+def keep(name: str, out: Path, by: dict[str, Any]) -> None:
+    """Keep the numbers in `out`, of a run made `by` this machine and commit, and its pictures."""
+    RESULTS.mkdir(exist_ok=True)
+    numbers = json.loads((out / "numbers.json").read_text())
+    for row in numbers["rows"]:  # what is drawn takes most of the room, and is in the picture
+        for drawn in [key for key, value in row.items() if isinstance(value, list | dict)]:
+            del row[drawn]
+    by = {key: str(by[key]) for key in ("date", "commit", "cpu", "tensorflow", "keras")}
+    kept = {"by": by, **numbers}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    for page in sorted(out.glob("*.html")):
+        picture = name if page.stem == "picture" else f"{name}-{page.stem}"
+        photograph(page, RESULTS / f"{picture}.png")
+
+
+def table(name: str) -> str:
+    """Return the kept table in Markdown, and what it was made by."""
+    kept = json.loads((RESULTS / f"{name}.json").read_text())
+    lines = [kept["table"]["head"], ["---"] * len(kept["table"]["head"]), *kept["table"]["cells"]]
+    by = kept["by"]
+    seeds = ", ".join(map(str, kept["seeds"]))
+    made = (f"*Mean ± standard deviation over seeds {seeds}; commit {by['commit']}, {by['date']}, "
+            f"{by['cpu']}, TensorFlow {by['tensorflow']}, Keras {by['keras']}.*")  # fmt: skip
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", made])
+
+
+def write_tables() -> None:
+    """Write all kept tables between their marks in the documents."""
+    for document in (DOCS / "results.md", DOCS / "how-to-read.md"):
+        text = document.read_text()
+        document.write_text(with_tables(text))
+
+
+def with_tables(text: str) -> str:
+    """Return `text` with the kept table between each pair of marks."""
+    mark = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    return mark.sub(lambda found: found[1] + table(found[2]) + found[3], text)
+
+
+if __name__ == "__main__":
+    main()
