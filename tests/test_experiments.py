@@ -88,8 +88,8 @@ def test_preprocessing(quick):
         assert first["test accuracy"] > found[raw, "as it is"]["test accuracy"] + 0.3
         # Normalization takes back what shifts and scales each pixel.
         for kind in ("mean subtracted", "z-scored"):
-            same = found[kind, "normalized first"]["loss of the last epoch"]
-            assert same == pytest.approx(first["loss of the last epoch"], rel=0.1)
+            same = found[kind, "normalized first"]["loss at the end"]
+            assert same == pytest.approx(first["loss at the end"], rel=0.1)
 
 
 def test_fine_tuning(quick):
