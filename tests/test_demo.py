@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_digits_are_split_into_disjoint_parts():
     assert len(np.unique(rows, axis=0)) == len(rows)
     assert rows.min() == 0
     assert rows.max() == 1
+
+
+def test_the_parts_of_the_makers_are_whole_and_disjoint(fashion_mnist):
+    found = datasets.parts("fashion-mnist")
+    assert [(x.shape, x.dtype, y.dtype) for x, y in found] == [
+        ((60_000, 28, 28), "float32", "int64"), ((10_000, 28, 28), "float32", "int64")]  # fmt: skip
+    assert [np.bincount(y).tolist() for _, y in found] == [[6000] * 10, [1000] * 10]
+    # The known sum is of the whole file, header and all.
+    pixels = np.round(found.test[0] * 255).astype("uint8")
+    header = bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4) for n in pixels.shape)
+    assert hashlib.sha256(header + pixels.tobytes()).hexdigest().startswith("5b4141f0afbad91e")
+    digits = datasets.parts("digits")
+    assert [x.shape for x, _ in digits] == [(1437, 8, 8), (360, 8, 8)]
+    rows = np.concatenate([x.reshape(len(x), -1) for x, _ in digits])
+    assert len(np.unique(rows, axis=0)) == 1797
+    assert all(x.min() == 0 and x.max() == 1 for x, _ in (*found, *digits))
 
 
 def test_fashion_mnist_from_debians_folder(fashion_mnist, tmp_path, capsys):
