@@ -67,8 +67,8 @@ def write_tables() -> None:
 
 def with_tables(text: str) -> str:
     """Return `text` with the kept table between each pair of marks."""
-    mark = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    return mark.sub(lambda found: found[1] + table(found[2]) + found[3], text)
+    mark = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return mark.sub(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", text)
 
 
 if __name__ == "__main__":
