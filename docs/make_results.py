@@ -25,10 +25,11 @@ NAMES = ("figure_1", "learning_rates", "unbiased_statistics", "gradient_shift", 
 
 def main() -> None:
     """Run what is named, and write what came of it."""
+    by = machine()  # before anything can change
     for name in sys.argv[1:] or NAMES:
         out = DOCS.parent / "runs" / name
         subprocess.run([sys.executable, EXAMPLES / f"{name}.py", "--out", out], check=True)
-        keep(name, out, machine())
+        keep(name, out, by)
     write_tables()
 
 
@@ -36,15 +37,24 @@ def keep(name: str, out: Path, by: dict[str, Any]) -> None:
     """Keep the numbers in `out`, of a run made `by` this machine and commit, and its pictures."""
     RESULTS.mkdir(exist_ok=True)
     numbers = json.loads((out / "numbers.json").read_text())
-    for row in numbers["rows"]:  # what is drawn takes most of the room, and is in the picture
-        for drawn in [key for key, value in row.items() if isinstance(value, list | dict)]:
-            del row[drawn]
+    numbers["rows"] = _rounded(numbers["rows"])
     by = {key: str(by[key]) for key in ("date", "commit", "cpu", "tensorflow", "keras")}
     kept = {"by": by, **numbers}
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(kept, indent=1, ensure_ascii=False)
+    one_line = re.sub(r"\[[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text)
+    (RESULTS / f"{name}.json").write_text(one_line + "\n")
     for page in sorted(out.glob("*.html")):
         picture = name if page.stem == "picture" else f"{name}-{page.stem}"
         photograph(page, RESULTS / f"{picture}.png")
+
+
+def _rounded(value: Any) -> Any:
+    """Return all numbers with five digits, as many as the tables need."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def table(name: str) -> str:

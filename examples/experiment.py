@@ -51,10 +51,20 @@ def options(file: str, doc: str | None) -> Options:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs") / Path(file).stem)
     given = parser.parse_args()
-    for file in given.out.rglob("events.out.tfevents.*"):  # TensorBoard would draw both runs
-        file.unlink()
     given.out.mkdir(parents=True, exist_ok=True)
     return Options(given.quick, given.seeds, given.out)
+
+
+def log_dir(given: Options, run: str) -> Path:
+    """Return the folder of a run, without what an earlier run of the experiment left in it.
+
+    TensorBoard would draw both on one axis.
+    """
+    folder = given.out / run
+    for file in folder.glob("*/events.out.tfevents.*"):
+        Console().print(f"Replacing {file}", soft_wrap=True)
+        file.unlink()
+    return folder
 
 
 @contextmanager
@@ -149,7 +159,10 @@ def _plain(value: Any) -> Any:
 def line(
     points: Sequence[tuple[float, Sequence[float]]], name: str, colour: int, **look: Any
 ) -> list[go.Scatter]:
-    """Return the mean over seeds at every x as a line, and lowest to highest as a band."""
+    """Return the mean over seeds at every x as a line, and lowest to highest as a band.
+
+    Seeds whose value is not finite are left out where it is not.
+    """
     kept = [(x, [one for one in of if math.isfinite(one)]) for x, of in points]
     kept = [(x, of) for x, of in kept if of]
     at = [x for x, _ in kept]
@@ -157,7 +170,7 @@ def line(
     own = {"legendgroup": name, "name": name}
     band = go.Scatter(
         x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=OKABE_ITO[colour],
-        opacity=0.2, line_width=0, hoverinfo="skip", showlegend=False, **own,
+        opacity=0.2, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, **own,
     )  # fmt: skip
     style = {"color": OKABE_ITO[colour], **look}
     return [band, go.Scatter(x=at, y=[mean(of) for _, of in kept], line=style, **own)]

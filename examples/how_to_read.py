@@ -1,6 +1,7 @@
 """Four nets to learn reading from: healthy, with a stale moving average, dying, and exploding.
 
-All are ReLU nets of three hidden layers, watched by kbn's callbacks; each has one thing wrong.
+All are ReLU nets of three hidden layers, watched by kbn's callbacks; all but the first have one
+thing wrong.
 
     python examples/how_to_read.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -113,7 +114,8 @@ def main() -> None:
         for seed in given.seeds:
             for name, case in CASES.items():
                 label = bar(f"{name}, seed {seed}")
-                found = trained(case, seed, data, given.out / f"{name}-{seed}", label)
+                log_dir = experiment.log_dir(given, f"{name}-{seed}")
+                found = trained(case, seed, data, log_dir, label)
                 rows.append({"net": name, "seed": seed, **found})
     columns = {"loss": ".2f", "val_loss": ".2f", "dead units": ".2f", "mean gap, σ": ".2f",
                "width": ".2g"}  # fmt: skip

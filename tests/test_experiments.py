@@ -1,6 +1,7 @@
-"""The experiments of docs/results.md, quick: each has the effect that its section claims.
+"""The experiments of docs/results.md, quick: each has the effects that its section claims.
 
-Every bound holds for every seed, and leaves room: effects were two to ten times as large.
+Every bound holds for every seed. Where digits behave otherwise than Fashion-MNIST, the section says
+so, and what is asserted here is what both have in common.
 """
 
 import json
@@ -43,8 +44,8 @@ def test_figure_1(quick):
         plain, normalized = nets["plain"], nets["normalized"]
         early = [net["accuracy over steps"][3] for net in (plain, normalized)]
         assert early[1] > early[0] + 0.4
-        assert normalized["best"] > plain["best"] + 0.02
-        assert normalized["shift, σ"] < plain["shift, σ"] / 5
+        # The first record: the plain net leaves its initial weights' distributions far behind.
+        assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 5
 
 
 def test_learning_rates(quick):
@@ -52,19 +53,20 @@ def test_learning_rates(quick):
         accuracy = {key: row["accuracy"] for key, row in by(rows, "net", "rate").items()}
         assert accuracy["normalized", 3.0] > accuracy["plain", 3.0] + 0.3
         assert accuracy["normalized", 0.03] > accuracy["plain", 0.03] + 0.05
+        assert min(accuracy["normalized", rate] for rate in (0.03, 0.3, 3.0)) > 0.7
 
 
 def test_unbiased_statistics(quick):
     for rows in quick("unbiased_statistics"):
         found = by(rows, "batch", "statistics")
         for m in (2, 4, 8, 32):
-            for momentum in ("0.99", "0.9", "None"):
+            # 0.99 keeps some of the initial value, the same for both.
+            for momentum, within in (("0.99", 0.12), ("0.9", 0.005), ("None", 0.005)):
                 biased, unbiased = (found[m, f"momentum {momentum}, {kind}"]["variance"]
                                     for kind in ("biased", "unbiased"))  # fmt: skip
-                # 0.99 keeps some of the initial value, the same for both.
-                assert biased / unbiased == pytest.approx((m - 1) / m, abs=0.12)
+                assert biased / unbiased == pytest.approx((m - 1) / m, abs=within)
             assert found[m, "recalibrated"]["variance"] == 1
-        # After few steps, 0.99 has not settled.
+        # After 135 steps, 0.99 has not settled.
         late, fresh = (found[32, name]["loss"] for name in ("momentum 0.99, unbiased",
                                                             "recalibrated"))  # fmt: skip
         assert late > 2 * fresh
@@ -74,12 +76,13 @@ def test_gradient_shift(quick):
     for rows in quick("gradient_shift"):
         nets = by(rows, "net")
         plain, normalized, noisy = (nets[name] for name in ("plain", "normalized", "noisy"))
-        # Normalization does not reduce the shift of gradients (Santurkar et al.).
-        key = "gradient shift, relative"
-        assert normalized[key] > plain[key]
-        assert normalized["training loss"] < noisy["training loss"] < plain["training loss"] - 0.2
-        # The noise shows in the distributions.
+        # Shifting distributions on purpose shows in them, and does not keep the net from learning.
         assert noisy["distribution shift, σ"] > 3 * normalized["distribution shift, σ"]
+        assert noisy["mean training loss"] < plain["mean training loss"] - 0.5
+        assert noisy["test accuracy"] == pytest.approx(normalized["test accuracy"], abs=0.05)
+        for net in nets.values():
+            assert 0 < net["gradient shift, relative"] < 2
+            assert net["β-smoothness"] > 0
 
 
 def test_preprocessing(quick):
@@ -108,7 +111,9 @@ def test_replicas(quick):
         found = by(rows, "layer", "statistics")
         keras, ours = found["keras", "own"], found["kbn", "own"]
         assert ours["mean off, σ"] < 0.75 * keras["mean off, σ"]
-        assert abs(ours["variance"] - 1) < abs(keras["variance"] - 1)
+        assert ours["variance"] > keras["variance"] + 0.1
+        for layer in ("keras", "kbn"):
+            assert found[layer, "shared"]["accuracy"] > found[layer, "own"]["accuracy"] + 0.01
         assert found["kbn", "shared"]["variance"] == pytest.approx(1, abs=0.08)
         assert found["keras", "shared"]["variance"] < 0.92  # biased: 7/8
 
