@@ -105,7 +105,7 @@ def trained(inputs: Arrays, data: object, first: bool, seed: int, epochs: int, b
 def main() -> None:
     """Train a net on every kind of input, with and without normalization first, for every seed."""
     given = experiment.options(__file__, __doc__)
-    data, epochs = given.data(), 12 if given.quick else 2
+    data, epochs = given.data(), 8 if given.quick else 2
     kinds = preprocessed(data.train[0], data.test[0])
     rows = []
     with experiment.progress(len(kinds) * len(FIRST_LAYERS) * len(given.seeds)) as bar:

@@ -120,8 +120,7 @@ def main() -> None:
             for size in BATCH_SIZES:
                 keras.utils.set_random_seed(seed)
                 model = network(data.train[0].shape[1], size, ManyStatistics)
-                epochs = 3 if given.quick else 1
-                model.fit(*data.train, batch_size=size, epochs=epochs, verbose=0,
+                model.fit(*data.train, batch_size=size, epochs=1, verbose=0,
                           callbacks=[bar(f"batches of {size}, seed {seed}")])  # fmt: skip
                 rows += [{"batch": size, "statistics": name, "seed": seed, **score}
                          for name, score in scores(model, data).items()]  # fmt: skip

@@ -98,6 +98,14 @@ def python(tmp_path):
     return run
 
 
+@pytest.fixture
+def quick(python, tmp_path):
+    """Run an experiment on digits, and return its rows of each seed."""
+    from tests.experiments import runner
+
+    return runner(python, tmp_path)
+
+
 def needed(thing: str, present: bool) -> None:
     """Skip where a tool is missing; fail where the run claims to be complete."""
     if present:

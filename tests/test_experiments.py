@@ -7,82 +7,10 @@ so, and what is asserted here is what both have in common.
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SEEDS = (0, 1)
-
-
-@pytest.fixture
-def quick(python, tmp_path):
-    """Run an experiment on digits, and return its rows of each seed."""
-
-    def run(name):
-        seeds = map(str, SEEDS)
-        python(str(ROOT / "examples" / f"{name}.py"), "--quick", "--out", "out", "--seeds", *seeds)
-        numbers = json.loads((tmp_path / "out/numbers.json").read_text())
-        assert numbers["seeds"] == list(SEEDS)
-        assert all((tmp_path / "out" / f"{page}.html").stat().st_size > 1e5
-                   for page in (["healthy", "stale", "dying", "exploding"] if name == "how_to_read"
-                                else ["picture"]))  # fmt: skip
-        return [[row for row in numbers["rows"] if row["seed"] == seed] for seed in SEEDS]
-
-    return run
-
-
-def by(rows, *names):
-    """Return the rows by what they are called."""
-    return {tuple(row[name] for name in names) if len(names) > 1 else row[names[0]]: row
-            for row in rows}  # fmt: skip
-
-
-def test_figure_1(quick):
-    for rows in quick("figure_1"):
-        nets = by(rows, "net")
-        plain, normalized = nets["plain"], nets["normalized"]
-        early = [net["accuracy over steps"][3] for net in (plain, normalized)]
-        assert early[1] > early[0] + 0.4
-        # The first record: the plain net leaves its initial weights' distributions far behind.
-        assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 5
-
-
-def test_learning_rates(quick):
-    for rows in quick("learning_rates"):
-        accuracy = {key: row["accuracy"] for key, row in by(rows, "net", "rate").items()}
-        assert accuracy["normalized", 3.0] > accuracy["plain", 3.0] + 0.3
-        assert accuracy["normalized", 0.03] > accuracy["plain", 0.03] + 0.05
-        assert min(accuracy["normalized", rate] for rate in (0.03, 0.3, 3.0)) > 0.7
-
-
-def test_unbiased_statistics(quick):
-    for rows in quick("unbiased_statistics"):
-        found = by(rows, "batch", "statistics")
-        for m in (2, 4, 8, 32):
-            # 0.99 keeps some of the initial value, the same for both.
-            for momentum, within in (("0.99", 0.12), ("0.9", 0.005), ("None", 0.005)):
-                biased, unbiased = (found[m, f"momentum {momentum}, {kind}"]["variance"]
-                                    for kind in ("biased", "unbiased"))  # fmt: skip
-                assert biased / unbiased == pytest.approx((m - 1) / m, abs=within)
-            assert found[m, "recalibrated"]["variance"] == 1
-        # After 135 steps, 0.99 has not settled.
-        late, fresh = (found[32, name]["loss"] for name in ("momentum 0.99, unbiased",
-                                                            "recalibrated"))  # fmt: skip
-        assert late > 2 * fresh
-
-
-def test_gradient_shift(quick):
-    for rows in quick("gradient_shift"):
-        nets = by(rows, "net")
-        plain, normalized, noisy = (nets[name] for name in ("plain", "normalized", "noisy"))
-        # Shifting distributions on purpose shows in them, and does not keep the net from learning.
-        assert noisy["distribution shift, σ"] > 3 * normalized["distribution shift, σ"]
-        assert noisy["mean training loss"] < plain["mean training loss"] - 0.5
-        assert noisy["test accuracy"] == pytest.approx(normalized["test accuracy"], abs=0.05)
-        for net in nets.values():
-            assert 0 < net["gradient shift, relative"] < 2
-            assert net["β-smoothness"] > 0
+from tests.experiments import ROOT, by
 
 
 def test_preprocessing(quick):
