@@ -113,7 +113,7 @@ def figure(rows: list[dict]) -> go.Figure:
 def main() -> None:
     """Train both nets for every seed."""
     given = experiment.options(__file__, __doc__)
-    data, steps = given.data(), 2000 if given.quick else 50_000
+    data, steps = given.data(), 1500 if given.quick else 50_000
     probe = data.test[0][:256].reshape(256, -1)
     rows = []
     with experiment.progress(len(NETS) * len(given.seeds)) as bar:
