@@ -83,7 +83,7 @@ class _Bar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._bar.update(self._task, description=self._label)
-        self._begin, self._done = self._bar.tasks[self._task].completed, 0
+        self._begin = self._bar.tasks[self._task].completed
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         steps = self.params["epochs"] * self.params["steps"]

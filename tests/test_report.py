@@ -79,7 +79,7 @@ def test_the_numbers_as_json(two_runs, capsys, tmp_path):
     (found,) = (one for one in numbers["layers"]
                 if (one["run"], one["layer"]) == ("plain", "sigmoid_1"))  # fmt: skip
     assert found["mean"] == pytest.approx(sum(values) / len(values))
-    assert found["greatest"] == max(values)
+    assert found["farthest"] == max(values)
     assert not list(tmp_path.iterdir())
 
 

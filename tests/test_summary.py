@@ -46,7 +46,7 @@ def test_the_farthest_from_where_nothing_moves_stands_first(measure, order):
                   for layer, of in values.items()}}  # fmt: skip
     found = summary.moved(runs, measure)
     assert [one.place.layer for one in found] == order
-    assert found[0].greatest == min(values["bad"])
+    assert found[0].farthest == min(values["bad"])
     assert found[0].records == 3  # the first one is a measurement like any other
 
 

@@ -11,7 +11,7 @@ FIGURES = {
     ),
     "worst_layers": (
         "The layers that moved most",
-        "By the mean over all records but the first.",
+        "By the mean over records; a distance's first, which compares with itself, is left out.",
     ),
     "percentiles": (
         "Percentiles of activations",

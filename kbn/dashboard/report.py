@@ -49,7 +49,7 @@ def numbers(board: Dashboard, measure: str | None = None) -> dict[str, Any]:
         "mean_by_run": totals(moved),
         "layers": [
             {"run": one.run, "layer": one.place.layer, "site": one.place.site, "mean": one.mean,
-             "greatest": one.greatest, "at_step": one.at, "records": one.records}
+             "farthest": one.farthest, "at_step": one.at, "records": one.records}
             for one in moved
         ],
         "verdict": board.verdict(measure),
@@ -103,10 +103,10 @@ def _section(name: str, *figures: Any, text: str = "") -> Section:
 
 
 def _worst(board: Dashboard) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [("run", "layer", "site", "mean", "greatest", "at step")]
+    rows: list[Sequence[str]] = [("run", "layer", "site", "mean", "farthest", "at step")]
     for one in board.moved()[:WORST]:
         rows.append((one.run, one.place.layer, one.place.site, f"{one.mean:.3g}",
-                     f"{one.greatest:.3g}", str(one.at)))  # fmt: skip
+                     f"{one.farthest:.3g}", str(one.at)))  # fmt: skip
     return rows
 
 

@@ -27,7 +27,7 @@ class Moved(NamedTuple):
         run: its run.
         place: the place.
         mean: over the records that know it; inf where one of them is.
-        greatest: of them, the one farthest from where nothing moves.
+        farthest: of them, the one farthest from where nothing moves.
         at: its step.
         records: how many there are.
     """
@@ -35,7 +35,7 @@ class Moved(NamedTuple):
     run: str
     place: Tap
     mean: float
-    greatest: float
+    farthest: float
     at: int
     records: int
 
@@ -103,7 +103,7 @@ def _of_run(run: str, found: Sequence[Moved], measure: str) -> str:
     return (
         f"{run}: over {most.records} records, layers moved by {mean:.3g} from each reference "
         f"record, in the mean ({measure}); most moved {where}, by {most.mean:.3g}, and at step "
-        f"{most.at} by {most.greatest:.3g}."
+        f"{most.at} by {most.farthest:.3g}."
     )
 
 

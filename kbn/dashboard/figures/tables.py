@@ -22,7 +22,7 @@ def worst_layers(moved: Sequence[Moved], measure: str) -> go.Figure:
         [style.text(one.run) for one in moved],
         [style.text(style.place(one.place)) for one in moved],
         [f"{one.mean:.3g}" for one in moved],
-        [f"{one.greatest:.3g}" for one in moved],
+        [f"{one.farthest:.3g}" for one in moved],
         [str(one.at) for one in moved],
     ]
     names = ["run", "layer", "mean over records", "farthest", "at step"]
