@@ -1,5 +1,6 @@
 """Draw the README's picture of the tab: run the demonstration, and photograph it."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.tab import served
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")  # None: playwright takes its own
 DOCS = Path(__file__).parent
 
 

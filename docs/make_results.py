@@ -28,6 +28,8 @@ def main() -> None:
     by = machine()  # before anything can change
     for name in sys.argv[1:] or NAMES:
         out = DOCS.parent / "runs" / name
+        for stale in out.glob("*.html"):
+            stale.unlink()
         subprocess.run([sys.executable, EXAMPLES / f"{name}.py", "--out", out], check=True)
         keep(name, out, by)
     write_tables()
