@@ -106,6 +106,20 @@ def quick(python, tmp_path):
     return runner(python, tmp_path)
 
 
+@pytest.fixture(params=["quick", "kept"])
+def size(request):
+    """Which numbers of an experiment `runs` gives."""
+    return request.param
+
+
+@pytest.fixture
+def runs(size, quick):
+    """Return what gives an experiment's rows of each seed: run now, or those of the documents."""
+    from tests.experiments import kept
+
+    return quick if size == "quick" else kept
+
+
 def needed(thing: str, present: bool) -> None:
     """Skip where a tool is missing; fail where the run claims to be complete."""
     if present:

@@ -5,7 +5,7 @@ Two files, because files run side by side.
 
 import pytest
 
-from tests.experiments import by
+from tests.experiments import averages, by, kept
 
 
 def test_figure_1(quick):
@@ -18,16 +18,41 @@ def test_figure_1(quick):
         assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 5
 
 
-def test_learning_rates(quick):
-    for rows in quick("learning_rates"):
+def test_figure_1_on_fashion_mnist():
+    for rows in kept("figure_1"):
+        nets = by(rows, "net")
+        plain, normalized = nets["plain"], nets["normalized"]
+        early = "test accuracy at 2 %"
+        assert normalized[early] > plain[early] + 0.04
+        assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 50
+        # Not as the paper says: the lead is lost, and late in training distributions move more.
+        assert normalized["at the end"] < plain["at the end"] - 0.005
+        trained = "training accuracy at the end"
+        assert normalized[trained] > plain[trained] + 0.03
+        assert normalized["shift, second half, σ"] > 2 * plain["shift, second half, σ"]
+
+
+def test_learning_rates(runs):
+    for rows in runs("learning_rates"):
         accuracy = {key: row["accuracy"] for key, row in by(rows, "net", "rate").items()}
         assert accuracy["normalized", 3.0] > accuracy["plain", 3.0] + 0.3
         assert accuracy["normalized", 0.03] > accuracy["plain", 0.03] + 0.05
         assert min(accuracy["normalized", rate] for rate in (0.03, 3.0)) > 0.7
 
 
-def test_unbiased_statistics(quick):
-    for rows in quick("unbiased_statistics"):
+def test_the_best_rate_on_fashion_mnist():
+    accuracy = averages("learning_rates", "accuracy", "net", "rate")
+    best = {
+        name: max((value, rate) for (net, rate), value in accuracy.items() if net == name)
+        for name in ("plain", "normalized")
+    }
+    assert best["normalized"][0] > best["plain"][0] + 0.01
+    assert best["normalized"][1] <= best["plain"][1]
+    assert accuracy["normalized", 3.0] < best["normalized"][0] - 0.01
+
+
+def test_unbiased_statistics(runs, size):
+    for rows in runs("unbiased_statistics"):
         found = by(rows, "batch", "statistics")
         for m in (2, 4, 8, 32):
             # 0.99 keeps some of the initial value, the same for both; 0.9 feels the last batch,
@@ -37,20 +62,52 @@ def test_unbiased_statistics(quick):
                                     for kind in ("biased", "unbiased"))  # fmt: skip
                 assert biased / unbiased == pytest.approx((m - 1) / m, abs=within)
             assert found[m, "recalibrated"]["variance"] == 1
-        # After 45 steps, 0.99 has not settled.
-        late, fresh = (found[32, name]["loss"] for name in ("momentum 0.99, unbiased",
-                                                            "recalibrated"))  # fmt: skip
-        assert late > 2 * fresh
+        # What is right is not what tests best: the smaller variance has the lower loss.
+        for m in (4, 8):
+            biased, unbiased = (
+                found[m, f"momentum 0.9, {kind}"] for kind in ("biased", "unbiased")
+            )
+            assert biased["loss"] < unbiased["loss"] - 0.003
+            assert biased["accuracy"] == pytest.approx(unbiased["accuracy"], abs=0.04)
+        if size == "quick":  # after 45 steps, 0.99 has not settled
+            late, fresh = (found[32, name]["loss"] for name in ("momentum 0.99, unbiased",
+                                                                "recalibrated"))  # fmt: skip
+            assert late > 2 * fresh
 
 
-def test_gradient_shift(quick):
-    for rows in quick("gradient_shift"):
+def test_unbiased_statistics_on_fashion_mnist():
+    found = {
+        name: averages("unbiased_statistics", name, "batch", "statistics")
+        for name in ("variance", "accuracy", "loss")
+    }
+    for m in (2, 4, 8, 32):
+        own = {name: {rule: value for (batch, rule), value in of.items() if batch == m}
+               for name, of in found.items()}  # fmt: skip
+        assert own["variance"]["momentum 0.99, unbiased"] == pytest.approx(1, abs=0.03)
+        assert max(own["accuracy"], key=own["accuracy"].get) == "recalibrated"
+        assert min(own["loss"], key=own["loss"].get) == "recalibrated"
+        for momentum in ("0.99", "0.9"):
+            biased, unbiased = (own["accuracy"][f"momentum {momentum}, {kind}"]
+                                for kind in ("biased", "unbiased"))  # fmt: skip
+            assert biased == pytest.approx(unbiased, abs=0.015)
+        none = 1 - own["variance"]["momentum None, unbiased"]
+        bias = 1 - own["variance"]["momentum 0.99, biased"]
+        assert (none > bias + 0.05) if m in (8, 32) else (none < bias)
+
+
+def test_gradient_shift(runs):
+    for rows in runs("gradient_shift"):
         nets = by(rows, "net")
         plain, normalized, noisy = (nets[name] for name in ("plain", "normalized", "noisy"))
+        # By Definition 2.1 normalization does not reduce the shift: per gradient it is as large.
+        relative, cosine = ({name: row[f"gradient {what}"] for name, row in nets.items()}
+                            for what in ("shift, relative", "cosine"))  # fmt: skip
+        assert relative["normalized"] > 0.7 * relative["plain"]
+        assert cosine["normalized"] == pytest.approx(cosine["plain"], abs=0.08)
+        # The landscape is smoother, and distributions move less.
+        assert normalized["β-smoothness"] < 0.85 * plain["β-smoothness"]
+        assert normalized["distribution shift, σ"] < plain["distribution shift, σ"] / 8
         # Shifting distributions on purpose shows in them, and does not keep the net from learning.
         assert noisy["distribution shift, σ"] > 3 * normalized["distribution shift, σ"]
-        assert noisy["mean training loss"] < plain["mean training loss"] - 0.5
+        assert noisy["mean training loss"] < 0.95 * plain["mean training loss"]
         assert noisy["test accuracy"] == pytest.approx(normalized["test accuracy"], abs=0.05)
-        for net in nets.values():
-            assert 0 < net["gradient shift, relative"] < 2
-            assert net["β-smoothness"] > 0
