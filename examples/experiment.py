@@ -10,11 +10,13 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import plotly.graph_objects as go
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import kbn
 from kbn import datasets
 
 Row = dict[str, Any]
@@ -27,7 +29,7 @@ class Options(NamedTuple):
     """What the command line says.
 
     Attributes:
-        quick: digits, in seconds, in place of Fashion-MNIST.
+        quick: digits, within minutes, in place of Fashion-MNIST.
         seeds: one run of everything for each.
         out: where numbers.json, picture.html and event files go.
     """
@@ -47,12 +49,20 @@ def options(file: str, doc: str | None) -> Options:
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="on digits, in seconds")
+    name = Path(file).stem
+    parser.add_argument("--quick", action="store_true", help="on digits, within minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs") / Path(file).stem)
+    parser.add_argument("--out", type=Path, help=f"runs/{name}, or runs/{name}-quick")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    return Options(given.quick, given.seeds, given.out)
+    seeds = given.seeds
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        parser.error(f"--seeds must differ, each from 0 to 2³² − 1. Received: {seeds}")
+    out = given.out or Path("runs") / (f"{name}-quick" if given.quick else name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out cannot be made ({error}). Received: {out}")
+    return Options(given.quick, seeds, out)
 
 
 def log_dir(given: Options, run: str) -> Path:
@@ -65,6 +75,20 @@ def log_dir(given: Options, run: str) -> Path:
         Console().print(f"Replacing {file}", soft_wrap=True)
         file.unlink()
     return folder
+
+
+@contextmanager
+def population_statistics(model: keras.Model, x: np.ndarray) -> Iterator[None]:
+    """Let `model` infer, for the time being, with statistics of 10,000 training samples.
+
+    Moving ones are of the last few batches, and of weights that were others a moment ago: what a
+    high learning rate does to them is not what it does to the net.
+    """
+    kept = model.get_weights()
+    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        kbn.recalibrate(model, x[:10_000], batch_size=1000, verbose=False)
+    yield
+    model.set_weights(kept)
 
 
 @contextmanager
@@ -133,7 +157,9 @@ def write(
 ) -> None:  # fmt: skip
     """Print the table, and write numbers.json and picture.html, or <name>.html of several."""
     console = Console()
-    printed = Table(*shown["head"])
+    printed = Table()
+    for name in shown["head"]:
+        printed.add_column(name, overflow="fold")
     for line in shown["cells"]:
         printed.add_row(*line)
     console.print(printed)

@@ -29,8 +29,10 @@ RECORDS = 10
 MEASURES = {
     "gradient shift": "gradient_shift", "gradient shift, relative": "gradient_shift_relative",
     "gradient cosine": "gradient_cosine",
-    "β-smoothness": "beta_smoothness", "distribution shift, σ": tags.WASSERSTEIN,
+    "β-smoothness": "beta_smoothness", "highest loss": "loss_highest",
+    "predictiveness": "predictiveness_highest", "distribution shift, σ": tags.WASSERSTEIN,
 }  # fmt: skip
+DRAWN = [name for name in MEASURES if name != "gradient shift"]  # the relative one is comparable
 
 
 class Size(NamedTuple):
@@ -128,10 +130,9 @@ def trained(
         name: float(np.mean([row.value for row in rows if row.measure == measure]))
         for name, measure in MEASURES.items()
     }
-    if kind != "plain":
-        # Inference is without noise, and the moving statistics were gathered with it.
-        kbn.recalibrate(model, x[:10_000], batch_size=1000, verbose=False)
-    accuracy = model.evaluate(*data.test, batch_size=1000, verbose=0)[1]
+    # Inference is without noise, and the moving statistics were gathered with it.
+    with experiment.population_statistics(model, x):
+        accuracy = model.evaluate(*data.test, batch_size=1000, verbose=0)[1]
     return {"mean training loss": fitted.history["loss"][0], "test accuracy": accuracy, **found,
             "over steps": over_steps(rows)}  # fmt: skip
 
@@ -149,9 +150,9 @@ def over_steps(rows: list) -> dict[str, list[list[float]]]:
 
 
 def figure(rows: list[dict]) -> go.Figure:
-    """Draw the four measures over steps, a line per net."""
-    drawn = make_subplots(2, 3, subplot_titles=list(MEASURES), vertical_spacing=0.16)
-    for place, measure in enumerate(MEASURES.values()):
+    """Draw the measures over steps, a line per net."""
+    drawn = make_subplots(2, 3, subplot_titles=DRAWN, vertical_spacing=0.16)
+    for place, measure in enumerate(MEASURES[name] for name in DRAWN):
         at = {"row": 1 + place // 3, "col": 1 + place % 3}
         for colour, kind in enumerate(NETS):
             own = [row["over steps"][measure] for row in rows if row["net"] == kind]

@@ -73,7 +73,7 @@ def trained(case: Case, seed: int, data: datasets.Parts, log_dir: Path, bar: obj
     return {name: value[-1] for name, value in fitted.history.items()} | {
         "dead units": last(rows, "dead", "output"),
         "mean gap, σ": last(rows, "mean_gap", tags.PROBE),
-        "width": width(rows),
+        "wider, powers of ten": width(rows),
     }
 
 
@@ -89,21 +89,24 @@ def mean_of(rows: list, step: int) -> float:
 
 
 def width(rows: list) -> float:
-    """Return the greatest standard deviation that the inputs ever had, per that at the start."""
+    """Return the log₁₀ of how much wider than before training any layer's inputs ever were."""
     own = [row for row in rows if (row.measure, row.site) == ("std", "input")]
-    widest = max((row.value for row in own if math.isfinite(row.value)), default=math.nan)
-    return widest / mean_of(own, 0)
+    before = {row.layer: row.value for row in own if row.step == 0}
+    wider = (row.value / before[row.layer] for row in own)
+    return math.log10(max(one for one in wider if math.isfinite(one)))
 
 
 def figures(out: Path, seed: int) -> dict[str, go.Figure]:
     """Draw of every net the figure that shows what is wrong with it, as the tab draws it."""
     runs = {case: dashboard.load(out, f"{case}-{seed}") for case in CASES}
+    everything = dashboard.load(out, f"*-{seed}")
     return {
         "healthy": runs["healthy"].percentiles(site="input"),
         "stale": runs["stale"].statistics_gap(),
         "dying": runs["dying"].heat_map("dead", site="output"),
-        "exploding": runs["exploding"].percentiles(site="input"),
-    }
+        "exploding": everything.compared("std", "relu_3", "input")
+            .update_yaxes(type="log").update_xaxes(range=[0, CASES["exploding"].steps]),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -118,7 +121,7 @@ def main() -> None:
                 found = trained(case, seed, data, log_dir, label)
                 rows.append({"net": name, "seed": seed, **found})
     columns = {"loss": ".2f", "val_loss": ".2f", "dead units": ".2f", "mean gap, σ": ".2f",
-               "width": ".2g"}  # fmt: skip
+               "wider, powers of ten": ".1f"}  # fmt: skip
     shown = experiment.table(rows, ["net"], columns)
     experiment.write(given, rows, shown, figures(given.out, given.seeds[0]))
 

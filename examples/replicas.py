@@ -66,7 +66,7 @@ def arranged(data: datasets.Parts, kind: str, seed: int) -> datasets.Parts:
 
 
 def kept(
-    devices: tf.distribute.Strategy, data: datasets.Parts, epochs: int, options: dict, bar: object
+    devices: tf.distribute.Strategy, data: datasets.Parts, options: dict, bar: object
 ) -> dict[str, float]:
     """Train on both devices; return how the weights that are kept do on one device.
 
@@ -75,8 +75,8 @@ def kept(
     """
     with devices.scope():
         model = network(data.train[0].shape[1], **options)
-    model.fit(*data.train, batch_size=PER_REPLICA * REPLICAS, epochs=epochs, shuffle=False,
-              verbose=0, callbacks=[bar])  # fmt: skip
+    model.fit(*data.train, batch_size=PER_REPLICA * REPLICAS, shuffle=False, verbose=0,
+              callbacks=[bar])  # fmt: skip
     alone = network(data.train[0].shape[1], **options)
     alone.set_weights(model.get_weights())
     x, first = data.train[0].astype("float64"), alone.layers[0]
@@ -112,7 +112,7 @@ def main() -> None:
     """Train with both layers, synchronized and not, on every kind of batches, for every seed."""
     given = experiment.options(__file__, __doc__)
     data, rows, devices = given.data(), [], strategy()
-    epochs, kinds = (1, BATCHES[1:]) if given.quick else (1, BATCHES)
+    kinds = BATCHES[1:] if given.quick else BATCHES
     settings = list(itertools.product(given.seeds, kinds, LAYERS, SYNCHRONIZED))
     with experiment.progress(len(settings)) as bar:
         for seed, kind, layer, synchronized in settings:
@@ -121,7 +121,7 @@ def main() -> None:
             setting = {"batches": kind, "layer": layer,
                        "statistics": "shared" if synchronized else "own"}  # fmt: skip
             label = bar(f"{', '.join(setting.values())}, seed {seed}")
-            found = kept(devices, arranged(data, kind, seed), epochs, options, label)
+            found = kept(devices, arranged(data, kind, seed), options, label)
             rows.append({**setting, "seed": seed, **found})
     columns = {"mean off, σ": ".2f", "variance": ".2f", "accuracy": ".3f"}
     shown = experiment.table(rows, ["batches", "layer", "statistics"], columns)

@@ -14,6 +14,7 @@ import experiment
 import keras
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 import kbn
 from kbn import datasets
@@ -73,7 +74,8 @@ def network(features: int, batch_size: int, normalization: type) -> keras.Model:
 def scores(trained: keras.Model, data: datasets.Parts) -> dict[str, dict[str, float]]:
     """Return what the test images make of every rule, and of `recalibrate`.
 
-    "variance" is that of the first hidden layer, per that of its inputs over 10,000 images.
+    "variance" is that of the first hidden layer, per that of its inputs over 10,000 images, both
+    summed over units.
     """
     model = network(data.train[0].shape[1], 1, kbn.BatchNormalization)
     first = model.layers[1]
@@ -91,22 +93,24 @@ def scores(trained: keras.Model, data: datasets.Parts) -> dict[str, dict[str, fl
     kbn.recalibrate(model, data.train[0][:10_000], batch_size=1000, verbose=False)
     by_rule[RECALIBRATED] = score()
     for found in by_rule.values():
-        found["variance"] = float(np.median(found["variance"] / first.moving_variance.numpy()))
+        found["variance"] = float(found["variance"].sum() / first.moving_variance.numpy().sum())
     return by_rule
 
 
 def figure(rows: list[dict]) -> go.Figure:
-    """Draw accuracy against batch size, a line per rule."""
-    drawn = go.Figure()
+    """Draw accuracy and loss against batch size, a line per rule."""
+    drawn = make_subplots(1, 2, subplot_titles=("Test accuracy", "Test loss"))
     for index, name in enumerate([*STATISTICS, RECALIBRATED]):
-        points = [
-            (size, [r["accuracy"] for r in rows if (r["statistics"], r["batch"]) == (name, size)])
-            for size in BATCH_SIZES
-        ]
+        own = [row for row in rows if row["statistics"] == name]
         colour, dash = (index // 2, "dot" if "biased" in name.split() else "solid")
-        drawn.add_traces(experiment.line(points, name, colour, dash=dash))
+        for column, key in enumerate(("accuracy", "loss"), start=1):
+            points = [(size, [row[key] for row in own if row["batch"] == size])
+                      for size in BATCH_SIZES]  # fmt: skip
+            lines = experiment.line(points, name, colour, dash=dash)
+            lines[1].showlegend = column == 1
+            drawn.add_traces(lines, 1, column)
     drawn.update_xaxes(type="log", title_text="samples per training batch", tickvals=BATCH_SIZES)
-    drawn.update_yaxes(title_text="test accuracy")
+    drawn.update_yaxes(type="log", col=2)
     return drawn.update_layout(height=460)
 
 

@@ -84,7 +84,8 @@ def _fashion_mnist() -> Parts:
     except Exception as error:
         raise DataError(
             f"Fashion-MNIST is not in {FASHION_MNIST_FOLDER} (Debian package "
-            f"dataset-fashion-mnist) and cannot be downloaded ({error}); or take --data digits"
+            f"dataset-fashion-mnist) and cannot be downloaded ({error}); or take digits "
+            "(--data digits; in examples/ --quick)"
         ) from error
     return Parts(*(_typed(images / 255.0, labels) for images, labels in found))
 

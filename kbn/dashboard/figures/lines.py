@@ -76,7 +76,8 @@ def _figure(
             drawn += len(traces)
             figure.add_traces(traces, row, 1)
     for row, measure in enumerate(shown, start=1):
-        title_text = f"{measure.replace('_', ' ')}<br>{style.unit(measure)}"
+        lines = dict.fromkeys((measure.replace("_", " "), style.unit(measure)))  # once if the same
+        title_text = "<br>".join(lines)
         figure.update_yaxes(title={"text": title_text, "font": {"size": 12}}, row=row, col=1)
     figure.update_xaxes(title_text=style.STEP, row=len(shown), col=1)
     return style.titled(figure, title, style.ABOVE + style.ROW * len(shown))
