@@ -15,7 +15,7 @@ test: $(VENV)/.test ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The layer's tests.
 LAYER := $(addprefix tests/test_,$(addsuffix .py,batch_normalization keras_parity keras_defects \

@@ -7,6 +7,7 @@ show, too. What these show and digits do not, as the section then says, is asser
 import re
 import sys
 
+import numpy as np
 import pytest
 
 from tests.experiments import ROOT, averages, by, kept
@@ -29,10 +30,15 @@ def test_preprocessing(runs):
             assert loss[kind, "normalized first"] < loss[kind, "as it is"] + 0.02
 
 
-def test_centred_pixels_blow_up_on_fashion_mnist():
+def test_unscaled_pixels_on_fashion_mnist():
     for rows in kept("preprocessing"):
         found = by(rows, "inputs", "first layer")
+        assert found["raw, 0 to 255", "as it is"]["test accuracy"] < 0.12
         assert found["mean subtracted", "as it is"]["loss at the end"] is None
+        # Batches' statistics cost a little beside those of all images.
+        z_scored = (found["z-scored", first]["loss at the end"]
+                    for first in ("as it is", "normalized first"))  # fmt: skip
+        assert 0 < -np.subtract(*z_scored) < 0.03
 
 
 def test_fine_tuning(runs):
@@ -58,8 +64,13 @@ def test_replicas(runs):
             assert variance[batches, "kbn", "shared"] == pytest.approx(1, abs=0.1)
         biased = variance["sorted", "keras", "shared"] / variance["sorted", "kbn", "shared"]
         assert biased == pytest.approx(7 / 8, abs=0.01)
-        keras, ours = (found["pedestal", layer, "shared"]["accuracy"] for layer in ("keras", "kbn"))
-        assert keras < ours - 0.1
+        accuracy = {key: row["accuracy"] for key, row in found.items()}
+        assert accuracy["pedestal", "keras", "shared"] < accuracy["pedestal", "kbn", "shared"] - 0.1
+        # Each replica's own statistics do not suffer from it, with either layer.
+        for layer in ("keras", "kbn"):
+            own = found["pedestal", layer, "own"]
+            assert own["accuracy"] > 0.75
+            assert own["mean off, σ"] < 0.2
 
 
 def test_own_statistics_of_sorted_replicas_on_fashion_mnist():
@@ -75,10 +86,11 @@ def test_how_to_read(runs, size):
         nets = by(rows, "net")
         assert nets["healthy"]["val_loss"] < (0.3 if size == "quick" else 0.6)
         assert nets["healthy"]["mean gap, σ"] < 0.1
-        assert nets["stale"]["val_loss"] > 5 * nets["stale"]["loss"]
+        assert nets["stale"]["val_loss"] > (5 if size == "quick" else 1.8) * nets["stale"]["loss"]
         assert nets["stale"]["mean gap, σ"] > 0.15
         assert nets["dying"]["dead units"] > 0.4 > nets["healthy"]["dead units"] + 0.3
-        assert nets["exploding"]["width"] > 1e6
+        assert nets["exploding"]["wider, powers of ten"] > 6
+        assert nets["healthy"]["wider, powers of ten"] < 0.1
         assert nets["exploding"]["val_loss"] is None
 
 

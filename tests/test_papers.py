@@ -3,6 +3,7 @@
 Two files, because files run side by side.
 """
 
+import numpy as np
 import pytest
 
 from tests.experiments import averages, by, kept
@@ -12,24 +13,46 @@ def test_figure_1(quick):
     for rows in quick("figure_1"):
         nets = by(rows, "net")
         plain, normalized = nets["plain"], nets["normalized"]
-        early = [net["accuracy over steps"][3] for net in (plain, normalized)]
-        assert early[1] > early[0] + 0.4
-        # The first record: the plain net leaves its initial weights' distributions far behind.
-        assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 5
+        for look in ("first look", "best look", "at the end"):
+            assert normalized[look] > plain[look] + (0.4 if look == "first look" else 0.04)
+        # Moving statistics lag behind at first.
+        assert normalized["with moving statistics"][0] < normalized["first look"] - 0.3
+        # The plain net's units begin narrow, and leave their initial distributions far behind.
+        assert plain["width before"] < 0.1 < 0.9 < normalized["width before"]
+        for part in ("first", "first half", "second half"):
+            assert normalized[f"shift, {part}, σ"] < plain[f"shift, {part}, σ"] / 2
 
 
 def test_figure_1_on_fashion_mnist():
     for rows in kept("figure_1"):
         nets = by(rows, "net")
         plain, normalized = nets["plain"], nets["normalized"]
-        early = "test accuracy at 2 %"
-        assert normalized[early] > plain[early] + 0.04
+        assert normalized["first look"] > plain["first look"] + 0.04
         assert normalized["shift, first, σ"] < plain["shift, first, σ"] / 50
+        absolute = [net["shift, first, σ"] * net["width before"] for net in (plain, normalized)]
+        assert absolute[1] < absolute[0] / 2
         # Not as the paper says: the lead is lost, and late in training distributions move more.
-        assert normalized["at the end"] < plain["at the end"] - 0.005
-        trained = "training accuracy at the end"
+        assert normalized["at the end"] == pytest.approx(plain["at the end"], abs=0.015)
+        trained = "on training images"
         assert normalized[trained] > plain[trained] + 0.03
         assert normalized["shift, second half, σ"] > 2 * plain["shift, second half, σ"]
+        # With moving statistics it seems to fall far behind, for a while at least.
+        behind = np.subtract(
+            normalized["accuracy over steps"][1:], normalized["with moving statistics"]
+        )
+        assert behind.mean() > 0.005
+        assert behind.max() > 0.02
+
+
+def test_the_lead_in_figure_1_on_fashion_mnist():
+    plain, normalized = (
+        np.mean([by(rows, "net")[name]["accuracy over steps"] for rows in kept("figure_1")], axis=0)
+        for name in ("plain", "normalized")
+    )
+    assert (normalized[1:16] > plain[1:16] + 0.004).all()
+    assert normalized[13] > plain[20]  # thousands of steps
+    late = (normalized - plain)[25:]
+    assert -0.01 < late.mean() < 0
 
 
 def test_learning_rates(runs):
@@ -46,9 +69,14 @@ def test_the_best_rate_on_fashion_mnist():
         name: max((value, rate) for (net, rate), value in accuracy.items() if net == name)
         for name in ("plain", "normalized")
     }
-    assert best["normalized"][0] > best["plain"][0] + 0.01
+    assert best["normalized"][0] > best["plain"][0] + 0.03
     assert best["normalized"][1] <= best["plain"][1]
-    assert accuracy["normalized", 3.0] < best["normalized"][0] - 0.01
+    normalized = [value for (net, _), value in accuracy.items() if net == "normalized"]
+    assert min(normalized) > best["plain"][0]  # at any rate, than plain at its best
+    # Part of what a high rate costs is the moving statistics' fault.
+    moving = averages("learning_rates", "with moving statistics", "net", "rate")
+    for rate in (0.3, 1.0, 3.0):
+        assert moving["normalized", rate] < accuracy["normalized", rate] - 0.015
 
 
 def test_unbiased_statistics(runs, size):
