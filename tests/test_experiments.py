@@ -76,6 +76,8 @@ def test_replicas(runs):
 def test_own_statistics_of_sorted_replicas_on_fashion_mnist():
     accuracy = averages("replicas", "accuracy", "batches", "layer", "statistics")
     assert accuracy["sorted", "kbn", "own"] < accuracy["sorted", "keras", "own"] + 0.02
+    for layer in ("keras", "kbn"):
+        assert accuracy["shuffled", layer, "shared"] > accuracy["shuffled", layer, "own"] + 0.01
     gains = [accuracy[batches, "kbn", "shared"] - accuracy[batches, "kbn", "own"]
              for batches in ("sorted", "shuffled")]  # fmt: skip
     assert gains[0] > gains[1] + 0.05 > 0.05
@@ -105,3 +107,42 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
     for name in NAMES:
         assert f"python examples/{name}.py" in "".join(texts)
         assert kept(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--seeds", "0", "0"], "--seeds must differ, each from 0 to 2³² − 1. Received: [0, 0]"),
+        (["--seeds", "-1"], "Received: [-1]"),
+        (["--seeds", "5000000000"], "Received: [5000000000]"),
+        (["--out", "taken"], "--out cannot be made ([Errno 17] File exists: 'taken'). Received: "),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)
+def test_wrong_options_are_told_before_anything_runs(given, told, experiment, capsys, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(SystemExit, match="2"):
+        experiment(*given)
+    assert told in capsys.readouterr().err
+
+
+def test_quick_runs_have_a_folder_of_their_own(experiment):
+    assert [str(experiment(*given).out) for given in ([], ["--quick"], ["--out", "a/b"])] == [
+        "runs/figure_1",
+        "runs/figure_1-quick",
+        "a/b",
+    ]
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """Return what reads the command line of an experiment, in an empty folder."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    import experiment
+
+    def options(*given):
+        monkeypatch.setattr(sys, "argv", ["figure_1.py", *given])
+        return experiment.options("examples/figure_1.py", "")
+
+    return options

@@ -101,6 +101,9 @@ def test_unbiased_statistics(runs, size):
             late, fresh = (found[32, name]["loss"] for name in ("momentum 0.99, unbiased",
                                                                 "recalibrated"))  # fmt: skip
             assert late > 2 * fresh
+            for m in (4, 8):  # nor does the best estimate
+                biased = found[m, "momentum 0.9, biased"]["loss"]
+                assert biased < found[m, "recalibrated"]["loss"] - 0.03
 
 
 def test_unbiased_statistics_on_fashion_mnist():
@@ -118,6 +121,12 @@ def test_unbiased_statistics_on_fashion_mnist():
             biased, unbiased = (own["accuracy"][f"momentum {momentum}, {kind}"]
                                 for kind in ("biased", "unbiased"))  # fmt: skip
             assert biased == pytest.approx(unbiased, abs=0.015)
+        if m in (4, 8):
+            loss = own["loss"]
+            assert loss["momentum 0.99, biased"] < loss["momentum 0.99, unbiased"] - 0.005
+        if m == 2:
+            none = [own["accuracy"][f"momentum None, {kind}"] for kind in ("unbiased", "biased")]
+            assert none[0] > none[1] + 0.01
         none = 1 - own["variance"]["momentum None, unbiased"]
         bias = 1 - own["variance"]["momentum 0.99, biased"]
         assert (none > bias + 0.05) if m in (8, 32) else (none < bias)
@@ -134,8 +143,23 @@ def test_gradient_shift(runs):
         assert cosine["normalized"] == pytest.approx(cosine["plain"], abs=0.08)
         # The landscape is smoother, and distributions move less.
         assert normalized["β-smoothness"] < 0.85 * plain["β-smoothness"]
+        for measure in ("highest loss", "predictiveness"):
+            assert normalized[measure] < 0.8 * plain[measure]
         assert normalized["distribution shift, σ"] < plain["distribution shift, σ"] / 8
         # Shifting distributions on purpose shows in them, and does not keep the net from learning.
         assert noisy["distribution shift, σ"] > 3 * normalized["distribution shift, σ"]
         assert noisy["mean training loss"] < 0.95 * plain["mean training loss"]
         assert noisy["test accuracy"] == pytest.approx(normalized["test accuracy"], abs=0.05)
+
+
+def test_the_landscape_of_the_second_half_on_fashion_mnist():
+    for rows in kept("gradient_shift"):
+        late = {
+            (name, measure): np.mean([value for _, value in values[len(values) // 2 :]])
+            for name, row in by(rows, "net").items()
+            for measure, values in row["over steps"].items()
+        }
+        assert late["normalized", "beta_smoothness"] < 0.85 * late["plain", "beta_smoothness"]
+        moved = [late[name, "wasserstein"] for name in ("normalized", "plain", "noisy")]
+        assert moved[0] < moved[1] / 2
+        assert moved[1] < moved[2] / 1.4
