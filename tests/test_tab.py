@@ -33,6 +33,10 @@ def server(request, two_runs):
     server.close()
 
 
+# What the page does by itself is the same with either loader.
+page_alone = pytest.mark.parametrize("server", ["true"], ids=["fast"], indirect=True)
+
+
 # --- what is served ------------------------------------------------------------------------------
 
 
@@ -296,6 +300,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
 
 
 @pytest.mark.browser
+@page_alone
 def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
     tab = opened(server, routes={"**/plotly.js": lambda route: route.fulfill(status=500)})
     tab.wait()
@@ -306,6 +311,7 @@ def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
 
 
 @pytest.mark.browser
+@page_alone
 def test_a_click_on_a_row_opens_the_layer(server, opened):
     tab = opened(server)
     tab.wait()
@@ -318,6 +324,7 @@ def test_a_click_on_a_row_opens_the_layer(server, opened):
 
 
 @pytest.mark.browser
+@page_alone
 def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(server, opened):
     def later(route):
         time.sleep(0.3)
@@ -333,6 +340,7 @@ def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(serve
 
 
 @pytest.mark.browser
+@page_alone
 def test_an_answer_that_comes_late_does_not_undo_a_choice(server, opened):
     held = []
 
@@ -368,6 +376,7 @@ def test_a_run_that_is_written_anew_to_the_same_step_is_drawn_anew(opened, tmp_p
 
 
 @pytest.mark.browser
+@page_alone
 def test_all_of_it_by_the_keyboard(server, opened):
     tab = opened(server)
     tab.wait()
@@ -380,6 +389,7 @@ def test_all_of_it_by_the_keyboard(server, opened):
 
 
 @pytest.mark.browser
+@page_alone
 @pytest.mark.parametrize("dark", [True, False])
 def test_dark_and_light_are_legible(dark, server, opened, screenshot):
     tab = opened(server, color_scheme="dark" if dark else "light")
