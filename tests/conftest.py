@@ -21,7 +21,8 @@ settings.load_profile("kbn")
 SUMMARY = pytest.StashKey[list]()
 MISSING = " is missing"
 # Files that take minutes: begun first, so that no process is left alone with one at the end.
-SLOWEST = ("hook_contract", "papers", "experiments", "oracle", "hook_price", "tab", "complete")
+SLOWEST = ("tab", "hook_contract", "papers", "experiments", "replicas", "recalibration",
+           "hook_price", "oracle")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

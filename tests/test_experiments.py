@@ -65,12 +65,13 @@ def test_replicas(runs, size):
         assert ours["variance"] > keras["variance"] + 0.1
         if size == "quick":  # not so on Fashion-MNIST
             assert ours["accuracy"] > keras["accuracy"]
+            assert found["sorted", "keras", "shared"]["variance"] < 0.92  # biased: 7/8
         for layer in ("keras", "kbn"):
             own, shared = (found["sorted", layer, kind]["accuracy"] for kind in ("own", "shared"))
             assert shared > own + 0.01
         variance = {key: row["variance"] for key, row in found.items()}
         for batches in ("sorted", "pedestal"):
-            assert variance[batches, "kbn", "shared"] == pytest.approx(1, abs=0.1)
+            assert variance[batches, "kbn", "shared"] == pytest.approx(1, abs=0.08)
         biased = variance["sorted", "keras", "shared"] / variance["sorted", "kbn", "shared"]
         assert biased == pytest.approx(7 / 8, abs=0.01)
         accuracy = {key: row["accuracy"] for key, row in found.items()}

@@ -91,21 +91,20 @@ def test_training_ends_bit_for_bit_the_same(name, kind, tmp_path):
     assert watched[0].losses == []
 
 
-@every_kind
-def test_also_where_xla_compiles_the_step(kind, tmp_path):
-    """All hooks in one fit: compiling takes seconds."""
-    hooks = all_of_them(tmp_path, kind)
-    watched = trained(kind, [*hooks.values()], jit_compile=True)
-    assert_the_same(trained(kind, [], jit_compile=True), watched)
-    for name, hook in hooks.items():
-        assert_recorded(name, hook, tmp_path)
+MODES = {
+    "XLA": lambda: {"jit_compile": True},
+    "eagerly": lambda: {"run_eagerly": True},
+    "two replicas": lambda: {"scope": mirrored().scope},
+}
 
 
 @every_kind
-def test_also_where_python_runs_every_step(kind, tmp_path):
+@pytest.mark.parametrize("mode", MODES)
+def test_also_in_other_modes_of_training(mode, kind, tmp_path):
+    """All hooks in one fit: compiling and tracing take seconds."""
     hooks = all_of_them(tmp_path, kind)
-    watched = trained(kind, [*hooks.values()], run_eagerly=True)
-    assert_the_same(trained(kind, [], run_eagerly=True), watched)
+    watched = trained(kind, [*hooks.values()], **MODES[mode]())
+    assert_the_same(trained(kind, [], **MODES[mode]()), watched)
     for name, hook in hooks.items():
         assert_recorded(name, hook, tmp_path)
 
@@ -116,16 +115,6 @@ def test_also_on_two_replicas(name, tmp_path):
     watched = trained("functional", [hook], mirrored().scope)
     assert_the_same(plain("functional", replicated=True), watched)
     assert_recorded(name, hook, tmp_path)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in models.EVERY_KIND if kind != "functional"])
-def test_also_on_two_replicas_of_every_kind(kind, tmp_path):
-    """All hooks in one fit: two replicas are slow to trace."""
-    hooks = all_of_them(tmp_path, kind)
-    watched = trained(kind, [*hooks.values()], mirrored().scope)
-    assert_the_same(trained(kind, [], mirrored().scope), watched)
-    for name, hook in hooks.items():
-        assert_recorded(name, hook, tmp_path)
 
 
 @pytest.mark.parametrize("inside", [False, True])

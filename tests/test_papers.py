@@ -69,7 +69,7 @@ def test_learning_rates(runs):
         accuracy = {key: row["accuracy"] for key, row in by(rows, "net", "rate").items()}
         assert accuracy["normalized", 3.0] > accuracy["plain", 3.0] + 0.3
         assert accuracy["normalized", 0.03] > accuracy["plain", 0.03] + 0.05
-        assert min(accuracy["normalized", rate] for rate in (0.03, 3.0)) > 0.7
+        assert min(value for (net, _), value in accuracy.items() if net == "normalized") > 0.7
 
 
 def test_the_best_rate_on_fashion_mnist():
@@ -98,8 +98,9 @@ def test_unbiased_statistics(runs, size):
         found = by(rows, "batch", "statistics")
         for m in (2, 4, 8, 32):
             # 0.99 keeps some of the initial value, the same for both; 0.9 feels the last batch,
-            # which is shorter.
-            for momentum, within in (("0.99", 0.12), ("0.9", 0.02), ("None", 0.005)):
+            # which is shorter of digits.
+            last = 0.02 if size == "quick" else 0.005
+            for momentum, within in (("0.99", 0.12), ("0.9", last), ("None", 0.005)):
                 biased, unbiased = (found[m, f"momentum {momentum}, {kind}"]["variance"]
                                     for kind in ("biased", "unbiased"))  # fmt: skip
                 assert biased / unbiased == pytest.approx((m - 1) / m, abs=within)
@@ -166,7 +167,8 @@ def test_gradient_shift(runs, size):
         assert normalized["distribution shift, σ"] < plain["distribution shift, σ"] / 8
         # Shifting distributions on purpose shows in them, and does not keep the net from learning.
         assert noisy["distribution shift, σ"] > 3 * normalized["distribution shift, σ"]
-        assert noisy["mean training loss"] < 0.95 * plain["mean training loss"]
+        lead = 0.5 if size == "quick" else 0.1
+        assert noisy["mean training loss"] < plain["mean training loss"] - lead
         assert noisy["test accuracy"] == pytest.approx(normalized["test accuracy"], abs=0.05)
 
 
