@@ -146,6 +146,14 @@ def test_runs_compared_by_one_layer_or_the_median_of_all():
     np.testing.assert_array_equal([trace.y for trace in one.data], [values[3], values[3] + 1])
 
 
+@pytest.mark.parametrize(
+    ("measure", "label"), [(SHIFT, "wasserstein<br>σ of the reference"), ("std", "std")]
+)
+def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label):
+    figure = figures.compared({"a": places(RNG.random((1, 2)))}, measure)
+    assert figure.layout.yaxis.title.text == label
+
+
 def test_what_is_not_finite_leaves_gaps_and_no_warning():
     values = np.array([[1, np.nan, np.inf, 4], [2, np.nan, 3, np.inf]])
     figure = figures.compared({"run": places(values)}, SHIFT)
