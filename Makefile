@@ -18,8 +18,7 @@ test: $(VENV)/.test ## lint, types, tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The layer's tests.
-LAYER := $(addprefix tests/test_,$(addsuffix .py,batch_normalization keras_parity keras_defects \
-	oracle replicas recalibration serialization))
+LAYER := tests/layers tests/backend/test_replicas.py tests/tools
 
 test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off, and on
 	KBN_FUSED=off $(BIN)/python -m pytest $(LAYER)

@@ -18,7 +18,7 @@ from benchmarks.networks import resnet20, three_by_100
 from benchmarks.timing import interleaved
 from benchmarks.turns import PERIOD, ByTurns
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
-from kbn.tap import seeds
+from kbn.introspection.layer_calls import seeds
 
 HOOKS = (CovariateShift, GradientShift, LossLandscape, MovingStatistics)
 NETWORKS = {

@@ -34,7 +34,7 @@ def machine() -> Row:
 
     from benchmarks import torch_layers
     from benchmarks.timing import cpus
-    from kbn import native_kernels
+    from kbn.backend.tensorflow import native_kernels
 
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
             for gpu in tf.config.list_physical_devices("GPU")]  # fmt: skip

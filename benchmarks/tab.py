@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from kbn import tags
-from kbn.callbacks.settings import layers_in_order
-from kbn.callbacks.writer import EventFile, Record
-from kbn.history import Rows
-from kbn.tags import Tap
+from kbn.callbacks.recording.settings import layers_in_order
+from kbn.callbacks.writing.event_file import EventFile, Record
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
 
 RUNS = ("plain", "normalized")
 SIZES = ((50, 1000), (200, 1000))  # layers, steps

@@ -1,6 +1,6 @@
 """Keras callbacks that record how training moves a network; loaded on first use."""
 
-from kbn import lazy
+from kbn.common import lazy
 
 _EXPORTS = {
     "CovariateShift": "kbn.callbacks.covariate_shift",

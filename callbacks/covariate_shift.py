@@ -6,19 +6,20 @@ from typing import Any
 
 import keras
 
-from kbn import checks, tags
-from kbn.callbacks.activations import activations, puts_channels_first
-from kbn.callbacks.layer_tree import check_layers, layer_paths, select
-from kbn.callbacks.probe import Probe, build
-from kbn.callbacks.probe_data import first_samples
-from kbn.callbacks.recorder import Recorder
-from kbn.callbacks.schedule import Thinning, schedule
-from kbn.callbacks.shift_measures import measured
-from kbn.callbacks.worst_layers import Movements
-from kbn.callbacks.writer import Record
-from kbn.history import Rows
-from kbn.sketch import DistributionSketch
-from kbn.tags import Tap
+from kbn.callbacks.probing.activations import activations, puts_channels_first
+from kbn.callbacks.probing.probe import Probe, build
+from kbn.callbacks.probing.probe_data import first_samples
+from kbn.callbacks.probing.shift_measures import measured
+from kbn.callbacks.recording.recorder import Recorder
+from kbn.callbacks.recording.schedule import Thinning, schedule
+from kbn.callbacks.writing.event_file import Record
+from kbn.callbacks.writing.worst_layers import Movements
+from kbn.common import checks
+from kbn.distributions.sketch import DistributionSketch
+from kbn.introspection.layer_tree import check_layers, layer_paths, select
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
 
 REFERENCES = ("previous", "first")
 
@@ -36,7 +37,7 @@ class CovariateShift(Recorder):
     Below `log_dir`, in the run `covariate_shift`, each watched layer and site gets a histogram
     `activations/<layer>/<site>` and scalars `<measure>/<layer>/<site>`: the distances of `measures`
     to the reference record, and `percentile_15`, `percentile_50`, `percentile_85`, `mean`, `std`,
-    `kurtosis`, `non_finite`, `zeros`, `dead` and `saturated` (see `kbn.measures` and
+    `kurtosis`, `non_finite`, `zeros`, `dead` and `saturated` (see `kbn.distributions.distances` and
     `callbacks/README.md`). Each epoch with a record ends with a picture, `heat_map`, and a
     table, `worst_layers`, of the layers that moved most. The first record is taken before the
     first step.

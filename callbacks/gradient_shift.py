@@ -7,16 +7,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from kbn import checks, tags
-from kbn.callbacks.layer_tree import Preferred, check_layers, layer_paths, select, tell_unwatched
-from kbn.callbacks.loss_probe import LossProbe
-from kbn.callbacks.mixed_weights import Place, in_order
-from kbn.callbacks.probe_data import first_batch
-from kbn.callbacks.recorder import Recorder
-from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Record
-from kbn.history import Rows
-from kbn.tags import Tap
+from kbn.callbacks.probing.loss_probe import LossProbe
+from kbn.callbacks.probing.mixed_weights import Place, in_order
+from kbn.callbacks.probing.probe_data import first_batch
+from kbn.callbacks.recording.recorder import Recorder
+from kbn.callbacks.recording.schedule import schedule
+from kbn.callbacks.writing.event_file import Record
+from kbn.common import checks
+from kbn.introspection.layer_tree import (
+    Preferred,
+    check_layers,
+    layer_paths,
+    select,
+    tell_unwatched,
+)
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
 
 _KERNELS_ELSE_WEIGHTS: Preferred = {
     "layers with a trainable kernel": lambda layer: (

@@ -8,18 +8,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from kbn import checks, tags
-from kbn.callbacks import normalizations
-from kbn.callbacks.layer_tree import Preferred, check_layers, layer_paths, select
-from kbn.callbacks.loss_probe import LossesOfBothModes
-from kbn.callbacks.normalizations import Gap
-from kbn.callbacks.probe import Probe, RefusalError, build
-from kbn.callbacks.probe_data import first_batch
-from kbn.callbacks.recorder import Recorder
-from kbn.callbacks.schedule import schedule
-from kbn.callbacks.writer import Record
-from kbn.history import Rows
-from kbn.tags import Tap
+from kbn.callbacks.probing import normalizations
+from kbn.callbacks.probing.loss_probe import LossesOfBothModes
+from kbn.callbacks.probing.normalizations import Gap
+from kbn.callbacks.probing.probe import Probe, RefusalError, build
+from kbn.callbacks.probing.probe_data import first_batch
+from kbn.callbacks.recording.recorder import Recorder
+from kbn.callbacks.recording.schedule import schedule
+from kbn.callbacks.writing.event_file import Record
+from kbn.common import checks
+from kbn.introspection.layer_tree import Preferred, check_layers, layer_paths, select
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
 
 _BATCH_NORMALIZATIONS: Preferred = {
     "batch normalization layers": lambda layer: isinstance(layer, keras.layers.BatchNormalization)

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from kbn import checks
-from kbn.batches import Batches
-from kbn.recalibration import ESTIMATORS, recalibrate
+from kbn.common import checks
+from kbn.introspection.batches import Batches
+from kbn.tools.recalibration import ESTIMATORS, recalibrate
 
 
 class Recalibrate(keras.callbacks.Callback):

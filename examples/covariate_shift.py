@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import kbn
-from kbn import tags
+from kbn.records import tags
 
 
 def network(normalized: bool) -> keras.Model:

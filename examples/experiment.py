@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import kbn
-from kbn import datasets
+from kbn.demo import datasets
 
 Row = dict[str, Any]
 """What one run gave: its setting, its seed and its numbers, by name."""

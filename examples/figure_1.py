@@ -16,7 +16,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import kbn
-from kbn import datasets, demo, tags
+from kbn.demo import datasets
+from kbn.demo import demonstration as demo
+from kbn.records import tags
 
 NETS = {"plain": False, "normalized": True}
 LEAST = 6000  # samples of an epoch

@@ -17,7 +17,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 import kbn
-from kbn import datasets
+from kbn.demo import datasets
 
 LAYERS = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNormalization}
 PRE_TRAINING = ("clean", "one bad batch")

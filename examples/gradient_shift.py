@@ -19,7 +19,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import kbn
-from kbn import datasets, tags
+from kbn.demo import datasets
+from kbn.records import tags
 
 NETS = ("plain", "normalized", "noisy")
 BLOCKS = (16, 32, 64)

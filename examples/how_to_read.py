@@ -17,7 +17,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 import kbn
-from kbn import dashboard, datasets, tags
+from kbn import dashboard
+from kbn.demo import datasets
+from kbn.records import tags
 
 HIDDEN, UNITS, BATCH_SIZE, RECORDS = 3, 100, 64, 30
 

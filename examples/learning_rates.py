@@ -12,7 +12,7 @@ import keras
 import plotly.graph_objects as go
 
 import kbn
-from kbn import datasets
+from kbn.demo import datasets
 
 NETS = {"plain": False, "normalized": True}
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 import tensorflow as tf
 
 import kbn
-from kbn import datasets
+from kbn.demo import datasets
 
 LAYERS = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNormalization}
 SYNCHRONIZED = (False, True)

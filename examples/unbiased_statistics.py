@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import kbn
-from kbn import datasets
+from kbn.demo import datasets
 
 BATCH_SIZES = (2, 4, 8, 32)
 HIDDEN, UNITS = 3, 100

@@ -7,14 +7,14 @@ of every layer's activations moves, for TensorBoard.
 Everything is loaded on first use: `import kbn` imports neither Keras nor TensorFlow.
 """
 
-from kbn import lazy
+from kbn.common import lazy
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "BatchNormalization": "kbn.batch_normalization",
+    "BatchNormalization": "kbn.layers.batch_normalization",
     "callbacks": "kbn.callbacks",
-    "recalibrate": "kbn.recalibration",
+    "recalibrate": "kbn.tools.recalibration",
 }
 __all__ = ["BatchNormalization", "callbacks", "recalibrate"]
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import kbn
-from kbn.lazy import MissingBackendError
+from kbn.common.lazy import MissingBackendError
 
 DEMO_STEPS = 4000
 MIN_DEMO_STEPS = 50
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; return 0, or 2 after one line saying what is wrong."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from kbn.datasets import DataError
+    from kbn.demo.datasets import DataError
 
     try:
         options.run(options)
@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from kbn import lazy
+    from kbn.common import lazy
 
-    demo = lazy.load("kbn.demo")
+    demo = lazy.load("kbn.demo.demonstration")
     from rich.console import Console
 
     demo.run(options.data, options.steps, options.log_dir, options.seed, Console())
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: Any) -> None:
-    from kbn.datasets import DATA_SETS
+    from kbn.demo.datasets import DATA_SETS
 
     demo = commands.add_parser(
         "demo",

@@ -11,7 +11,7 @@ import keras
 import pytest
 from hypothesis import settings
 
-from tests.replicas import two_logical_devices
+from tests.support.replicas import two_logical_devices
 
 two_logical_devices()
 settings.register_profile("kbn", deadline=None, print_blob=True)
@@ -21,8 +21,8 @@ settings.load_profile("kbn")
 SUMMARY = pytest.StashKey[list]()
 MISSING = " is missing"
 # Files that take minutes: begun first, so that no process is left alone with one at the end.
-SLOWEST = ("tab", "hook_contract", "papers", "experiments", "replicas", "recalibration",
-           "hook_price", "oracle")  # fmt: skip
+SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "recalibration",
+           "price", "oracle")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -72,7 +72,7 @@ def _fused(monkeypatch):
     "off" is the portable path everywhere, "on" the fused kernel wherever nothing forbids it;
     "auto", the default, is as it is.
     """
-    from kbn import path
+    from kbn.layers import execution_path as path
 
     forced = os.environ.get("KBN_FUSED", "auto")
     assert forced in ("on", "off", "auto")
@@ -87,7 +87,7 @@ def _fused(monkeypatch):
             return chosen(layer, dtype, **situation)
 
         chosen = path.choose
-        monkeypatch.setattr("kbn.batch_normalization.choose", choose)
+        monkeypatch.setattr("kbn.layers.batch_normalization.choose", choose)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def python(tmp_path):
 @pytest.fixture
 def quick(python, tmp_path):
     """Run an experiment on digits, and return its rows of each seed."""
-    from tests.experiments import runner
+    from tests.support.experiments import runner
 
     return runner(python, tmp_path)
 
@@ -122,7 +122,7 @@ def size(request):
 @pytest.fixture
 def runs(size, quick):
     """Return what gives an experiment's rows of each seed: run now, or those of the documents."""
-    from tests.experiments import kept
+    from tests.support.experiments import kept
 
     return quick if size == "quick" else kept
 
@@ -145,7 +145,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
-    from kbn.datasets import FASHION_MNIST_FOLDER
+    from kbn.demo.datasets import FASHION_MNIST_FOLDER
 
     needed("Debian's dataset-fashion-mnist", FASHION_MNIST_FOLDER.is_dir())
     return FASHION_MNIST_FOLDER
@@ -174,7 +174,7 @@ def page(browser):
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory):
     """A folder with two real runs, plain and normalized, that every callback recorded."""
-    from tests.two_runs import train
+    from tests.support.two_runs import train
 
     folder = tmp_path_factory.mktemp("two_runs")
     return folder, train(folder)

@@ -5,10 +5,11 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kbn import tags
-from kbn.dashboard import figures, summary
-from kbn.dashboard.log import Log, Measures
-from kbn.tags import Tap
+from kbn.dashboard import figures
+from kbn.dashboard.reader import Log, Measures
+from kbn.diagnosis import summary
+from kbn.records import tags
+from kbn.records.tags import Tap
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -1,6 +1,6 @@
 """What each figure shows, in a sentence or two: the report and the tab share it."""
 
-from kbn import tags
+from kbn.records import tags
 
 FIGURES = {
     "heat_map": (

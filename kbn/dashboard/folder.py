@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.backend.event_processing.tag_types import TENSORS
 
-from kbn import records
-from kbn.dashboard.log import Log
+from kbn.dashboard.reader import Log
+from kbn.records import framing as records
 
 EVERYTHING = {TENSORS: 0}  # as TensorBoard's loader says "keep all"
 

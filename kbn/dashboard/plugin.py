@@ -16,12 +16,12 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
 from tensorboard.util import tb_logging
 from werkzeug import Request, Response, wrappers
 
-from kbn import tags
 from kbn.dashboard import explained
+from kbn.dashboard.cache import Recent
 from kbn.dashboard.folder import Damage
-from kbn.dashboard.log import KINDS, Log
-from kbn.dashboard.recent import Recent
-from kbn.tags import Tap
+from kbn.dashboard.reader import KINDS, Log
+from kbn.records import tags
+from kbn.records.tags import Tap
 
 if TYPE_CHECKING:
     from kbn.dashboard.board import Dashboard
@@ -229,7 +229,7 @@ def _draw_anything() -> None:
     """Make Plotly import its parts, which it does as they are used: most of a second."""
     with contextlib.suppress(Exception):  # who asks for a figure is told
         from kbn.dashboard.figures import heat_map, style
-        from kbn.dashboard.log import Series
+        from kbn.dashboard.reader import Series
 
         _packed_plotly()
         point = Series(np.zeros(1, np.int64), np.ones(1))

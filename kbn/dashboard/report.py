@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kbn import markdown, tags
 from kbn.dashboard import explained
 from kbn.dashboard.board import Dashboard
 from kbn.dashboard.page import Section, page
+from kbn.records import markdown, tags
 
 WORST = 15  # layers in the table
 RIDGES = 2  # layers whose distributions are drawn
@@ -39,7 +39,7 @@ def write(
 
 def numbers(board: Dashboard, measure: str | None = None) -> dict[str, Any]:
     """Return what the report says, as plain values for JSON."""
-    from kbn.dashboard.summary import totals
+    from kbn.diagnosis.summary import totals
 
     measure = measure or board.distance
     moved = board.moved(measure)

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kbn import tags
 from kbn.dashboard.figures import style
-from kbn.dashboard.log import Measures, Series
-from kbn.tags import Tap
+from kbn.dashboard.reader import Measures, Series
+from kbn.records import tags
+from kbn.records.tags import Tap
 
 MODEL = Tap(tags.MODEL, tags.PROBE)
 LANDSCAPE = (

@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kbn import tags
 from kbn.dashboard.figures import style
 from kbn.dashboard.figures.maps import matrix
-from kbn.dashboard.log import Measures, Places, Series
-from kbn.tags import Tap
+from kbn.dashboard.reader import Measures, Places, Series
+from kbn.records import tags
+from kbn.records.tags import Tap
 
 GRADIENTS = ("gradient_shift_relative", "gradient_cosine")
 STATISTICS = ("mean_gap", "variance_log_ratio", "output_gap")

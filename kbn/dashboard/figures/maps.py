@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.log import Places, Series
-from kbn.dashboard.summary import far
-from kbn.tags import Tap
+from kbn.dashboard.reader import Places, Series
+from kbn.diagnosis.summary import far
+from kbn.records.tags import Tap
 
 COLUMNS = 500  # of more steps, several share a column, and the farthest value is shown
 DECADES = 4  # that a logarithmic colour spans

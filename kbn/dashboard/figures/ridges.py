@@ -8,8 +8,8 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.log import Histograms
-from kbn.tags import Tap
+from kbn.dashboard.reader import Histograms
+from kbn.records.tags import Tap
 
 RIDGES = 24  # that are drawn; of more records, an even choice
 OVERLAP = 3.0  # how many lines the highest ridge covers

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from kbn import tags
-from kbn.dashboard.log import Series
-from kbn.tags import Tap
+from kbn.dashboard.reader import Series
+from kbn.records import tags
+from kbn.records.tags import Tap
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 RUNS = (

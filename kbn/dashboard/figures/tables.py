@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.summary import Moved
+from kbn.diagnosis.summary import Moved
 
 
 def worst_layers(moved: Sequence[Moved], measure: str) -> go.Figure:
     """Draw a table of places, the farthest first.
 
     Args:
-        moved: as `kbn.dashboard.summary.moved` returns them.
+        moved: as `kbn.diagnosis.summary.moved` returns them.
         measure: what their numbers are.
     """
     title = f"The layers that moved most: {measure}, {style.unit(measure)}"

@@ -1,0 +1,99 @@
+"""The look that `CovariateShift` takes: what goes into a layer and what comes out."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from kbn.backend.tensorflow import tracing
+from kbn.callbacks.probing.probe import Kept, Look, RefusalError
+from kbn.distributions.reduction import Reduction
+from kbn.introspection.layer_calls import Call
+
+_BOUNDS = {
+    "sigmoid": (0, 1),
+    "hard_sigmoid": (0, 1),
+    "tanh": (-1, 1),
+    "hard_tanh": (-1, 1),
+    "softsign": (-1, 1),
+    "relu6": (0, 6),
+}
+
+
+def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Look:
+    """Return a look at the activations at `sites`, each reduced to `max_samples` values.
+
+    Args:
+        sites: which sides of a layer.
+        max_samples: the most values that are kept of one activation.
+        channels_first: whether images have their channels in axis 1 where a layer does not say.
+    """
+
+    @functools.cache
+    def reduction_of(
+        shape: tuple[int, ...], axis: int, bounds: tuple[float, float] | None
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        reduction = Reduction(shape, axis, max_samples, bounds)
+        return tracing.shared(reduction.on_device), reduction.on_host
+
+    def look(path: str, call: Call) -> list[tuple[str, Kept]]:
+        found = []
+        for site, value in (("input", call.inputs), ("output", call.outputs)):
+            bounds = _bounds(call.layer) if site == "output" else None
+            for name, x in _tensors(path, site, value) if site in sites else ():
+                shape = tuple(map(int, x.shape))
+                axis = _channel_axis(call.layer, channels_first and len(shape) > 3)
+                on_device, on_host = reduction_of(shape, axis, bounds)
+                found.append((name, Kept(on_device(x), on_host)))
+        return found
+
+    return look
+
+
+def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the tensors of `value`, and a site for each."""
+    tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
+    for x in tensors:
+        if x.dtype == "string":
+            raise RefusalError(
+                f"Strings have no distribution: leave {path!r} out of layers. Received: {path!r}, "
+                f"whose {site} is of dtype string"
+            )
+        if None in x.shape:
+            raise RefusalError(
+                "A layer can be watched only where the shape of its activations follows from "
+                f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
+            )
+    names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
+    return list(zip(names, tensors, strict=True))
+
+
+_ALONG_LAST_AXIS = keras.layers.LayerNormalization, keras.layers.RMSNormalization
+
+
+def puts_channels_first(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Say whether any of `layers` does, and so the network; `Flatten` may say otherwise."""
+    return any(getattr(layer, "data_format", None) == "channels_first" for layer in layers)
+
+
+def _channel_axis(layer: keras.layers.Layer, channels_first: bool) -> int:
+    # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
+    if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
+        return layer.axis
+    own = getattr(layer, "data_format", None)
+    if own is not None:
+        return 1 if own == "channels_first" else -1
+    # These work along the last axis, whatever the network does.
+    along_last = isinstance(layer, _ALONG_LAST_AXIS) or hasattr(layer, "kernel")
+    return 1 if channels_first and not along_last else -1
+
+
+def _bounds(layer: keras.layers.Layer) -> tuple[float, float] | None:
+    """Return the least and the greatest value that a layer's activation function allows."""
+    # An RNN's activation is not the last thing it does.
+    ends_with_activation = isinstance(layer, keras.layers.Activation) or hasattr(layer, "kernel")
+    if not ends_with_activation:
+        return None
+    return _BOUNDS.get(getattr(getattr(layer, "activation", None), "__name__", ""))

@@ -1,0 +1,119 @@
+"""The look that `MovingStatistics` takes: a normalization layer's batch against its memory."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from kbn.callbacks.probing.probe import Kept
+from kbn.introspection.layer_calls import Call
+from kbn.ops import inference_gap
+from kbn.ops.inference_gap import Memory, Statistics
+from kbn.ops.masks import weights_for, where_kept
+from kbn.ops.moments import center
+
+
+class Gap(NamedTuple):
+    """What was found of one call of a normalization layer.
+
+    Attributes:
+        layer: the layer.
+        measured: by the names of `tags.MOVING_STATISTICS`.
+        number: how many values of a channel the batch's statistics are of.
+    """
+
+    layer: keras.layers.BatchNormalization
+    measured: Mapping[str, float]
+    number: float
+
+
+def look(_: str, call: Call) -> list[tuple[str, Kept]]:
+    """Keep the batch's moments per channel, and how far the outputs of both modes lie apart."""
+    layer, x = call.layer, call.inputs
+    if not ops.is_tensor(x):
+        return []
+    axis = layer.axis % len(x.shape)
+    axes = [i for i in range(len(x.shape)) if i != axis]
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    weights = weights_for(call.mask, wide, axis)
+    batch = center(wide, axes, weights).moments
+    with keras.StatelessScope():  # of its own: the statistics as they are, not as just moved
+        mask = {} if call.mask is None else {"mask": call.mask}
+        inference = layer(x, training=False, **mask)
+    apart = ops.cast(call.outputs, wide.dtype) - ops.cast(inference, wide.dtype)
+    tensors = {
+        "mean": batch.mean,
+        "variance": batch.variance,
+        "count": ops.max(ops.convert_to_tensor(batch.count, wide.dtype)),
+        "output_gap": ops.sqrt(_mean_of_kept(ops.square(apart), weights)),
+    }
+    return [("probe", Kept(tensors, partial(_gaps, layer)))]
+
+
+def _mean_of_kept(x: Any, weights: Any) -> Any:
+    if weights is None:
+        return ops.mean(x)
+    nothing = ops.zeros_like(x)
+    number = ops.sum(where_kept(weights, ops.ones_like(x), nothing))
+    return ops.sum(where_kept(weights, x, nothing)) / ops.maximum(number, 1)
+
+
+def _gaps(
+    layer: keras.layers.BatchNormalization, found: Sequence[Mapping[str, np.ndarray]]
+) -> list[Gap]:
+    return [_gap(layer, one) for one in found]
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a net that diverged
+def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]) -> Gap:
+    batch = Statistics(_double(found["mean"]), _double(found["variance"]) + layer.epsilon)
+    moving = Statistics(_double(layer.moving_mean), _double(layer.moving_variance) + layer.epsilon)
+    means = inference_gap.mean_gap(batch, moving)
+    ratios = inference_gap.variance_log_ratio(batch, moving)
+    measured = {
+        "mean_gap": float(means.mean()),
+        "mean_gap_worst": float(means.max()),
+        "variance_log_ratio": float(ratios.mean()),
+        "variance_log_ratio_worst": float(ratios[np.argmax(np.abs(ratios))]),
+        "output_gap": float(found["output_gap"]),
+        "steps_to_settle": inference_gap.updates_to_settle(
+            _kept(layer, batch, float(found["count"])),
+            moving,
+            memory_of(layer, float(found["count"])),
+        ),
+    }
+    for name in ("gamma", "beta"):
+        weight = getattr(layer, name, None)
+        if weight is not None:
+            values = _double(weight)
+            measured |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
+    return Gap(layer, measured, float(found["count"]))
+
+
+def _kept(layer: Any, batch: Statistics, count: float) -> Statistics:
+    """Return what the moving statistics tend to where all batches are like this one."""
+    if not getattr(layer, "unbiased_variance", False) or count <= 1:
+        return batch
+    variance = (batch.variance - layer.epsilon) * count / (count - 1) + layer.epsilon
+    return batch._replace(variance=variance)
+
+
+def memory_of(layer: keras.layers.BatchNormalization, batch: float) -> Memory:
+    """Return how the layer's moving statistics forget, where an update brings `batch` values."""
+    if layer.momentum is None:
+        return Memory(None, _double(layer.mean_count), max(batch, 1.0))
+    if getattr(layer, "zero_debias", False):
+        return Memory(layer.momentum, _double(layer.mean_debias))
+    return Memory(layer.momentum)
+
+
+def refusals(layer: keras.layers.BatchNormalization) -> np.ndarray | None:
+    """Return how many updates each channel (C,) has refused; None for a layer that refuses none."""
+    return layer.refused_updates if hasattr(layer, "refused_updates") else None
+
+
+def _double(values: Any) -> np.ndarray:
+    return ops.convert_to_numpy(values).astype(np.float64)

@@ -1,0 +1,104 @@
+"""The fixed batch on which a model is measured, taken once from whatever the user has."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import tree
+
+from kbn.introspection.batches import batches_of, describe, inputs_of, is_data_set
+
+ACCEPTED = "an array, (x, y), a dict of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+
+
+class Batch(NamedTuple):
+    """A batch as `fit` takes it; structures of NumPy arrays.
+
+    Attributes:
+        x: inputs.
+        y: targets, or None.
+        sample_weight: weights of the samples, or None.
+    """
+
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+
+
+def first_samples(data: Any, size: int) -> Any:
+    """Return the inputs of the first `size` samples of `data`, as NumPy arrays.
+
+    As in `fit`, a tuple means (x, y) or (x, y, sample_weight) and only x is kept; a list means
+    several inputs. A data set yields batches and is read just as far as needed.
+
+    Raises:
+        TypeError: where `data` is none of what is accepted.
+        ValueError: where it has no sample, or its arrays differ in length.
+    """
+    return _first(data, size, lambda batch: Batch(inputs_of(batch))).x
+
+
+def first_batch(data: Any, size: int) -> Batch:
+    """Return the first `size` samples of `data`, with targets and weights where it has them.
+
+    Raises:
+        TypeError, ValueError: as `first_samples`.
+    """
+    return _first(data, size, lambda batch: _unpacked(batch, data))
+
+
+def _first(data: Any, size: int, unpack: Any) -> Batch:
+    batches = []
+    needed = size
+    for batch in batches_of(data) if is_data_set(data) else [data]:
+        x, *rest = unpack(batch)
+        x = tree.map_structure(lambda each: _array(each, data), x)
+        arrays = Batch(x, *(_arrays(part, data) for part in rest))
+        length = _length(arrays)
+        arrays = tree.map_structure(lambda x, n=needed: None if x is None else x[:n], arrays)
+        batches.append(arrays)
+        needed -= min(length, needed)
+        if needed <= 0:
+            break
+    if needed == size:
+        raise ValueError(
+            f"probe_data must hold at least one sample. Received: probe_data={describe(data)}"
+        )
+    return tree.map_structure(_joined, *batches)
+
+
+def _unpacked(batch: Any, data: Any) -> Batch:
+    if not isinstance(batch, tuple):
+        return Batch(batch)
+    if not 1 <= len(batch) <= 3:
+        raise ValueError(
+            "A tuple of probe_data means (x, y) or (x, y, sample_weight). "
+            f"Received: probe_data={describe(data)}, a tuple of {len(batch)}"
+        )
+    return Batch(*batch)
+
+
+def _arrays(part: Any, data: Any) -> Any:
+    return tree.map_structure(lambda x: None if x is None else _array(x, data), part)
+
+
+def _joined(*parts: Any) -> Any:
+    return None if parts[0] is None else np.concatenate(parts)
+
+
+def _array(value: Any, data: Any) -> np.ndarray:
+    if not hasattr(value, "__array__") or getattr(value, "ndim", 0) == 0:
+        raise TypeError(f"probe_data must be {ACCEPTED}. Received: probe_data={describe(data)}")
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+
+
+def _length(batch: Batch) -> int:
+    lengths = {len(array) for array in tree.flatten(batch) if array is not None}
+    if not tree.flatten(batch.x):
+        raise TypeError(f"probe_data must be {ACCEPTED}. Received: {batch.x!r}, without an array")
+    if len(lengths) != 1:
+        raise ValueError(
+            "All arrays of probe_data must have the same number of samples. "
+            f"Received: {sorted(lengths)}"
+        )
+    return lengths.pop()

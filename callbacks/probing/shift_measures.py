@@ -1,0 +1,91 @@
+"""What one record of `CovariateShift` tells of every place: scalars by name."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kbn.distributions.distances import MEASURES
+from kbn.distributions.sketch import Channels, DistributionSketch, means_of_known
+from kbn.records import tags
+from kbn.records.tags import Tap
+
+Sketches = Mapping[Tap, DistributionSketch]
+# More would take memory, and no less time.
+VALUES_AT_ONCE = 2**18
+
+
+def measured(
+    distances: Sequence[str], sketches: Sketches, references: Sketches
+) -> dict[Tap, dict[str, float]]:
+    """Return the scalars of every place, with distances where it has a reference.
+
+    Places that are alike are measured at once: a hundred small steps in NumPy, place by place, take
+    longer than the numbers themselves.
+
+    Args:
+        distances: names in `tags.DISTANCES`; each gives the mean over channels and, as
+            `<name>_worst`, that of the channel that moved most.
+        sketches: of this record.
+        references: what they are compared with; where Python runs the model, one may have another
+            number of channels, and is none then.
+    """
+    references = {
+        tap: reference
+        for tap, reference in references.items()
+        if tap in sketches and len(reference.mean) == len(sketches[tap].mean)
+    }
+    alike: dict[tuple[object, ...], list[Tap]] = {}
+    for tap, sketch in sketches.items():
+        kind = sketch.values.shape, sketch.complete
+        reference = references.get(tap)
+        against = None if reference is None else (len(reference.values), reference.complete)
+        alike.setdefault((kind, against), []).append(tap)
+    found: dict[Tap, dict[str, float]] = {}
+    for group in alike.values():
+        at_once = max(1, VALUES_AT_ONCE // max(sketches[group[0]].values.size, 1))
+        for first in range(0, len(group), at_once):
+            taps = group[first : first + at_once]
+            before = [references[tap] for tap in taps if tap in references]
+            together = _together(distances, [sketches[tap] for tap in taps], before)
+            found.update(zip(taps, together, strict=True))
+    return {tap: found[tap] for tap in sketches}
+
+
+def _together(
+    distances: Sequence[str],
+    sketches: Sequence[DistributionSketch],
+    references: Sequence[DistributionSketch],
+) -> list[dict[str, float]]:
+    now, spans = Channels.side_by_side(sketches), _spans(sketches)
+    kurtosis = means_of_known(now.kurtosis_by_channel(), spans)
+    found = list(map(_of_one, sketches, kurtosis))
+    if references:
+        before = Channels.side_by_side(references)
+        for name in distances:
+            distances_of = MEASURES[name](now, before).means_and_worsts(spans)
+            for values, (mean, worst) in zip(found, distances_of, strict=True):
+                values[name], values[f"{name}_worst"] = mean, worst
+    return found
+
+
+def _spans(sketches: Sequence[Channels]) -> list[slice]:
+    """Return where the channels of each stand among those of all."""
+    ends = np.cumsum([len(sketch.mean) for sketch in sketches]).tolist()
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _of_one(sketch: DistributionSketch, kurtosis: float) -> dict[str, float]:
+    """Return every scalar of a place that needs no other record."""
+    percentiles = map(sketch.percentile, tags.PERCENTILES)
+    scalars = {
+        **dict(zip(tags.PERCENTILE_MEASURES, percentiles, strict=True)),
+        "mean": sketch.pooled_mean(),
+        "std": sketch.pooled_std(),
+        "kurtosis": kurtosis,
+        "non_finite": sketch.non_finite_share,
+        "zeros": sketch.zero_share,
+        "dead": sketch.dead_share,
+    }
+    if sketch.saturated_share is not None:
+        scalars["saturated"] = sketch.saturated_share
+    return scalars

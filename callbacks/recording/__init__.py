@@ -1,0 +1,1 @@
+"""When a record is taken, and the life of one `fit`."""

@@ -1,0 +1,162 @@
+"""Where records go: a TensorBoard event file, and JSON lines beside it.
+
+TensorBoard's own protos and record format are used, so that no TensorFlow is needed to write and
+no `tf.summary` setting of the user's (`record_if`, a default writer) reaches the records.
+"""
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from kbn.callbacks.writing import summaries
+from kbn.callbacks.writing.files import File
+from kbn.callbacks.writing.picture import Picture
+from kbn.records import framing as records
+from kbn.records.history import Rows, json_line
+from kbn.records.tags import Tap
+
+EVENTS, JSON_LINES = "the event file", "history.jsonl"
+_NUMBERS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one record writes.
+
+    Attributes:
+        rows: its scalars, where it has some.
+        histograms: (k, 3) float64 rows of (left, right, count), by place.
+        pictures: pictures by tag.
+        texts: Markdown by tag.
+    """
+
+    rows: Rows | None = None
+    histograms: Mapping[Tap, np.ndarray] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventFile:
+    """One TensorBoard event file in a run directory of its own.
+
+    An event reaches the operating system whole or not at all, and at once: whatever becomes of
+    training or of the disk, TensorBoard reads all that was written. Where somebody removes the
+    file, the next event begins another one.
+    """
+
+    def __init__(
+        self, directory: str, taps: Sequence[Tap] = (), *, restarts: bool, json_lines: bool
+    ) -> None:
+        """Make ready to write; the files, and `directory`, come with the first event.
+
+        Args:
+            directory: the run directory.
+            taps: the places whose percentiles the Custom Scalars tab shows as a band.
+            restarts: whether TensorBoard is to drop what other files hold from the first step on.
+            json_lines: whether to write the rows to `history.jsonl` too.
+        """
+        self._directory = directory
+        self._restarts = restarts
+        self._layout = summaries.layout(taps) if taps else None
+        self._lines = File(directory, JSON_LINES) if json_lines else None
+        self._file = self._new_file()
+        self._builder = summaries.Builder()
+
+    def write(self, step: int, record: Record) -> int:
+        """Add one record, as a single event, and return the bytes that it took.
+
+        Raises:
+            OSError: where it cannot be written; then nothing of it is in the event file.
+        """
+        try:
+            return self._write(step, record)
+        except Exception:
+            self._builder = summaries.Builder()  # what it described did not get there
+            raise
+
+    def vanished(self) -> list[str]:
+        """Return which files somebody removed; the next event begins them anew."""
+        found = []
+        if self._file.vanished():
+            found.append(EVENTS)
+            self._file.close()
+            self._file, self._builder = self._new_file(), summaries.Builder()
+        if self._lines is not None and self._lines.vanished():
+            found.append(JSON_LINES)
+            self._lines.close()
+        return found
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        self._file.close()
+        if self._lines is not None:
+            self._lines.close()
+
+    def _write(self, step: int, record: Record) -> int:
+        self._begin_where_needed(step)
+        summary = self._builder.summary(
+            record.rows, record.histograms, record.pictures, record.texts
+        )
+        data = _as_record(Event(wall_time=time.time(), step=step, summary=summary))
+        self._file.append(data)
+        if self._lines is None or not record.rows:
+            return len(data)
+        lines = "".join(json_line(one) + "\n" for one in record.rows).encode()
+        try:
+            self._lines.append(lines)
+        except Exception:
+            self._file.take_back()
+            raise
+        return len(data) + len(lines)
+
+    def _begin_where_needed(self, step: int) -> None:
+        if self._file.is_open:
+            return
+        events = [summaries.header()]
+        if self._restarts:
+            events.append(summaries.restart(step))
+        if self._layout is not None:
+            events.append(_event_of(self._layout))
+        try:
+            self._file.append(b"".join(map(_as_record, events)))
+        except Exception:
+            self._file.close()  # so that the next event begins with them
+            raise
+
+    def _new_file(self) -> File:
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS):06d}"
+        return File(self._directory, f"events.out.tfevents.{name}")
+
+
+def check_log_dir(log_dir: object) -> str:
+    """Return `log_dir` as a string, or say why no run can be written below it."""
+    if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
+        raise TypeError(f"log_dir must be a path. Received: log_dir={log_dir!r}")
+    path = os.fspath(log_dir)
+    if "://" not in path:
+        path = os.path.abspath(path)  # whatever becomes the current folder during training
+    there = path
+    while there and "://" not in there:
+        if os.path.exists(there) and not os.path.isdir(there):
+            raise ValueError(
+                f"log_dir must be a folder, and {there!r} is a file. Received: log_dir={path!r}"
+            )
+        there = os.path.dirname(there)
+        if os.path.isdir(there):
+            break
+    return path
+
+
+def _event_of(summary: Summary) -> Event:
+    return Event(wall_time=time.time(), summary=summary)
+
+
+def _as_record(event: Event) -> bytes:
+    return records.framed(event.SerializeToString())

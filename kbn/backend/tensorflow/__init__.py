@@ -1,0 +1,1 @@
+"""The seam between kbn and the array library."""

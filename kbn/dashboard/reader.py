@@ -1,0 +1,281 @@
+"""What the callbacks wrote, by run, measure and place: read through TensorBoard's data provider.
+
+The same code runs inside TensorBoard, on the provider that it hands to a plugin, and on a folder.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tensorboard.context import RequestContext
+from tensorboard.data.provider import DataProvider, RunTagFilter
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.plugins.text import metadata as text_metadata
+
+from kbn.dashboard.cache import Recent
+from kbn.records import markdown, tags
+from kbn.records.tags import Tap
+
+KINDS = (tags.RUN_DIRECTORY, tags.GRADIENT_RUN, tags.LANDSCAPE_RUN, tags.STATISTICS_RUN)
+ALL_STEPS = 1_000_000
+TEXTS = 10  # of a tag, which TensorBoard keeps
+
+
+class Series(NamedTuple):
+    """One number over steps.
+
+    Attributes:
+        steps: (n,) int64, ascending.
+        values: (n,) float64.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+class Histograms(NamedTuple):
+    """The histograms of one place over steps.
+
+    Attributes:
+        steps: (n,) int64, ascending.
+        buckets: for each step (k, 3) float64 rows of (left, right, count).
+    """
+
+    steps: np.ndarray
+    buckets: list[np.ndarray]
+
+
+Source = tuple[str, str]  # TensorBoard's run and tag
+Places = Mapping[Tap, Series]
+"""A measure at every place that has it, in the order in which the model calls them."""
+
+Measures = Mapping[str, Places]
+"""Measures by name."""
+
+
+class Log:
+    """The runs that kbn's callbacks wrote.
+
+    A run is the folder that the callbacks were given as `log_dir`; what each wrote below it is one
+    run to TensorBoard, and is put together here.
+
+    Args:
+        provider: TensorBoard's.
+        experiment: its name for what it serves.
+        context: of the request, inside TensorBoard.
+        most_steps: the most steps of a series that are read; of more, a sample.
+        recent: what logs of the same provider and `most_steps` share; None: nothing is shared.
+
+    Attributes:
+        foreign: how many other runs there are.
+    """
+
+    def __init__(
+        self,
+        provider: DataProvider,
+        experiment: str = "",
+        context: RequestContext | None = None,
+        most_steps: int = ALL_STEPS,
+        recent: Recent | None = None,
+    ) -> None:
+        self._provider, self._most_steps = provider, most_steps
+        self._recent = recent or Recent()
+        self._common = {"ctx": context or RequestContext(), "experiment_id": experiment}
+        self.foreign = 0
+        self._folders: dict[str, list[str]] = {}
+        self._runs: dict[str, dict[str, dict[Tap, Source]]] = {}
+        self._histograms: dict[str, dict[Tap, Source]] = {}
+        self._newest: dict[str, int] = {}
+        self._written: dict[Source, tuple[int, float]] = {}  # last step, and when
+        self._refused: dict[Source, str] = {}
+        self._find()
+
+    def runs(self) -> list[str]:
+        """Return their names, in natural order; "." is the folder itself."""
+        return sorted(self._folders, key=natural)
+
+    def newest(self) -> dict[str, int]:
+        """Return the last step of every run."""
+        return dict(self._newest)
+
+    def written(self) -> dict[str, int]:
+        """Return a number per run: where it differs, something was written, or written anew."""
+        found = dict.fromkeys(self._folders, 0)
+        for place, stamp in sorted(self._written.items()):
+            run = _run_of(place[0])
+            found[run] = zlib.crc32(repr((place, stamp)).encode(), found[run])
+        return found
+
+    def refused(self) -> list[str]:
+        """Return sentences on the series that were asked for and are none."""
+        return [f"{at}: {tag} is not shown ({why})." for (at, tag), why in self._refused.items()]
+
+    def measures(self, runs: Iterable[str]) -> list[str]:
+        """Return the scalars that any of `runs` has, in the order of `kbn.records.tags`."""
+        found = {measure for run in runs for measure in self._runs.get(run, {})}
+        return [measure for measure in tags.DESCRIPTIONS if measure in found]
+
+    def places(self, run: str, measure: str) -> list[Tap]:
+        """Return where `run` has `measure`."""
+        return list(self._runs.get(run, {}).get(measure, {}))
+
+    def series(
+        self, run: str, measure: str, only: Iterable[Tap] | None = None
+    ) -> dict[Tap, Series]:
+        """Return `measure` over steps at the places that have it, or at some of them."""
+        found = self._runs.get(run, {}).get(measure, {})
+        wanted = {tap: place for tap, place in found.items() if only is None or tap in set(only)}
+        if not wanted:
+            return {}
+        stamp = tuple(self._written[place] for place in wanted.values())
+        name = (self._common["experiment_id"], *wanted.values())
+        read, refused = self._recent.get(name, stamp, lambda: self._scalars(wanted))
+        self._refused |= refused
+        return dict(read)
+
+    def histograms(self, run: str, tap: Tap) -> Histograms:
+        """Return the histograms of one place, of which there may be none."""
+        if tap not in self._histograms.get(run, {}):
+            return Histograms(np.zeros(0, np.int64), [])
+        read = self._tensors(
+            histogram_metadata.PLUGIN_NAME, *self._histograms[run][tap], self._most_steps
+        )
+        shown = [one for one in read if one.numpy.ndim == 2 and one.numpy.shape[1] == 3]
+        steps = np.array([one.step for one in shown], np.int64)
+        return Histograms(steps, [one.numpy.astype(np.float64) for one in shown])
+
+    def histogram_places(self, run: str) -> list[Tap]:
+        """Return the places of `run` that have histograms."""
+        return list(self._histograms.get(run, {}))
+
+    def texts(self, run: str, tag: str) -> dict[str, str]:
+        """Return the last text under `tag` that each callback of `run` wrote, by its folder."""
+        plugin, found = text_metadata.PLUGIN_NAME, {}
+        for at in self._folders.get(run, ()):
+            read = self._tensors(plugin, at, tag, TEXTS)
+            if read:
+                found[at.rpartition("/")[2]] = _text(read[-1].numpy)
+        return found
+
+    def _find(self) -> None:
+        """List run → measure → place → (TensorBoard's run, tag), and likewise for histograms."""
+        scalars = self._provider.list_scalars(
+            **self._common, plugin_name=scalar_metadata.PLUGIN_NAME
+        )
+        tensors = self._provider.list_tensors(
+            **self._common, plugin_name=histogram_metadata.PLUGIN_NAME
+        )
+        for at in sorted({*scalars, *tensors}):
+            order = self._order(at)
+            numbers, shapes = (_sorted(of.get(at, ()), order) for of in (scalars, tensors))
+            if not numbers and not shapes:
+                self.foreign += 1
+                continue
+            run = _run_of(at)
+            self._folders.setdefault(run, []).append(at)
+            last = {
+                (at, tag): (of.max_step or 0, of.max_wall_time or 0.0)
+                for tag, of in scalars.get(at, {}).items()
+            }
+            self._written |= {(at, tag): last[at, tag] for _, _, tag in numbers}
+            self._newest[run] = max(
+                self._newest.get(run, 0), 0, *(step for step, _ in last.values())
+            )
+            for tap, measure, tag in numbers:
+                self._runs.setdefault(run, {}).setdefault(measure, {})[tap] = at, tag
+            for tap, measure, tag in shapes:
+                if measure == tags.HISTOGRAM:
+                    self._histograms.setdefault(run, {})[tap] = at, tag
+
+    def _order(self, at: str) -> dict[str, int]:
+        """Return the place of each layer in the order of the model, as far as it was written."""
+        read = self._tensors(text_metadata.PLUGIN_NAME, at, tags.LAYERS, TEXTS)
+        layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
+        return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
+
+    def _scalars(self, wanted: Mapping[Tap, Source]) -> tuple[dict[Tap, Series], dict[Source, str]]:
+        """Return the series, and why there are none of some that were wanted."""
+        refused: dict[Source, str] = {}
+        try:
+            read = self._points(wanted.values())
+        except (TypeError, ValueError):  # one that is no number would hide all others
+            read, refused = self._readable(wanted.values())
+        found: dict[Tap, Series] = {}
+        for tap, (at, tag) in wanted.items():
+            points = read.get(at, {}).get(tag, [])
+            try:
+                if points:
+                    found[tap] = _series(points)
+            except (TypeError, ValueError) as error:
+                refused[at, tag] = str(error)
+        return found, refused
+
+    def _points(self, wanted: Iterable[Source]) -> dict[str, Any]:
+        ats, names = (set(of) for of in zip(*wanted, strict=True))
+        return dict(self._provider.read_scalars(
+            **self._common, plugin_name=scalar_metadata.PLUGIN_NAME,
+            downsample=self._most_steps, run_tag_filter=RunTagFilter(ats, names),
+        ))  # fmt: skip
+
+    def _readable(self, wanted: Iterable[Source]) -> tuple[dict[str, Any], dict[Source, str]]:
+        read: dict[str, Any] = {}
+        refused: dict[Source, str] = {}
+        for at, tag in wanted:
+            try:
+                read.setdefault(at, {}).update(self._points([(at, tag)]).get(at, {}))
+            except (TypeError, ValueError) as error:
+                refused[at, tag] = str(error)
+        return read, refused
+
+    def _tensors(self, plugin: str, at: str, tag: str, most: int) -> list[Any]:
+        read = self._provider.read_tensors(
+            **self._common, plugin_name=plugin, downsample=most,
+            run_tag_filter=RunTagFilter([at], [tag]),
+        )  # fmt: skip
+        return list(read.get(at, {}).get(tag, []))
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Return a key by which "run_2" stands before "run_10", however long its numbers are."""
+    key = []
+    for part in re.split(r"(\d+)", name):
+        digits = part.lstrip("0") if part.isdecimal() else ""
+        key.append((part.isdecimal(), len(digits), digits or part))
+    return key
+
+
+def _run_of(at: str) -> str:
+    """Return the run that TensorBoard's run `at` is a part of: the folder that callbacks share."""
+    run, _, kind = at.rpartition("/")
+    return (run or ".") if kind in KINDS else at
+
+
+def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Tap, str, str]]:
+    """Return (place, measure, tag) of what is kbn's, in `order`, and the rest by name."""
+    parsed = ((tags.parse(tag), tag) for tag in names)
+    found = [(each[1], each[0], tag) for each, tag in parsed if each]
+
+    def place(one: tuple[Tap, str, str]) -> tuple[object, ...]:
+        layer, site = one[0]
+        return order.get(layer, len(order)), natural(layer), site
+
+    return sorted(found, key=place)
+
+
+def _series(points: Sequence[Any]) -> Series:
+    steps = np.array([point.step for point in points], np.int64)
+    return Series(steps, np.array([point.value for point in points], np.float64))
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    if not array.size:
+        return b""
+    value = array.ravel()[0]
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _text(array: np.ndarray) -> str:
+    return _bytes(array).decode(errors="replace")

@@ -1,0 +1,1 @@
+"""What records say about a training run."""

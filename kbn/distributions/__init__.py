@@ -1,0 +1,1 @@
+"""Sketches of activations, and distances between them."""

@@ -1,0 +1,306 @@
+"""DistributionSketch: a bounded summary of one layer's activations, on the host, in NumPy.
+
+`kbn.distributions.reduction` makes it of an activation on the device.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# TensorBoard's Distributions tab reads these percentiles (±½, ±1, ±1½ σ of a normal), and the
+# paper's figure 15/50/85: a bucket edge on each makes both exact. The others give the Histograms
+# tab its shape, tails included.
+BASIS_POINTS = (0, 668, 1587, 3085, 5000, 6915, 8413, 9332, 10_000)
+HISTOGRAM_POINTS = tuple(
+    sorted({*BASIS_POINTS, 1500, 8500, *range(500, 10_000, 500), 10, 50, 100, 9900, 9950, 9990})
+)
+_FRACTIONS = np.array(HISTOGRAM_POINTS) / 10_000
+_SHARES = np.diff(_FRACTIONS)
+_PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
+# A spread this small beside the mean is what float32 rounding leaves of a constant.
+CONSTANT_RATIO = 1e-6
+
+
+class Moments(NamedTuple):
+    """Moments of some values; float64 arrays of one shape, or tensors.
+
+    Attributes:
+        mean: mean of the finite ones, 0 where there is none.
+        variance: their biased variance.
+        number: how many there are.
+    """
+
+    mean: Any
+    variance: Any
+    number: Any
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Moments":
+        """Return the moments (n, C) of the columns of `x`, (n, R, C) float."""
+        size = x.shape[-2]
+        weights = np.full(size, 1 / max(size, 1))  # BLAS adds twice as fast as NumPy
+        with np.errstate(over="ignore", invalid="ignore"):
+            away = x.astype(np.float64)
+            first = away[..., :1, :].copy()
+            away -= first  # so that little cancels below
+            offset = weights @ away
+            away *= away
+            variance = np.maximum(weights @ away - offset * offset, 0)
+        mean = first.sum(axis=-2) + offset
+        return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
+
+    def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "Moments":
+        """Return these (n, C), but of the finite values of `xs` where a variance is not finite."""
+        finite = np.isfinite(self.variance).all(axis=-1)
+        # One by one, so that nobody's rounding depends on its neighbours.
+        for place in np.flatnonzero(~finite).tolist():
+            for all_of, of_broken in zip(self, self._of_finite(xs[place]), strict=True):
+                all_of[place] = of_broken
+        return self
+
+    @classmethod
+    def _of_finite(cls, x: np.ndarray) -> "Moments":
+        finite = np.isfinite(x)
+        x = np.where(finite, x, np.nan)
+        count = np.sum(finite, axis=-2, dtype=np.float64)
+        number = np.maximum(count, 1)
+        mean = np.nansum(x, axis=-2, dtype=np.float64) / number
+        square = np.square(x - mean[..., None, :])
+        return cls(mean, np.nansum(square, axis=-2) / number, count)
+
+    def merged(self) -> "Moments":
+        """Return the moments (...) of the values of all channels, the last axis, together."""
+        total = self.number.sum(axis=-1)
+        share = self.number / np.maximum(total, 1)[..., None]
+        mean = np.sum(share * self.mean, axis=-1)
+        square = self.variance + np.square(self.mean - mean[..., None])
+        return Moments(mean, np.sum(share * square, axis=-1), total)
+
+
+class Channels:
+    """The channels of one activation, or of several with as many rows each, side by side.
+
+    Attributes:
+        values: (R, C) float array, kept values, ascending per channel, non-finite ones last as NaN.
+        mean: (C,) float64, mean over all finite values of each channel.
+        variance: (C,) float64, their biased variance.
+        count: (C,) float64, their number.
+    """
+
+    def __init__(self, values: np.ndarray, moments: Moments) -> None:
+        self.values = values
+        self.mean, self.variance, self.count = moments
+
+    @staticmethod
+    def side_by_side(several: Sequence["Channels"]) -> "Channels":
+        """Return the channels of all, in this order: many at once take less time than one by one.
+
+        Args:
+            several: with as many rows each.
+        """
+        if len(several) == 1:
+            return several[0]
+        # Transposed, since the values of a channel lie next to each other.
+        values = np.concatenate([one.values.T for one in several]).T
+        moments = zip(*((one.mean, one.variance, one.count) for one in several), strict=True)
+        return Channels(values, Moments(*map(np.concatenate, moments)))
+
+    @functools.cached_property
+    def complete(self) -> bool:
+        """Whether all kept values are finite."""
+        return not len(self.values) or not np.isnan(self.values[-1]).any()
+
+    @functools.cached_property
+    def constant(self) -> np.ndarray:
+        """Per channel (C,) whether its values do not differ, or only by rounding."""
+        return np.sqrt(self.variance) <= CONSTANT_RATIO * np.abs(self.mean)
+
+    def kurtosis_by_channel(self) -> np.ndarray:
+        """Return m₄/m₂² (C,) of the kept values, NaN where they do not differ; a normal has 3."""
+        mean = _means if self.complete else _means_of_finite
+        square = self.values.T.astype(np.float64)  # (C, R), as they lie in memory
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            square -= mean(square)[:, None]
+            square *= square
+            second = mean(square)
+            square *= square
+            found = mean(square) / np.square(second)
+        return np.where(self.constant | ~np.isfinite(found), np.nan, found)
+
+
+class DistributionSketch(Channels):
+    """A bounded summary of one activation: kept values per channel, and exact moments.
+
+    Attributes:
+        size: how many values the activation has.
+        finite_count: how many of them are finite.
+        non_finite_share: share of inf and NaN among them.
+        dead_share: share of channels that are zero throughout.
+        zero_share: share of exact zeros among the kept values.
+        saturated_share: share of kept values within 1 % of the activation's bounds; None without
+            bounds.
+    """
+
+    def __init__(
+        self,
+        kept: "Sorted",
+        channels: Moments,
+        pooled: Moments,
+        *,
+        size: int,
+        dead_share: float,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        """Sum up what was sorted.
+
+        Args:
+            kept: the values that are kept.
+            channels: (C,) moments of all values of the kept channels.
+            pooled: () moments of all values of all channels.
+            size: how many values the activation has.
+            dead_share: share of its channels that are zero throughout.
+            bounds: least and greatest value that the activation can have, where it has both.
+        """
+        super().__init__(kept.by_channel, channels)
+        self.size, self.finite_count = size, int(pooled.number)
+        self.non_finite_share = (size - self.finite_count) / size if size else 0.0
+        self.dead_share = dead_share
+        self._pooled, self._edges = kept.together, kept.edges
+        self._pooled_moments = float(pooled.mean), float(pooled.variance)
+        self.zero_share = kept.zero_share
+        self.saturated_share = None if bounds is None else self._saturated(*bounds)
+
+    @classmethod
+    def of(cls, x: Any, channel_axis: int = -1, max_samples: int = 2**13) -> "DistributionSketch":
+        """Sketch an array at once, outside any trace."""
+        from keras import ops
+
+        from kbn.distributions.reduction import Reduction
+
+        x = ops.convert_to_tensor(x)
+        reduction = Reduction(x.shape, channel_axis, max_samples)
+        reduced = reduction.on_device(x)
+        (sketch,) = reduction.on_host(
+            [{name: ops.convert_to_numpy(each) for name, each in reduced.items()}]
+        )
+        return sketch
+
+    def _saturated(self, low: float, high: float) -> float:
+        margin = 0.01 * (high - low)
+        return self._share(-np.inf, low + margin) + self._share(high - margin, np.inf)
+
+    def _share(self, low: float, high: float) -> float:
+        """Return the share of kept values in [low, high]."""
+        found = self._pooled.searchsorted(high, "right") - self._pooled.searchsorted(low)
+        return float(found) / self.values.size if self.values.size else 0.0
+
+    def kurtosis(self) -> float:
+        """Return the mean of `kurtosis_by_channel`; NaN where all are."""
+        return mean_of_known(self.kurtosis_by_channel())
+
+    def quantile(self, fractions: Any) -> np.ndarray:
+        """Return quantiles of all kept finite values, linearly interpolated as NumPy does.
+
+        Args:
+            fractions: numbers in [0, 1].
+
+        Returns:
+            float64 array of their shape; NaN where no finite value was kept.
+        """
+        return _quantiles(self._pooled, np.asarray(fractions, np.float64))
+
+    def percentile(self, percent: int) -> float:
+        """Return the quantile of a percentage that is one of `HISTOGRAM_POINTS`."""
+        return float(self._edges[_PLACES[100 * percent]])
+
+    def histogram(self) -> np.ndarray:
+        """Return (buckets, 3) float64 rows of (left, right, count), cut at `HISTOGRAM_POINTS`.
+
+        Counts are fractional, so that the share below an edge is exactly the edge's quantile;
+        they add up to the number of finite values, of which there may be none.
+        """
+        if not self._pooled.size:
+            return np.zeros((0, 3))
+        counts = _SHARES * self.finite_count
+        return np.stack([self._edges[:-1], self._edges[1:], counts], axis=1)
+
+    def pooled_mean(self) -> float:
+        """Return the mean over all finite values of all channels, NaN where there is none."""
+        return self._pooled_moments[0] if self.finite_count else float("nan")
+
+    def pooled_std(self) -> float:
+        """Return their standard deviation (biased), NaN where there is none."""
+        return self._pooled_moments[1] ** 0.5 if self.finite_count else float("nan")
+
+
+class Sorted(NamedTuple):
+    """The kept values of one activation, in order.
+
+    Attributes:
+        by_channel: (R, C) float array, ascending per channel, what is not finite last as NaN.
+        together: (n,) float array, the finite ones of all channels, ascending.
+        edges: float64, their quantiles at `HISTOGRAM_POINTS`.
+        zero_share: share of exact zeros among all.
+    """
+
+    by_channel: np.ndarray
+    together: np.ndarray
+    edges: np.ndarray
+    zero_share: float
+
+
+def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
+    """Sort the kept values of several activations at once: (R, C) float arrays of one shape."""
+    by_channel = np.stack([each.T for each in values])  # sorts by channel faster
+    finite = np.isfinite(by_channel)
+    complete = bool(finite.all())
+    if not complete:
+        by_channel[~finite] = np.nan
+    by_channel.sort(axis=-1)
+    zeros = np.count_nonzero(by_channel == 0, axis=(1, 2)) / max(by_channel[0].size, 1)
+    all_together = np.sort(by_channel.reshape(len(values), -1), axis=-1)
+    together, edges = list(all_together), list(_quantiles(all_together, _FRACTIONS))
+    if not complete:
+        counts = finite.sum(axis=(1, 2)).tolist()
+        together = [one[:count] for one, count in zip(together, counts, strict=True)]
+        edges = [_quantiles(one, _FRACTIONS) for one in together]
+    channels = (each.T for each in by_channel)
+    return list(map(Sorted, channels, together, edges, zeros.tolist()))
+
+
+def _quantiles(ascending: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Return the quantiles (..., *fractions.shape) of (..., n) values; NaN where n is 0."""
+    last = ascending.shape[-1] - 1
+    if last < 0:
+        return np.full((*ascending.shape[:-1], *fractions.shape), np.nan)
+    below = np.floor(fractions * last).astype(np.int64)
+    low, high = (
+        ascending[..., index].astype(np.float64) for index in (below, np.minimum(below + 1, last))
+    )
+    return low + (high - low) * (fractions * last - below)
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Return the mean of what is not NaN; NaN where that is nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def means_of_known(values: np.ndarray, spans: Sequence[slice]) -> list[float]:
+    """Return `mean_of_known` of several parts, which follow each other and are `values` in all."""
+    if min(span.stop - span.start for span in spans) == 0:
+        return [mean_of_known(values[span]) for span in spans]
+    known, starts = ~np.isnan(values), [span.start for span in spans]
+    with np.errstate(invalid="ignore"):
+        totals = np.add.reduceat(np.where(known, values, 0), starts)
+        return (totals / np.add.reduceat(known, starts, dtype=np.int64)).tolist()
+
+
+def _means(x: np.ndarray) -> np.ndarray:
+    return x @ np.full(x.shape[1], 1 / max(x.shape[1], 1))  # BLAS adds twice as fast as NumPy
+
+
+def _means_of_finite(x: np.ndarray) -> np.ndarray:
+    return np.nansum(x, axis=1) / np.sum(~np.isnan(x), axis=1)

@@ -1,0 +1,1 @@
+"""Looking into any model: its layers, their calls, and the batches that `fit` takes."""

@@ -1,0 +1,150 @@
+"""Batches of inputs out of whatever `fit` takes."""
+
+from collections.abc import Iterator, Sized
+from itertools import chain, count, islice
+from typing import Any
+
+import keras
+from keras import tree
+
+from kbn.common import checks
+
+ACCEPTED = (
+    "an array, (x, y), a dict of arrays, a tf.data.Dataset, a keras.utils.PyDataset or an iterator "
+    "of batches"
+)
+DEFAULT_BATCH_SIZE = 32  # that of fit
+
+
+class Batches:
+    """The inputs of `data`, batch by batch, as often as they are asked for.
+
+    As in `fit`, a tuple means (x, y) or (x, y, sample_weight), of which only x is kept, and a list
+    means several inputs.
+
+    Args:
+        data: see `ACCEPTED`; arrays are cut into batches of `batch_size`.
+        steps: how many batches; None for all there are.
+        batch_size: for arrays alone, 32 if None.
+
+    Attributes:
+        is_spent_by_reading: whether the data can be read only once.
+
+    Raises:
+        TypeError, ValueError: where `data` is none of what is accepted, endless without `steps`,
+            or in batches already and `batch_size` is given.
+    """
+
+    def __init__(self, data: Any, steps: int | None = None, batch_size: int | None = None) -> None:
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            if value is not None:
+                checks.integer(name, value, low=1)
+        self._data, self._steps = data, steps
+        self.is_spent_by_reading = hasattr(data, "__next__")
+        self._comes_in_batches = self.is_spent_by_reading or is_data_set(data)
+        if self._comes_in_batches:
+            if batch_size is not None:
+                raise ValueError(
+                    "batch_size is for arrays; this data comes in batches already. "
+                    f"Received: batch_size={batch_size!r}, data={describe(data)}"
+                )
+        else:
+            self._length = samples(inputs_of(data), data)
+        self._batch_size = batch_size or DEFAULT_BATCH_SIZE
+        if steps is None and self._is_endless():
+            raise ValueError(
+                f"steps must be given for data without an end. Received: data={describe(data)}"
+            )
+
+    @property
+    def steps(self) -> int | None:
+        """How many batches a pass has, where that is known before it ends."""
+        if self._steps is not None:
+            return self._steps
+        if not self._comes_in_batches:
+            return -(-self._length // self._batch_size)
+        if isinstance(self._data, keras.utils.PyDataset):
+            return self._data.num_batches
+        known = int(self._data.cardinality()) if hasattr(self._data, "cardinality") else -1
+        return known if known >= 0 else None
+
+    def first(self) -> Any:
+        """Return the inputs of the first batch; it will be read again."""
+        if not self.is_spent_by_reading:
+            return next(iter(self))
+        for batch in self._data:
+            self._data = chain([batch], self._data)
+            return inputs_of(batch)
+        raise ValueError("The data holds no batch. Received: an iterator at its end")
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the inputs of each batch.
+
+        Raises:
+            ValueError: where the data ends before `steps` batches, or at once.
+        """
+        read = 0
+        batches = batches_of(self._data) if self._comes_in_batches else self._slices()
+        for batch in islice(batches, self._steps):
+            read += 1
+            yield inputs_of(batch)
+        if read < (self._steps or 1):
+            raise ValueError(
+                f"The data ended after {read} batches. "
+                f"Received: steps={self._steps}, data={describe(self._data)}"
+            )
+
+    def _slices(self) -> Iterator[Any]:
+        inputs = inputs_of(self._data)
+        for start in range(0, self._length, self._batch_size):
+            # In a tuple of one: inputs that are a tuple themselves would pass for (x, y).
+            part = tree.map_structure(lambda x, i=start: x[i : i + self._batch_size], inputs)
+            yield (part,)
+
+    def _is_endless(self) -> bool:
+        if isinstance(self._data, keras.utils.PyDataset):
+            return self._data.num_batches is None
+        return hasattr(self._data, "cardinality") and int(self._data.cardinality()) == -1
+
+
+def is_data_set(data: Any) -> bool:
+    """Say whether `data` is a data set of batches, rather than arrays."""
+    # A tf.data.Dataset has element_spec; asked so, TensorFlow need not be named.
+    return isinstance(data, keras.utils.PyDataset) or hasattr(data, "element_spec")
+
+
+def batches_of(data: Any) -> Iterator[Any]:
+    """Iterate over the batches of `data`."""
+    if isinstance(data, keras.utils.PyDataset):
+        indices = count() if data.num_batches is None else range(data.num_batches)
+        return (data[index] for index in indices)
+    return iter(data)
+
+
+def inputs_of(batch: Any) -> Any:
+    """Return x of x, (x, y) or (x, y, sample_weight)."""
+    return batch[0] if isinstance(batch, tuple) and batch else batch
+
+
+def samples(inputs: Any, data: Any) -> int:
+    """Return the number of samples of arrays.
+
+    Raises:
+        TypeError, ValueError: where they are no arrays, or differ in length.
+    """
+    arrays = tree.flatten(inputs)
+    if not arrays or any(getattr(x, "ndim", 0) == 0 or not isinstance(x, Sized) for x in arrays):
+        raise TypeError(f"data must be {ACCEPTED}. Received: data={describe(data)}")
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"All inputs must have the same number of samples. Received: {sorted(lengths)}"
+        )
+    return lengths.pop()
+
+
+def describe(data: Any) -> str:
+    """Return a short description for messages."""
+    shape = getattr(data, "shape", None)
+    what = repr(data)[:60] if shape is None else f"shape {tuple(shape)}"
+    return f"{type(data).__name__} ({what})"

@@ -1,0 +1,110 @@
+"""Look at every layer's call while a function runs or is traced; nothing stays attached."""
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+from kbn.backend.tensorflow import tracing
+
+
+class Call(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+        layer: the layer.
+        inputs: its first argument, in the order of its `call`, that holds a tensor; or None.
+        mask: the mask that came with it, as an argument or on the tensor, or None.
+        outputs: what it returned.
+        trace: the trace it ran in (see `tracing.current_trace`), or the RNN whose loop did.
+    """
+
+    layer: keras.layers.Layer
+    inputs: Any
+    mask: Any
+    outputs: Any
+    trace: Any
+
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextlib.contextmanager
+def tapped(observe: Callable[[Call], None]) -> Iterator[None]:
+    """Tell `observe` of every layer's call in this thread."""
+    # Taps of two threads would be taken off in the wrong order.
+    with _ONE_AT_A_TIME:
+        yield from _tapped_alone(observe)
+
+
+def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
+    original = keras.layers.Layer.__call__
+    owner = threading.get_ident()
+    # Where Python runs a loop, nothing tells its turns from other calls; and an RNN calls its
+    # cell once more, to see what comes out.
+    loops: list[keras.layers.Layer] = []
+
+    def tapped_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != owner:
+            return original(layer, *args, **kwargs)
+        inside = [layer] if isinstance(layer, keras.layers.RNN) and not layer.unroll else []
+        loops.extend(inside)
+        try:
+            outputs = original(layer, *args, **kwargs)
+        finally:
+            del loops[len(loops) - len(inside) :]
+        trace = loops[-1] if loops else tracing.current_trace()
+        observe(_call(layer, args, kwargs, outputs, trace))
+        return outputs
+
+    keras.layers.Layer.__call__ = tapped_call
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original
+
+
+def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any, trace: Any) -> Call:
+    arguments = _in_order(layer, args, kwargs)
+    inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
+    # Keras lets masks travel on the tensor, and takes an argument first.
+    mask = arguments.get("mask")
+    mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
+    return Call(layer, inputs, mask, outputs, trace)
+
+
+def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:
+    """Return the arguments by name, in the order of `call` whatever the caller's order was."""
+    try:
+        return inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # arguments that Keras takes for itself
+        return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+
+
+def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:
+    """Return what `fit` and `predict` pass: `training` only to a model whose `call` takes it.
+
+    The model is called, not its `call`, so that layers inherit `training` as they do in `fit`.
+    """
+    return {"training": training} if model._call_has_training_arg else {}
+
+
+def runs_eagerly(model: keras.Model) -> bool:
+    """Say whether `fit` has Python run every step: a trace may fail, or compute otherwise."""
+    return bool(getattr(model, "run_eagerly", False))
+
+
+def seeds(model: keras.Model, number: Any = 0) -> list[tuple[Any, Any]]:
+    """Return a state for every seed of `model`, always the same for a given `number`.
+
+    For a `keras.StatelessScope`: the seeds themselves stay where they are.
+    """
+    states = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+    return [
+        (state, ops.stack([ops.cast(index + 1, state.dtype), ops.cast(number, state.dtype)]))
+        for index, state in enumerate(states)
+    ]

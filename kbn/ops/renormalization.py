@@ -1,0 +1,107 @@
+"""Batch renormalization (Ioffe 2017): the correction that makes training see moving statistics."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from kbn.common import checks
+
+Tensor = Any
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+LIMITS = ("rmax", "rmin", "dmax")
+
+
+class Correction(NamedTuple):
+    """What is applied to the normalized batch: x̂·r + d. Constants for gradients."""
+
+    r: Tensor
+    d: Tensor
+
+
+def correction(
+    mean: Tensor,
+    stddev: Tensor,
+    renorm_mean: Tensor,
+    renorm_stddev: Tensor,
+    limits: Mapping[str, Any],
+) -> Correction:
+    """Return r = σ_B/σ and d = (μ_B − μ)/σ, clipped (Ioffe 2017, Algorithm 1).
+
+    Args:
+        mean: (…, C) float, μ_B.
+        stddev: (…, C) float, σ_B = √(variance + epsilon).
+        renorm_mean: (C,) float, μ.
+        renorm_stddev: (C,) positive float, σ.
+        limits: `rmin`, `rmax` and `dmax`, numbers or scalar tensors; those left out do not clip.
+    """
+    r, d = stddev / renorm_stddev, (mean - renorm_mean) / renorm_stddev
+    if "rmin" in limits:
+        r = ops.maximum(r, ops.convert_to_tensor(limits["rmin"], r.dtype))
+    if "rmax" in limits:
+        r = ops.minimum(r, ops.convert_to_tensor(limits["rmax"], r.dtype))
+    if "dmax" in limits:
+        dmax = ops.convert_to_tensor(limits["dmax"], d.dtype)
+        d = ops.maximum(ops.minimum(d, dmax), -dmax)
+    return Correction(ops.stop_gradient(r), ops.stop_gradient(d))
+
+
+def limits_at(clipping: Mapping[str, Any], step: Tensor | None) -> dict[str, Any]:
+    """Return the limits that hold at `step`; a schedule is asked, a number stays."""
+    return {
+        name: limit(step) if callable(limit) else limit
+        for name, limit in clipping.items()
+        if limit is not None
+    }
+
+
+def is_scheduled(clipping: Mapping[str, Any] | None) -> bool:
+    """Say whether a limit follows a schedule."""
+    return any(map(callable, (clipping or {}).values()))
+
+
+def checked_clipping(renorm: bool, clipping: Any) -> dict[str, Any] | None:
+    """Check `renorm_clipping`; return it with its schedules made, {} for None, or None unused."""
+    if clipping is None:
+        return {} if renorm else None
+    if not isinstance(clipping, Mapping):
+        raise TypeError(f"renorm_clipping must be a dict. Received: renorm_clipping={clipping!r}")
+    if not renorm:
+        raise ValueError(
+            "renorm_clipping belongs to renorm=True. "
+            f"Received: renorm=False, renorm_clipping={clipping!r}"
+        )
+    if set(clipping) - set(LIMITS):
+        raise ValueError(
+            f"renorm_clipping may hold the keys {', '.join(map(repr, LIMITS))}. "
+            f"Received: renorm_clipping={clipping!r}"
+        )
+    made = {name: _limit(name, limit) for name, limit in clipping.items()}
+    rmin, rmax = made.get("rmin"), made.get("rmax")
+    plain = isinstance(rmin, float) and isinstance(rmax, float)
+    if plain and rmax < rmin:  # type: ignore[operator]
+        raise ValueError(
+            "rmax must be at least rmin in renorm_clipping. "
+            f"Received: rmax={clipping['rmax']!r}, rmin={clipping['rmin']!r}"
+        )
+    return made
+
+
+def _limit(name: str, limit: Any) -> Any:
+    if isinstance(limit, dict):  # as a config holds it
+        limit = keras.saving.deserialize_keras_object(limit)
+    if limit is None or isinstance(limit, Schedule):
+        return limit
+    allowed = "a number of at least 0, a LearningRateSchedule or None"
+    return checks.number(f"renorm_clipping[{name!r}]", limit, allowed, low=0)
+
+
+def config_of(clipping: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return `clipping` as a config holds it."""
+    if clipping is None:
+        return None
+    return {
+        name: keras.saving.serialize_keras_object(limit) if callable(limit) else limit
+        for name, limit in clipping.items()
+    }

@@ -1,0 +1,110 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kbn.callbacks.probing.probe_data import first_batch, first_samples
+
+X, Y = np.arange(30.0).reshape(10, 3), np.arange(10)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return X[3 * index : 3 * index + 3], Y[3 * index : 3 * index + 3]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        X, (X, Y), (X, Y, Y), tf.constant(X), tf.data.Dataset.from_tensor_slices((X, Y)).batch(3),
+        tf.data.Dataset.from_tensor_slices(X).batch(4).repeat(), Batches(),
+    ],
+    ids=["array", "xy", "xyw", "tensor", "dataset_xy", "dataset_endless", "pydataset"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_first_samples_of_whatever_the_user_has(data, size):
+    np.testing.assert_array_equal(first_samples(data, size), X[:size])
+
+
+def test_fewer_samples_than_asked_for_are_all_kept():
+    assert first_samples(Batches(), 256).shape == (10, 3)
+
+
+def test_several_inputs_keep_their_structure():
+    assert {k: v.shape for k, v in first_samples({"a": X, "b": Y}, 4).items()} == {
+        "a": (4, 3),
+        "b": (4,),
+    }
+    assert [x.shape for x in first_samples(([X, Y], Y), 4)] == [(4, 3), (4,)]
+
+
+WEIGHTS = np.linspace(0, 1, 10)
+XYW = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (X, (X, None, None)), ((X,), (X, None, None)), ((X, Y), (X, Y, None)),
+        ((X, Y, WEIGHTS), (X, Y, WEIGHTS)), ((X, None, WEIGHTS), (X, None, WEIGHTS)),
+        ((X, Y, None), (X, Y, None)), (Batches(), (X, Y, None)), (XYW, (X, Y, WEIGHTS)),
+        (tf.data.Dataset.from_tensor_slices(X).batch(4).repeat(), (X, None, None)),
+    ],
+    ids=["x", "x_alone", "xy", "xyw", "xw", "xy_none", "pydataset", "dataset_xyw", "dataset_x"],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7])
+def test_targets_and_weights_come_along(data, parts, size):
+    found = first_batch(data, size)
+    for one, expected in zip(found, parts, strict=True):
+        assert (one is None) == (expected is None)
+        if expected is not None:
+            np.testing.assert_array_equal(one, expected[:size])
+            assert isinstance(one, np.ndarray)
+
+
+def test_several_targets_keep_their_structure():
+    found = first_batch(([X, Y], {"a": Y, "b": X}), 4)
+    assert [x.shape for x in found.x] == [(4, 3), (4,)]
+    assert {name: y.shape for name, y in found.y.items()} == {"a": (4,), "b": (4, 3)}
+    assert found.sample_weight is None
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((X, Y[:4]), ValueError, "same number of samples. Received: [4, 10]"),
+        ((np.tile(X, (60, 1)), np.tile(Y, 50)), ValueError, "samples. Received: [500, 600]"),
+        ((X, Y, WEIGHTS[:3]), ValueError, "same number of samples. Received: [3, 10]"),
+        ((X, Y, Y, Y), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
+        ((X[:0], Y[:0]), ValueError, "at least one sample"),
+        ((X, 3), TypeError, "Received: probe_data=tuple"),
+        ((), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
+        (3, TypeError, "Received: probe_data=int (3)"),
+    ],
+    ids=["y", "beyond_the_probe", "weights", "four", "empty", "scalar_y", "nothing", "scalar"],
+)
+def test_what_cannot_be_a_batch_is_told(data, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        first_batch(data, 256)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (X[:0], ValueError, "at least one sample. Received: probe_data=ndarray (shape (0, 3))"),
+        (tf.data.Dataset.from_tensor_slices(X[:0]).batch(2), ValueError, "at least one sample"),
+        ((), TypeError, "Received: (), without an array"),
+        (3, TypeError, "Received: probe_data=int (3)"),
+        (None, TypeError, "Received: probe_data=NoneType"),
+        (iter([X]), TypeError, "Received: probe_data=list_iterator"),
+        ({"a": X, "b": Y[:4]}, ValueError, "same number of samples. Received: [4, 10]"),
+    ],
+)
+def test_what_cannot_be_a_probe_is_told(data, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        first_samples(data, 256)

@@ -1,0 +1,115 @@
+"""Places that are alike are measured at once: the numbers are those of each alone."""
+
+import keras
+import numpy as np
+import pytest
+
+from kbn.callbacks.probing import shift_measures
+from kbn.callbacks.probing.shift_measures import measured
+from kbn.distributions import reduction
+from kbn.distributions.distances import MEASURES
+from kbn.distributions.reduction import Reduction
+from kbn.distributions.sketch import DistributionSketch
+from kbn.records import tags
+from kbn.records.tags import Tap
+
+RNG = np.random.default_rng(0)
+
+
+def places(shift):
+    """Return sketches of places alike and not, some of them odd."""
+    usual = {f"usual_{i}": RNG.normal(i + shift, 1 + shift, (40, 5)) for i in range(4)}
+    nan, constant = RNG.normal(shift, 1, (40, 5)), RNG.normal(shift, 1, (40, 5))
+    nan[:, 1], nan[3, 2] = np.nan, np.inf
+    constant[:, 0] = 0.1
+    found = {
+        **usual,
+        "nan": nan,
+        "constant": constant,
+        "still": np.full((40, 5), 0.5),
+        "nothing": np.full((40, 5), np.nan),
+        "wide": RNG.normal(shift, 1, (40, 9)),
+        "long": RNG.normal(shift, 1, (90, 5)),
+        "half": RNG.normal(shift, 1, (40, 5)).astype("float16"),
+        "empty": np.zeros((0, 5)),
+    }
+    return {Tap(name, "output"): DistributionSketch.of(x) for name, x in found.items()}
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**18])
+def test_together_as_alone(at_once, monkeypatch):
+    monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
+    now, before = places(0.5), places(0.0)
+    del before[Tap("usual_2", "output")]  # no reference yet
+    found = measured(tags.DISTANCES, now, before)
+    assert list(found) == list(now)
+    for tap, sketch in now.items():
+        alone = {"mean": sketch.pooled_mean(), "std": sketch.pooled_std(),
+                 "kurtosis": sketch.kurtosis(), "dead": sketch.dead_share,
+                 "percentile_50": float(sketch.quantile(0.5))}  # fmt: skip
+        for name in tags.DISTANCES if tap in before else ():
+            by_channel = MEASURES[name](sketch, before[tap])
+            alone |= {name: by_channel.mean(), f"{name}_worst": by_channel.worst()}
+        assert {name: found[tap][name] for name in alone} == pytest.approx(alone, nan_ok=True)
+        assert (tags.WASSERSTEIN in found[tap]) == (tap in before)
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**18])
+@pytest.mark.parametrize("most", [2**13, 60])
+@pytest.mark.parametrize("shape", [(40, 5), (8, 5, 4), (40,), (0, 5), (3, 70_000)], ids=str)
+def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
+    monkeypatch.setattr(reduction, "WHOLE_AT_ONCE", at_once)
+    one = Reduction(shape, 1, most)
+    xs = [RNG.normal(i, 1 + i, shape).astype("float32") for i in range(4)]
+    xs[2][..., :2] = np.nan
+    arrays = [
+        {name: keras.ops.convert_to_numpy(each) for name, each in one.on_device(x).items()}
+        for x in map(keras.ops.convert_to_tensor, xs)
+    ]
+    for together, reduced in zip(one.on_host(arrays), arrays, strict=True):
+        (alone,) = one.on_host([reduced])
+        for name in ("values", "mean", "variance", "count"):
+            np.testing.assert_allclose(
+                getattr(together, name), getattr(alone, name), rtol=1e-12, atol=1e-300
+            )
+        np.testing.assert_array_equal(together.quantile([0, 0.3, 1]), alone.quantile([0, 0.3, 1]))
+        for name in ("size", "finite_count", "dead_share", "zero_share"):
+            assert getattr(together, name) == getattr(alone, name)
+        merged = [together.pooled_mean(), together.pooled_std()]
+        np.testing.assert_allclose(merged, [alone.pooled_mean(), alone.pooled_std()], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])  # with a kernel, and without one
+def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
+    """Else what did not move would seem to: by inf, where channels are constant."""
+    one = Reduction((40, 5), 1, 2**13)
+    xs = [np.tile(RNG.normal(size=5) + 0.1, (40, 1)), RNG.normal(3, 1, (40, 5)), np.ones((40, 5))]
+
+    def sketches():
+        return one.on_host([
+            {name: keras.ops.convert_to_numpy(each) for name, each in one.on_device(x).items()}
+            for x in (keras.ops.convert_to_tensor(x.astype(dtype)) for x in xs)
+        ])  # fmt: skip
+
+    before = sketches()
+    xs[2] = np.full((40, 5), np.nan)
+    now = sketches()
+    for name in ("mean", "variance", "count"):
+        for i in (0, 1):
+            np.testing.assert_array_equal(getattr(now[i], name), getattr(before[i], name))
+    taps = [Tap(str(i), "output") for i in range(3)]
+    found = measured(
+        tags.DISTANCES, *(dict(zip(taps, each, strict=True)) for each in (now, before))
+    )
+    assert {found[tap][name] for tap in taps[:2] for name in tags.DISTANCES} == {0.0}
+
+
+def test_another_number_of_channels_is_no_reference():
+    """Where Python runs a model, a layer may be called with others."""
+
+    def sketches(*widths):
+        return {Tap(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
+                for i, width in enumerate(widths)}  # fmt: skip
+
+    found = measured(tags.DISTANCES, sketches(8, 16, 5), sketches(16, 8, 5))
+    assert ["psi" in values for values in found.values()] == [False, False, True]

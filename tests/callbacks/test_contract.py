@@ -1,0 +1,293 @@
+"""What all callbacks promise, on every kind of model and in every mode of training."""
+
+import contextlib
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probing.probe_data import Batch
+from kbn.records import tags
+from kbn.records.tags import Tap
+from tests.support import events, models
+from tests.support.callbacks import HOOKS, first_step, open_files, steps
+from tests.support.replicas import mirrored
+from tests.support.warned import user_warnings
+
+BATCH = 20  # 3 steps an epoch
+
+
+def trained(kind, callbacks, scope=contextlib.nullcontext, **options):
+    """Train, and return everything that training left behind."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(7)
+    with scope():
+        model = models.compiled(kind, **options)
+    fitted = fit(model, kind, callbacks, epochs=2, validation_data=models.data(kind))
+    variables = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    return model, variables, fitted.history
+
+
+@functools.cache
+def plain(kind, replicated=False, **options):
+    """Train without a hook, once for all hooks."""
+    return trained(kind, [], mirrored().scope if replicated else contextlib.nullcontext, **options)
+
+
+def fit(model, kind, callbacks, **options):
+    x, y = models.data(kind)
+    with user_warnings():  # MovingStatistics': inference is off after so few steps
+        return model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks, **options)
+
+
+def made(name, folder, kind="functional", **options):
+    return HOOKS[name](folder, models.data(kind, 16), **{"every_steps": 1, **options})
+
+
+def all_of_them(folder, kind="functional"):
+    """One of each, and CovariateShift on every layer."""
+    return {name: made(name, folder, kind, **({"layers": "*"} if name == "CovariateShift" else {}))
+            for name in HOOKS}  # fmt: skip
+
+
+def assert_the_same(unwatched, watched):
+    (_, variables, history), (_, others, watched_history) = unwatched, watched
+    assert history == watched_history
+    assert len(variables) == len(others)
+    for one, other in zip(variables, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+every_hook = pytest.mark.parametrize("name", HOOKS)
+every_kind = pytest.mark.parametrize("kind", models.EVERY_KIND)
+
+
+def assert_recorded(name, hook, folder):
+    """Every step has a record, equal to what was written, and nothing is left open."""
+    assert steps(hook) == list(range(first_step(name), 7))
+    assert hook.lost_records == 0
+    assert open_files(folder) == []
+    kept = {(r.step, tags.tag(r.measure, Tap(r.layer, r.site))): r.value for r in hook.history}
+    written = {
+        (step, tag): float(value)
+        for tag in {tag for _, tag in kept}
+        for step, value in events.series(folder / hook.run, tag).items()
+    }
+    assert repr(sorted(written.items())) == repr(sorted(kept.items()))  # NaN is no other NaN
+
+
+@every_hook
+@every_kind
+def test_training_ends_bit_for_bit_the_same(name, kind, tmp_path):
+    call = keras.layers.Layer.__call__
+    hook = made(name, tmp_path, kind)
+    watched = trained(kind, [hook])
+    assert_the_same(plain(kind), watched)
+    assert_recorded(name, hook, tmp_path)
+    assert keras.layers.Layer.__call__ is call
+    assert watched[0].losses == []
+
+
+MODES = {
+    "XLA": lambda: {"jit_compile": True},
+    "eagerly": lambda: {"run_eagerly": True},
+    "two replicas": lambda: {"scope": mirrored().scope},
+}
+
+
+@every_kind
+@pytest.mark.parametrize("mode", MODES)
+def test_also_in_other_modes_of_training(mode, kind, tmp_path):
+    """All hooks in one fit: compiling and tracing take seconds."""
+    hooks = all_of_them(tmp_path, kind)
+    watched = trained(kind, [*hooks.values()], **MODES[mode]())
+    assert_the_same(trained(kind, [], **MODES[mode]()), watched)
+    for name, hook in hooks.items():
+        assert_recorded(name, hook, tmp_path)
+
+
+@every_hook
+def test_also_on_two_replicas(name, tmp_path):
+    hook = made(name, tmp_path)
+    watched = trained("functional", [hook], mirrored().scope)
+    assert_the_same(plain("functional", replicated=True), watched)
+    assert_recorded(name, hook, tmp_path)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
+    """The same weights, the same probe: the same numbers, wherever the variables lie."""
+    with mirrored().scope():
+        model = models.compiled("functional")
+    model.optimizer.learning_rate.assign(0.0)
+    alone = models.compiled("functional")
+    alone.optimizer.learning_rate.assign(0.0)
+    alone.set_weights(model.get_weights())
+    for name in ("CovariateShift", "LossLandscape", "MovingStatistics"):
+        hooks = [made(name, tmp_path / str(i) / name, on_steps=[10**6], every_steps=None)
+                 for i in range(2)]  # fmt: skip
+        with mirrored().scope() if inside else contextlib.nullcontext():
+            fit(model, "functional", [hooks[0]], steps_per_epoch=1)
+        fit(alone, "functional", [hooks[1]], steps_per_epoch=1)
+        alone.set_weights(model.get_weights())  # moving statistics of replicas differ
+        rows = [[r for r in hook.history if r.measure != tags.MONITOR] for hook in hooks]
+        assert [r[1:4] for r in rows[0]] == [r[1:4] for r in rows[1]]
+        np.testing.assert_allclose(
+            *([r.value for r in each] for each in rows), rtol=1e-4, atol=1e-6
+        )
+
+
+@every_hook
+def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
+    """TensorBoard would show the second one alone."""
+    hooks = [made(name, tmp_path) for _ in range(2)]
+    with user_warnings() as texts:
+        models.compiled("functional").fit(*models.data("functional"), verbose=0, callbacks=hooks)
+    assert [text for text in texts if "inference will be off" not in text] == [
+        f"{str(tmp_path / hooks[0].run)!r} holds another run, and TensorBoard will show this one "
+        "in its place: give each run, and each hook of a kind, a log_dir of its own."
+    ]
+
+
+@every_hook
+def test_a_second_fit_goes_on(name, tmp_path):
+    model = models.compiled("functional")
+    hook = made(name, tmp_path)
+    fit(model, "functional", [hook])
+    rows = len(hook.history)
+    fit(model, "functional", [hook])
+    expected = list(range(first_step(name), 7))
+    assert steps(hook) == expected
+    assert len(hook.history) > rows
+    files = list((tmp_path / hook.run).glob("events*"))
+    assert len(files) == 2
+    assert open_files(tmp_path) == []
+
+
+@every_hook
+def test_another_model_is_refused(name, tmp_path):
+    hook = made(name, tmp_path)
+    fit(models.compiled("functional"), "functional", [hook])
+    other = models.compiled("functional")
+    message = rf"This {name} already recorded another model into .*{hook.run}'.*Received: model="
+    with pytest.raises(ValueError, match=message):
+        fit(other, "functional", [hook])
+    assert int(other.optimizer.iterations.numpy()) == 0
+
+
+@every_hook
+def test_ending_twice_does_nothing(name, tmp_path):
+    hook = made(name, tmp_path)
+    fit(models.compiled("functional"), "functional", [hook])
+    before = [path.read_bytes() for path in sorted((tmp_path / hook.run).iterdir())]
+    hook.on_train_end()
+    hook.on_train_end()
+    assert [path.read_bytes() for path in sorted((tmp_path / hook.run).iterdir())] == before
+    assert open_files(tmp_path) == []
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends training by an exception at the second batch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            raise KeyboardInterrupt
+
+
+@every_hook
+def test_an_exception_in_training_leaves_nothing_behind(name, tmp_path):
+    call = keras.layers.Layer.__call__
+    model, hook = models.compiled("functional"), made(name, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, "functional", [hook, Stop()])
+    assert keras.layers.Layer.__call__ is call
+    assert open_files(tmp_path) == []
+    step = steps(hook)[-1]
+    assert step == 2
+    tag = next(tags.tag(r.measure, Tap(r.layer, r.site)) for r in hook.history if r.step == step)
+    assert list(events.series(tmp_path / hook.run, tag))[-1] == 2  # on disk already
+    fit(model, "functional", [hook])
+    assert steps(hook)[-1] == 5
+
+
+@every_hook
+def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
+    """However many records there are."""
+    from kbn.backend.tensorflow import tracing
+
+    traced = []
+    original = tracing.compile_for
+    monkeypatch.setattr(
+        tracing, "compile_for", lambda *args, **how: traced.append(0) or original(*args, **how)
+    )
+    calls = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            calls.append(0)  # Python runs in a trace alone
+            return x
+
+    inputs = keras.Input((6,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(4)(Counting()(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    model.compile("sgd", "mse")
+    fit(model, "functional", [])
+    calls.clear()
+    hook = made(name, tmp_path)
+    fit(model, "functional", [hook], epochs=5)
+    most = 3 if name == "MovingStatistics" else 1  # its probe, and the losses of both modes
+    assert len(hook.history)
+    assert len(traced) <= 2
+    assert 1 <= len(calls) <= most
+
+
+def test_all_of_them_together_are_as_quiet(tmp_path):
+    hooks = all_of_them(tmp_path)
+    watched = trained("functional", [*hooks.values()])
+    assert_the_same(plain("functional"), watched)
+    for name, hook in hooks.items():
+        assert_recorded(name, hook, tmp_path)
+
+
+@every_hook
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"every_steps": 0}, ValueError, "every_steps must be an integer of at least 1"),
+        ({"on_steps": [3], "every_steps": 4}, ValueError, "Received: every_steps=4, on_steps=[3]"),
+        ({"probe_size": 0}, ValueError, "Received: probe_size=0"),
+        ({"budget": 2}, ValueError, "a share of training time in (0, 1]. Received: budget=2"),
+        ({"json_lines": "yes"}, TypeError, "Received: json_lines='yes'"),
+        ({"log_dir": 3}, TypeError, "log_dir must be a path. Received: log_dir=3"),
+        ({"probe_data": 3}, TypeError, "Received: probe_data=int (3)"),
+    ],
+    ids=lambda each: str(each) if isinstance(each, dict) else "",
+)
+def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_path):
+    given = {"log_dir": tmp_path / "log", "probe_data": (models.X, models.Y), **options}
+    with pytest.raises(error, match=re.escape(message)):
+        HOOKS[name](**given)
+    assert not (tmp_path / "log").exists()
+
+
+@every_hook
+@pytest.mark.parametrize("built", [True, False])
+def test_other_backends_are_refused(name, built, tmp_path, monkeypatch):
+    model = models.compiled("functional" if built else "subclassed")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        fit(model, "functional", [made(name, tmp_path / "log")])
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("probe", [LossProbe, LossesOfBothModes])
+def test_the_loss_refuses_other_backends_too(probe, monkeypatch):
+    model = models.compiled("functional")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    message = "kbn.callbacks needs Keras's TensorFlow backend. Received: KERAS_BACKEND='jax'"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        probe(model, Batch(models.X, models.Y), "test")

@@ -1,0 +1,193 @@
+"""What watching costs, as the callbacks tell it, and that it does not grow."""
+
+import json
+import re
+import time
+
+import pytest
+
+from kbn.callbacks.recording.cost import Cost
+from tests.support import events, models
+from tests.support.callbacks import HOOKS, first_step, steps
+from tests.support.warned import user_warnings
+
+X, Y = models.X, models.Y
+every_hook = pytest.mark.parametrize("name", HOOKS)
+
+
+def fitted(hook, **options):
+    with user_warnings():
+        models.compiled("functional").fit(
+            X, Y, verbose=0, callbacks=[hook], **{"batch_size": 8, **options}
+        )
+
+
+@every_hook
+def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
+    hook = HOOKS[name](tmp_path, (X, Y), every_steps=2)
+    fitted(hook)
+    spent = {
+        site: {row.step: row.value for row in hook.history if row[1:3] == ("record", site)}
+        for site in ("milliseconds", "bytes")
+    }
+    assert list(spent["milliseconds"]) == list(spent["bytes"]) == steps(hook)
+    assert min(spent["milliseconds"].values()) > 0
+    run = tmp_path / hook.run
+    for site, values in spent.items():
+        written = events.series(run, f"monitor/record/{site}")
+        assert {step: float(value) for step, value in written.items()} == values
+    (file,) = run.glob("events*")
+    # The header, the layout and the table are no records' bytes.
+    assert sum(spent["bytes"].values()) < hook.cost.bytes < file.stat().st_size
+    assert hook.cost.records == len(steps(hook))
+
+
+def test_json_lines_count_among_the_bytes(tmp_path):
+    hook = HOOKS["LossLandscape"](tmp_path, (X, Y), every_steps=2, json_lines=True)
+    fitted(hook)
+    lines = (tmp_path / hook.run / "history.jsonl").stat().st_size
+    plain = HOOKS["LossLandscape"](tmp_path / "plain", (X, Y), every_steps=2)
+    fitted(plain)
+    assert hook.cost.bytes == pytest.approx(plain.cost.bytes + lines, abs=8)
+
+
+def test_a_look_before_the_step_is_part_of_the_record():
+    cost = Cost()
+    with cost.spending("look"):
+        time.sleep(0.02)
+    with cost.spending("record"):
+        pass
+    assert cost.seconds == pytest.approx(cost.last, abs=1e-9)
+    assert cost.last >= 0.02
+    with cost.spending("record"):
+        pass
+    assert cost.last < 0.02
+
+
+def test_a_record_that_fails_is_none(tmp_path):
+    class Failing(HOOKS["LossLandscape"]):
+        def record(self, step):
+            if step == 4:
+                raise ValueError("on purpose")
+            return super().record(step)
+
+    hook = Failing(tmp_path, (X, Y), every_steps=2)
+    fitted(hook)
+    assert (hook.cost.records, hook.lost_records) == (4, 1)
+
+
+@every_hook
+def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
+    hook = HOOKS[name](tmp_path, (X, Y), every_steps=4)
+    fitted(hook)
+    ((step, text),) = events.series(tmp_path / hook.run, "monitor/cost").items()
+    assert step == 8
+    table = text.item().decode().splitlines()
+    names, values = (re.findall(r"[^|]+?(?= \|)", line) for line in (table[0], table[2]))
+    numbers = dict(zip(map(str.strip, names), map(str.strip, values), strict=True))
+    assert int(numbers["records"]) == len(steps(hook))
+    assert float(numbers["ms"]) == pytest.approx(1e3 * hook.cost.seconds, abs=0.1)
+    assert int(numbers["bytes"]) == hook.cost.bytes
+    assert 0 < hook.cost.share() < 1
+
+
+@every_hook
+def test_a_budget_stretches_the_cadence(name, tmp_path):
+    tight = HOOKS[name](tmp_path / "tight", (X, Y), every_steps=1, budget=1e-9)
+    wide = HOOKS[name](tmp_path / "wide", (X, Y), every_steps=1, budget=1.0)
+    for hook in (tight, wide):
+        fitted(hook)
+    first = first_step(name)
+    assert steps(tight) == [first]  # the first is always taken
+    assert tight.cost.postponed == 8 - first
+    assert steps(wide) == list(range(first, 9))
+    assert wide.cost.postponed == 0
+    assert f"| 1 | {8 - first} |" in tight.cost.table()
+
+
+def test_a_record_is_afforded_where_it_keeps_the_share():
+    cost = Cost()
+    cost.seconds, cost.last, cost._usual = 1.0, 9.0, 0.5  # a slow first one
+    cost._begun -= 100
+    assert cost.affords(None)
+    assert cost.affords(0.02)
+    assert not cost.affords(0.014)
+
+
+def test_a_slow_first_record_is_no_measure_of_the_next():
+    cost = Cost()
+    with cost.spending("record"):
+        time.sleep(0.05)
+    cost._begun -= 1
+    assert cost.affords(0.06)
+    with cost.spending("record"):
+        time.sleep(0.02)
+    assert not cost.affords(0.075)
+
+
+def test_json_lines_hold_the_rows(tmp_path):
+    hook = HOOKS["CovariateShift"](tmp_path, X, every_steps=4, json_lines=True)
+    fitted(hook)
+    lines = (tmp_path / hook.run / "history.jsonl").read_text().splitlines()
+    read = [tuple(json.loads(line).values()) for line in lines]
+    assert read == [tuple(row) for row in hook.history]
+    assert list(json.loads(lines[0])) == ["step", "layer", "site", "measure", "value"]
+
+
+def test_a_second_fit_adds_its_lines(tmp_path):
+    hook = HOOKS["LossLandscape"](tmp_path, (X, Y), every_steps=4, json_lines=True)
+    model = models.compiled("functional")
+    for _ in range(2):
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[hook])
+    lines = (tmp_path / hook.run / "history.jsonl").read_text().splitlines()
+    assert len(lines) == len(hook.history)
+
+
+def test_history_is_a_table(tmp_path):
+    hook = HOOKS["MovingStatistics"](tmp_path, (X, Y), every_steps=4)
+    fitted(hook)
+    frame = hook.to_frame()
+    assert list(frame.columns) == ["step", "layer", "site", "measure", "value"]
+    read = [tuple(row) for row in frame.itertuples(index=False)]
+    assert repr(read) == repr([tuple(row) for row in hook.history])  # NaN is no other NaN
+    gaps = frame[(frame.layer == "bn") & (frame.measure == "mean_gap")].set_index("step").value
+    assert gaps.to_dict() == {
+        row.step: row.value for row in hook.history if row[1] == "bn" and row[3] == "mean_gap"
+    }
+
+
+MEMORY = """
+import os, sys, tempfile, warnings
+import numpy as np, keras
+from tests.hooks import HOOKS
+from tests import models
+warnings.simplefilter("ignore")
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+seen = {}
+def look(batch, logs):
+    step = int(model.optimizer.iterations.numpy())
+    if step in (100, 2000):
+        seen[step] = resident()
+
+x, y = np.tile(models.X, (10, 1)), np.tile(models.Y, (10, 1))
+folder = tempfile.mkdtemp(dir=sys.argv[1])
+hooks = [hook(folder, (x, y), every_steps=1) for hook in HOOKS.values()]
+model = models.compiled("functional")
+model.fit(x, y, batch_size=10, epochs=34, verbose=0,
+          callbacks=[*hooks, keras.callbacks.LambdaCallback(on_train_batch_end=look)])
+records = min(hook.cost.records for hook in hooks)
+print("RESULT", records, seen[2000] - seen[100])
+"""
+
+
+def test_two_thousand_records_take_no_more_memory_than_a_hundred(tmp_path, python, summary):
+    """Of every hook at once, in one process."""
+    done = python("-c", MEMORY, str(tmp_path), PYTHONPATH=str(models.ROOT))
+    records, grown = (float(x) for x in done.stdout.split("RESULT")[1].split())
+    summary(f"memory: +{grown:.1f} MB from record 100 to 2,000 of all hooks together")
+    assert records >= 2000
+    assert grown < 20

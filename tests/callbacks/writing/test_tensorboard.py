@@ -1,0 +1,238 @@
+"""A live TensorBoard on the hook's files: its data over HTTP, its pages in headless Chromium."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from kbn.callbacks import CovariateShift
+from kbn.callbacks.writing.summaries import CATEGORY
+from kbn.distributions.reduction import sample_positions
+from kbn.distributions.sketch import BASIS_POINTS
+from kbn.records import tags
+from tests.support.servers import Server
+
+# The scalars of a layer whose activation has no bounds, with the distances that are the default.
+OTHERS = {f"{name}{end}" for name in tags.DISTANCES[2:] for end in ("", "_worst")}
+SCALARS = set(tags.COVARIATE_SHIFT) - {tags.HISTOGRAM, "saturated"} - OTHERS
+COST = {f"{tags.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
+N, FEATURES, MANY = 120, 9, 4000
+RNG = np.random.default_rng(0)
+
+
+def _activations():
+    """Arrays (samples, features) whose distribution a histogram easily gets wrong."""
+    heavy = RNG.standard_t(2, (N, FEATURES))
+    one_nan = RNG.normal(size=(N, FEATURES))
+    one_nan[17, 3] = np.nan
+    cauchy_far = 1e4 + RNG.standard_cauchy((N, FEATURES))
+    large = RNG.standard_t(2, (MANY, FEATURES))
+    all_nan = np.full((N, FEATURES), np.nan)
+    return {
+        "normal": RNG.normal(3, 2, (N, FEATURES)),
+        "heavy": heavy,
+        "one_nan": one_nan,
+        "cauchy_far": cauchy_far,
+        "constant": np.full((N, FEATURES), 0.7),
+        "two_values": RNG.integers(0, 2, (N, FEATURES)).astype(float),
+        "beyond_max_samples": large,
+        "all_nan": all_nan,
+    }
+
+
+ACTIVATIONS = {name: x.astype("float32") for name, x in _activations().items()}
+MAX_SAMPLES = 9 * 256  # fewer than MANY × FEATURES, more than N × FEATURES
+
+
+def record(log_dir, name, x):
+    """Record the activations `x` of a layer that hands its input on, through a real `fit`."""
+    model = keras.Sequential(
+        [
+            keras.layers.Input((FEATURES,)),
+            keras.layers.Identity(name="layer"),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    shift = CovariateShift(
+        log_dir / name, x, layers="layer", every_steps=1, probe_size=MANY, max_samples=MAX_SAMPLES
+    )
+    clean = np.zeros((4, FEATURES))
+    model.fit(clean, clean[:, :1], batch_size=2, verbose=0, callbacks=[shift])
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "python_loader"])
+def server(request, tmp_path_factory):
+    log_dir = tmp_path_factory.mktemp("log")
+    for name, x in ACTIVATIONS.items():
+        record(log_dir, name, x)
+    server = Server(log_dir, f"--load_fast={request.param}")
+    path = "/data/plugin/distributions/tags"
+    server.wait_for(path, lambda runs: len(runs) == len(ACTIVATIONS))
+    yield server
+    server.close()
+
+
+def kept_values(x):
+    """The values the sketch kept: all finite ones, or those at its fixed positions."""
+    positions = sample_positions(*x.shape, MAX_SAMPLES)
+    if x.size > MAX_SAMPLES:
+        x = x[positions.rows][:, positions.columns]
+        assert x.size < MAX_SAMPLES + 1
+    return x[np.isfinite(x)].astype("float64")
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "all_nan"])
+@pytest.mark.parametrize("site", tags.SITES)
+def test_distributions_are_numpys_quantiles(server, name, site):
+    answer = server.wait_for(
+        "/data/plugin/distributions/distributions",
+        lambda points: len(points) == 3,
+        run=f"{name}/{tags.RUN_DIRECTORY}",
+        tag=f"{tags.HISTOGRAM}/layer/{site}",
+    )
+    assert [step for _, step, _ in answer] == [0, 1, 2]
+    fractions = np.array(BASIS_POINTS) / 10_000
+    for _, _, points in answer:
+        assert [basis for basis, _ in points] == list(BASIS_POINTS)
+        expected = np.quantile(kept_values(ACTIVATIONS[name]), fractions)
+        np.testing.assert_allclose([value for _, value in points], expected, rtol=1e-6)
+
+
+def test_without_finite_values_the_page_still_has_its_data(server):
+    run = f"all_nan/{tags.RUN_DIRECTORY}"
+    answer = server.get(
+        "/data/plugin/distributions/distributions", run=run, tag="activations/layer/input"
+    )
+    assert all(value == 0 for _, _, points in answer for _, value in points)
+    (_, _, share), *_ = server.get(
+        "/data/plugin/scalars/scalars", run=run, tag="non_finite/layer/input"
+    )
+    assert share == 1.0
+
+
+def test_every_scalar_and_the_layout_are_served(server):
+    run = f"normal/{tags.RUN_DIRECTORY}"
+    served = server.get("/data/plugin/scalars/tags")[run]
+    assert set(served) == {f"{m}/layer/{s}" for m in SCALARS for s in tags.SITES} | COST
+    assert "15th percentile" in served["percentile_15/layer/input"]["description"]
+    (category,) = server.get("/data/plugin/custom_scalars/layout")["category"]
+    assert category["title"] == CATEGORY
+    assert [chart["title"] for chart in category["chart"]] == ["layer output", "layer input"]
+
+
+@pytest.mark.parametrize("name", ["normal", "all_nan"])
+def test_the_picture_and_the_table_are_served(server, name):
+    run = f"{name}/{tags.RUN_DIRECTORY}"
+    path = "/data/plugin/images/"
+    assert set(server.get(f"{path}tags")[run]) == {tags.HEAT_MAP}
+    (drawn,) = server.get(f"{path}images", run=run, tag=tags.HEAT_MAP, sample=0)
+    query = dict(urllib.parse.parse_qsl(drawn["query"]))
+    with Image.open(io.BytesIO(server.fetch(f"{path}individualImage", **query))) as image:
+        assert (drawn["step"], image.format) == (2, "PNG")
+        image.load()
+    path = "/data/plugin/text/"
+    told = {tags.COST, tags.LAYERS, tags.SETTINGS, tags.WORST_LAYERS}
+    assert set(server.get(f"{path}tags")[run]) == told
+    (table,) = server.get(f"{path}text", run=run, tag=tags.WORST_LAYERS)
+    moved = "0" if name == "normal" else "nan"
+    for site in tags.SITES:
+        row = rf"<td>layer {site}</td>\s*<td>{moved}</td>"
+        assert re.search(row, table["text"]), table
+    (table,) = server.get(f"{path}text", run=run, tag=tags.COST)
+    assert re.search(r"<td>3</td>\s*<td>0</td>", table["text"]), table
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory):
+    """The demonstration's own folder, from a short run of the command."""
+    log_dir = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "kbn", "demo", "--steps", "200", "--log-dir", str(log_dir)]
+    subprocess.run(command, check=True, capture_output=True)
+    server = Server(log_dir)
+    server.wait_for("/data/plugin/distributions/tags", lambda runs: len(runs) == 2)
+    server.wait_for("/data/plugin/scalars/tags", lambda runs: len(runs) == 2)
+    yield server
+    server.close()
+
+
+PLACES = [f"sigmoid_{i}/{site}" for i in (1, 2, 3) for site in tags.SITES]
+DEEP_TEXT = """element => {
+  const text = node => node.nodeType === Node.TEXT_NODE ? node.textContent
+    : [...(node.shadowRoot?.childNodes ?? []), ...node.childNodes].map(text).join(" ");
+  return text(element).replace(/\\s+/g, " ");
+}"""
+
+
+def deep_text(locator):
+    """Return an element's text, that inside shadow roots included."""
+    return locator.evaluate(DEEP_TEXT)
+
+
+def shoot(page, name, tmp_path_factory):
+    """Keep what was seen: `KBN_SCREENSHOTS=folder` says where."""
+    page.wait_for_timeout(1500)  # animations
+    folder = os.environ.get("KBN_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+    page.screenshot(path=f"{folder}/{name}.png")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("tab", ["histograms", "distributions"])
+def test_histograms_and_distributions_show_every_layer_of_both_runs(
+    tab, demonstration, page, tmp_path_factory
+):
+    page.goto(f"{demonstration.url}/#{tab}")
+    page.reload()
+    page.get_by_text("activations", exact=False).first.wait_for()
+    loader = "tf-histogram-loader" if tab == "histograms" else "tf-distribution-loader"
+    page.locator(loader).nth(2 * len(PLACES) - 1).wait_for()
+    texts = [deep_text(one) for one in page.locator(loader).all()]
+    for place in PLACES:
+        for run in ("plain", "batch_norm"):
+            found = [text for text in texts if place in text and f"{run}/" in text]
+            assert len(found) == 1, (place, run, texts)
+    drawn = page.locator(f"{loader} svg path").count()
+    assert drawn >= 2 * len(PLACES)
+    shoot(page, tab, tmp_path_factory)
+
+
+@pytest.mark.browser
+def test_custom_scalars_show_every_layers_band(demonstration, page, tmp_path_factory):
+    page.goto(f"{demonstration.url}/#custom_scalars")
+    page.reload()
+    page.get_by_text(CATEGORY).first.wait_for()
+    charts = page.locator("tf-custom-scalar-margin-chart-card")
+    charts.nth(len(PLACES) - 1).wait_for()
+    page.wait_for_timeout(3000)
+    shoot(page, "custom_scalars", tmp_path_factory)
+    for place, chart in zip(PLACES, charts.all(), strict=True):  # in the network's order
+        assert place.replace("/", " ") in deep_text(chart)
+    for index in range(len(PLACES)):
+        bands = charts.nth(index).locator("svg path.area, svg .area path, svg path[fill]").count()
+        assert bands >= 2, f"{PLACES[index]}: {bands} bands"
+
+
+@pytest.mark.browser
+def test_scalars_show_every_layer_of_both_runs(demonstration, page, tmp_path_factory):
+    page.goto(f"{demonstration.url}/#timeseries")
+    page.goto(f"{demonstration.url}/?darkMode=false#scalars")
+    page.reload()
+    page.locator("scalar-card, tf-scalar-card").first.wait_for()
+    shoot(page, "scalars", tmp_path_factory)
+    for measure in (*SCALARS, tags.MONITOR):
+        assert page.get_by_text(measure, exact=True).count() == 1
+    cards = [deep_text(card) for card in page.locator("tf-scalar-card").all()]
+    assert len(cards) >= 2 * len(PLACES)  # the first two groups are open
+    for place in PLACES:
+        assert any(f"jeffreys/{place}" in text for text in cards)
+    assert page.locator("tf-scalar-card path.line").count() >= 2 * len(cards)

@@ -1,0 +1,264 @@
+"""Figures against numbers that are known, and names that are not what they seem."""
+
+import html
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbn.dashboard import figures
+from kbn.dashboard.figures import maps, ridges, style
+from kbn.dashboard.reader import Histograms, Series
+from kbn.diagnosis.summary import Moved
+from kbn.records import tags
+from kbn.records.tags import Tap
+from tests.support.logs import HOSTILE, buckets
+
+SHIFT = tags.WASSERSTEIN
+RNG = np.random.default_rng(0)
+
+
+def places(values, steps=None, site="input"):
+    """Return places layer_0, … with these values, (layers, steps)."""
+    steps = np.arange(len(values[0])) if steps is None else np.asarray(steps)
+    return {Tap(f"layer_{i}", site): Series(steps, np.asarray(of, float))
+            for i, of in enumerate(values)}  # fmt: skip
+
+
+def texts(figure):
+    """Return all strings of a figure."""
+
+    def walk(value):
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                if key not in ("meta", "template", "legendgroup"):  # which Plotly does not show
+                    yield from walk(each)
+        elif isinstance(value, list | tuple | np.ndarray):
+            for each in value:
+                yield from walk(each)
+
+    return list(walk(figure.to_plotly_json()))
+
+
+# --- heat map ------------------------------------------------------------------------------------
+
+
+def test_the_heat_map_is_logarithmic_with_the_first_layer_at_the_top():
+    figure = figures.heat_map({"run": places([[0, 1, 10], [100, 0.01, np.nan]])}, SHIFT)
+    (trace,) = figure.data
+    np.testing.assert_allclose(trace.z, [[-2, 0, 1], [2, -2, np.nan]])  # 0 is as the least
+    np.testing.assert_array_equal(trace.customdata, np.float32([[0, 1, 10], [100, 0.01, np.nan]]))
+    assert list(trace.y) == ["layer_0 input", "layer_1 input"]
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-2, 2)
+    assert figure.layout.coloraxis.colorbar.title.text == "σ of the reference"
+    assert list(map(list, trace.meta)) == [["layer_0", "input"], ["layer_1", "input"]]
+
+
+def test_the_scale_has_a_bound_and_runs_share_it():
+    runs = {"a": places([[1e-9, 1.0]]), "b": places([[np.inf, 10.0]])}
+    one, other = figures.heat_map(runs, SHIFT).data
+    np.testing.assert_allclose(one.z, [[1 - maps.DECADES, 0]])
+    np.testing.assert_allclose(other.z, [[1, 1]])
+
+
+@pytest.mark.parametrize("measure", ["dead", "gradient_cosine"])
+def test_shares_and_cosines_are_linear(measure):
+    figure = figures.heat_map({"run": places([[0, 0.5], [-0.5, 1]])}, measure)
+    np.testing.assert_allclose(figure.data[0].z, [[0, 0.5], [-0.5, 1]])
+
+
+def test_a_measure_that_is_zero_throughout_is_drawn():
+    figure = figures.heat_map({"run": places([[0, 0], [0, 0]])}, SHIFT)
+    np.testing.assert_array_equal(figure.data[0].z, np.zeros((2, 2)))
+
+
+def test_of_many_steps_the_greatest_of_each_column_is_shown():
+    values = RNG.random((3, 4 * maps.COLUMNS))
+    (trace,) = figures.heat_map({"run": places(values)}, SHIFT).data
+    assert trace.customdata.shape == (3, maps.COLUMNS)
+    expected = values.reshape(3, -1, 4).max(axis=2)
+    np.testing.assert_array_equal(trace.customdata, expected.astype("float32"))
+
+
+@pytest.mark.parametrize(("measure", "usual", "far"), [
+    ("gradient_cosine", 1.0, -1.0), ("variance_log_ratio", 0.5, -2.0), ("std", 1.0, 3.0),
+])  # fmt: skip
+def test_of_many_steps_the_farthest_of_each_column_is_shown(measure, usual, far):
+    values = np.full(2 * maps.COLUMNS, usual)
+    values[1::2] = far
+    shown = figures.heat_map({"run": places([values])}, measure).data[0].customdata
+    np.testing.assert_array_equal(shown, np.full((1, maps.COLUMNS), far))
+
+
+def test_places_with_other_steps_are_unknown_elsewhere():
+    both = {Tap("a", "input"): Series(np.array([0, 2]), np.array([1.0, 3.0])),
+            Tap("b", "input"): Series(np.array([1, 2]), np.array([2.0, 4.0]))}  # fmt: skip
+    steps, values = maps.matrix(both)
+    np.testing.assert_array_equal(steps, [0, 1, 2])
+    np.testing.assert_array_equal(values, [[1, np.nan, 3], [np.nan, 2, 4]])
+
+
+@pytest.mark.parametrize(("layers", "named"), [(1, 1), (40, 40), (300, 60)])
+def test_as_many_names_as_fit(layers, named):
+    figure = figures.heat_map({"run": places(np.ones((layers, 2)))}, SHIFT)
+    names = figure.layout.yaxis.ticktext
+    assert len(names) == named
+    assert names[0] == "layer_0 input"
+    assert figure.layout.height < 1200
+
+
+def test_many_runs_share_the_page():
+    runs = {f"run_{i}": places(np.ones((100, 2))) for i in range(10)}
+    assert figures.heat_map(runs, SHIFT).layout.height < 2500
+
+
+# --- bands and lines -----------------------------------------------------------------------------
+
+
+def test_percentiles_are_drawn_as_bands():
+    low, middle, high = tags.PERCENTILE_MEASURES
+    measures = {low: places([[1, 2]]), middle: places([[3, 4]]), high: places([[5, 6]])}
+    figure = figures.percentiles({"run": measures}, [Tap("layer_0", "input")])
+    assert [list(trace.y) for trace in figure.data] == [[1, 2], [5, 6], [3, 4]]
+    assert figure.data[1].fill == "tonexty"
+    assert figure.layout.annotations[0].text == "layer_0 input, run"
+
+
+def test_runs_without_a_layer_leave_its_plot_empty():
+    middle = tags.PERCENTILE_MEASURES[1]
+    runs = {"a": {middle: places([[1, 2]])}, "b": {}}
+    assert len(figures.percentiles(runs, [Tap("layer_0", "input")]).data) == 1
+
+
+def test_runs_compared_by_one_layer_or_the_median_of_all():
+    values = RNG.random((21, 4))
+    runs = {"a": places(values), "b": places(values + 1)}
+    figure = figures.compared(runs, SHIFT)
+    lines = [trace for trace in figure.data if trace.fill is None and trace.line.width]
+    np.testing.assert_allclose(lines[0].y, np.median(values, axis=0))
+    np.testing.assert_allclose(figure.data[0].y, np.quantile(values, 0.1, axis=0))
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
+    one = figures.compared(runs, SHIFT, Tap("layer_3", "input"))
+    np.testing.assert_array_equal([trace.y for trace in one.data], [values[3], values[3] + 1])
+
+
+@pytest.mark.parametrize(
+    ("measure", "label"), [(SHIFT, "wasserstein<br>σ of the reference"), ("std", "std")]
+)
+def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label):
+    figure = figures.compared({"a": places(RNG.random((1, 2)))}, measure)
+    assert figure.layout.yaxis.title.text == label
+
+
+def test_what_is_not_finite_leaves_gaps_and_no_warning():
+    values = np.array([[1, np.nan, np.inf, 4], [2, np.nan, 3, np.inf]])
+    figure = figures.compared({"run": places(values)}, SHIFT)
+    np.testing.assert_array_equal(figure.data[-1].x, [0, 2, 3])
+    np.testing.assert_array_equal(figure.data[-1].y, [1.5, 3, 4])
+
+
+def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
+    def of(names, layer="layer_0"):
+        return {name: {Tap(layer, "probe"): Series(np.arange(2), np.ones(2))} for name in names}
+
+    shift = figures.gradient_shift({"run": of(tags.GRADIENT_SHIFT)})
+    assert len(shift.data) == 2
+    land = figures.landscape({"run": of(tags.LOSS_LANDSCAPE, "model")})
+    assert len(land.data) == 3 + 2 + 1
+    assert sum(bool(trace.showlegend) for trace in land.data) == 1
+    gap = figures.statistics_gap({"run": of(tags.MOVING_STATISTICS)})
+    assert len(gap.data) == 4
+    assert len(figures.statistics_gap({"run": of(["mean_gap"])}).data) == 1
+
+
+# --- ridge ---------------------------------------------------------------------------------------
+
+
+def test_densities_have_area_one():
+    shape = buckets(RNG)
+    values, heights = ridges.density(shape)
+    assert np.sum(np.diff(values)[::2] * heights[::2]) == pytest.approx(1, rel=1e-9)
+    np.testing.assert_array_equal(values.reshape(-1, 2), shape[:, :2])
+
+
+@pytest.mark.parametrize("width", [0.0, 1.0])
+def test_buckets_without_width_have_a_density(width):
+    values, heights = ridges.density(np.array([[0.5, 0.5, 10], [0.5, 0.5 + width, 10]]))
+    assert np.isfinite(values).all()
+    assert np.isfinite(heights).all()
+    assert np.all(np.diff(values) >= 0)
+    assert np.sum(np.diff(values)[::2] * heights[::2]) == pytest.approx(1)
+
+
+def test_the_ridge_has_a_line_per_step_and_no_more_than_fit():
+    shapes = [buckets(RNG, i / 10) for i in range(60)]
+    run = Histograms(np.arange(60) * 100, shapes)
+    none = Histograms(np.arange(2), [np.zeros((0, 3)), np.zeros((3, 3))])
+    figure = figures.ridge({"run": run, "none": none}, Tap("a", "input"))
+    assert len(figure.data) == ridges.RIDGES
+    assert [figure.data[0].name, figure.data[-1].name] == ["step 0", "step 5900"]
+    low, high = figure.layout.xaxis.range
+    assert low == pytest.approx(-3.5, abs=1.5)
+    assert high == pytest.approx(9, abs=1.5)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_text_is_what_plotly_shows_as_it_is(name):
+    shown = style.text(name)
+    assert not set(shown) & {"<", ">", "$"}
+    assert "%{" not in shown
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    assert html.unescape(shown) == plain
+    assert len(html.unescape(style.short(name))) <= style.LONGEST
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_text_in_every_figure(name):
+    tap, series = Tap(name, "input"), Series(np.arange(3), np.array([0.0, 1.0, 2.0]))
+    measures = {m: {tap: series, Tap(name, "probe"): series} for m in tags.DESCRIPTIONS}
+    of_model = {m: {Tap("model", "probe"): series} for m in tags.LOSS_LANDSCAPE}
+    moved = [Moved(name, tap, 1.0, 2.0, 3, 4)]
+    shapes = Histograms(np.arange(2), [buckets(RNG), buckets(RNG)])
+    drawn = [
+        figures.heat_map({name: {tap: series}}, SHIFT),
+        figures.percentiles({name: measures}, [tap]),
+        figures.compared({name: {tap: series}}, SHIFT, tap),
+        figures.gradient_shift({name: measures}),
+        figures.landscape({name: measures | of_model}),
+        figures.statistics_gap({name: measures}),
+        figures.ridge({name: shapes}, tap),
+        figures.worst_layers(moved, SHIFT),
+    ]
+    for figure in drawn:
+        for text in texts(figure):
+            own = text.replace("<br>", "").replace("<extra></extra>", "")
+            assert "<" not in own, text
+            assert "$" not in own, text
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: figures.heat_map({}, SHIFT),
+    lambda: figures.percentiles({"a": {}}, [Tap("a", "input")]),
+    lambda: figures.compared({"a": {}}, SHIFT),
+    lambda: figures.gradient_shift({}),
+    lambda: figures.landscape({"a": {}}),
+    lambda: figures.statistics_gap({"a": {}}),
+    lambda: figures.ridge({"a": Histograms(np.zeros(0, int), [])}, Tap("a", "input")),
+    lambda: figures.worst_layers([], SHIFT),
+])  # fmt: skip
+def test_without_data_a_figure_says_what_is_missing(draw):
+    assert draw().layout.annotations[0].text.startswith("No run has")
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_themes(dark):
+    figure = style.themed(figures.heat_map({"run": places([[1, 2]])}, SHIFT), dark=dark)
+    colour = figure.layout.template.layout.font.color
+    assert (colour == "#f2f5fa") == dark

@@ -1,0 +1,251 @@
+"""`kbn report`: one file that opens from disk with the network off."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from kbn.__main__ import main
+from kbn.callbacks.writing.event_file import EventFile, Record
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
+from tests.support.logs import HOSTILE, buckets, write
+
+SHIFT = tags.WASSERSTEIN
+
+
+def report(capsys, *arguments):
+    """Run the command here; return its status, and what it printed to either stream."""
+    status = main(["report", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+class Text(HTMLParser):
+    """Collects the text outside scripts, and the names of elements and attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.words, self.elements, self.attributes, self.inside = [], [], [], None
+        self.feed(page)
+        self.all = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        self.elements.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(two_runs, tmp_path_factory):
+    target = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    assert main(["report", str(two_runs[0]), "-o", str(target)]) == 0
+    return target
+
+
+def test_the_report_says_all_of_it(written, two_runs):
+    page = Text(written.read_text(encoding="utf-8"))
+    for part in ("In words", "moved least", "Where and when layers move", "Runs compared",
+                 "Percentiles of activations", "Distribution of one layer", "Gradient shift",
+                 "Landscape of the loss", "Moving statistics", "normalized: GradientShift",
+                 "every_steps 4", "tensorflow", "plotly", "probe_data, kept (256, 6)"):  # fmt: skip
+        assert part in page.all, part
+
+
+def test_nothing_is_loaded_from_elsewhere(written):
+    page = written.read_text(encoding="utf-8")
+    assert not set(Text(page).attributes) & {"src", "href"}
+    assert "default-src 'none'" in page
+
+
+def test_the_numbers_as_json(two_runs, capsys, tmp_path):
+    status, printed, _ = report(capsys, two_runs[0], "--json", "-o", tmp_path / "none.html")
+    numbers = json.loads(printed)
+    assert (status, numbers["runs"]) == (0, ["normalized", "plain"])
+    history = two_runs[1]["plain"][0].history
+    values = [row.value for row in history if row[1:4] == ("sigmoid_1", "input", SHIFT)][1:]
+    (found,) = (one for one in numbers["layers"]
+                if (one["run"], one["layer"]) == ("plain", "sigmoid_1"))  # fmt: skip
+    assert found["mean"] == pytest.approx(sum(values) / len(values))
+    assert found["farthest"] == max(values)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_strict_where_a_run_diverged(tmp_path, capsys):
+    write(tmp_path, {SHIFT: {"a": [0, float("inf")]}})
+    _, printed, _ = report(capsys, tmp_path, "--json")
+    numbers = json.loads(printed, parse_constant=lambda name: pytest.fail(name))
+    assert numbers["layers"][0]["mean"] == "Infinity"
+
+
+def test_some_runs_alone(two_runs, tmp_path, capsys):
+    target = tmp_path / "one.html"
+    status, printed, _ = report(capsys, two_runs[0], "-o", target, "--runs", "plain")
+    assert status == 0
+    assert f"Report: {target}" in printed
+    assert "normalized" not in Text(target.read_text(encoding="utf-8")).all
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("{folder}/nowhere",), "no such folder"),
+    (("{folder}", "--runs", "other"), "No run matches 'other'. There are ['a']"),
+])  # fmt: skip
+def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
+    write(tmp_path / "a", {SHIFT: {"x": [0, 1]}})
+    status, _, error = report(capsys, *(each.format(folder=tmp_path) for each in arguments))
+    assert (status, error.count("\n")) == (2, 1)
+    assert message in error
+    assert error.startswith("kbn report: ")
+
+
+def test_an_empty_folder_says_what_to_add(tmp_path, capsys):
+    target = tmp_path / "report.html"
+    assert report(capsys, tmp_path, "-o", target)[0] == 0
+    assert "Add kbn.callbacks.CovariateShift(log_dir" in Text(target.read_text("utf-8")).all
+
+
+def test_what_could_not_be_read_is_said(tmp_path, capsys):
+    write(tmp_path / "a", {SHIFT: {"x": [0, 1, 2]}})
+    (file,) = tmp_path.rglob("*tfevents*")
+    file.write_bytes(file.read_bytes()[:-9])
+    (tmp_path / "events.out.tfevents.0.host").touch()
+    target = tmp_path / "report.html"
+    _, printed, _ = report(capsys, tmp_path, "-o", target)
+    page = Text(target.read_text(encoding="utf-8"))
+    for text in (printed, page.all):
+        assert "events.out.tfevents.0.host: empty" in text
+        assert "cut off or damaged" in text
+
+
+def hostile_log(folder):
+    """Write runs and layers whose names would do harm, and damaged files beside them."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    values = {name: [0.0, 1.0, 2.0] for name in HOSTILE}
+    measures = dict.fromkeys((SHIFT, tags.JEFFREYS, *tags.PERCENTILE_MEASURES), values)
+    shapes = {name: [buckets(rng)] * 3 for name in HOSTILE}
+    for run in ("<img src=x onerror=window.pwned=5>", "'\"><script>window.pwned=6<"):
+        write(folder / run, measures, histograms=shapes)
+    (folder / "empty").mkdir()
+    empty = folder / "empty" / "events.out.tfevents.1.<b>host"
+    empty.touch()
+    (file, *_) = (file for file in folder.rglob("*tfevents*") if file != empty)
+    file.write_bytes(file.read_bytes()[:-9])
+    for each in (empty, file):
+        os.utime(each, (0, 0))  # what is written just now may look damaged
+
+
+def test_a_hostile_log_stays_text(tmp_path, capsys):
+    hostile_log(tmp_path)
+    target = tmp_path / "report.html"
+    assert report(capsys, tmp_path, "-o", target)[0] == 0
+    page = Text(target.read_text(encoding="utf-8"))
+    assert not {"img", "svg", "a", "b"} & set(page.elements)
+    assert not [name for name in page.attributes if name.startswith("on")]
+    for name in HOSTILE:
+        assert " ".join(name.split()) in page.all
+
+
+def test_no_backend_is_needed(two_runs, tmp_path):
+    """Neither Keras nor TensorFlow is imported on the way."""
+    code = f"""
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = None
+from kbn.__main__ import main
+assert main(["report", {str(two_runs[0])!r}, "-o", "report.html"]) == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("measures", [
+    {"gradient_shift": {"a": [0, 1]}}, {"mean_gap": {"a": [0, 1]}}, {"psi": {"a": [0, 1]}},
+    {"mean": {"a": [0, 1]}}, {"beta_smoothness": {"model": [0, 1]}},
+])  # fmt: skip
+def test_a_report_on_whatever_was_recorded(measures, tmp_path, capsys):
+    write(tmp_path, measures)
+    assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
+    page = Text((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert ("Where and when layers move" in page.all) == ("psi" in measures)
+    found = json.loads(report(capsys, tmp_path, "--json")[1])
+    assert found["measure"] == ("psi" if "psi" in measures else None)
+
+
+def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
+    write(tmp_path, {tags.WASSERSTEIN: {"a": [0, 1]}})
+    for number, text in enumerate(["", "no table", "| a | b | c |\n| --- | --- | --- |\n| 1 |"]):
+        file = EventFile(str(tmp_path / f"r{number}" / tags.RUN_DIRECTORY), restarts=False,
+                         json_lines=False)  # fmt: skip
+        rows = Rows(0, {Tap("a", "input"): {tags.WASSERSTEIN: 0.0}})
+        file.write(0, Record(rows, texts={tags.SETTINGS: text, tags.LAYERS: text}))
+        file.close()
+    assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
+
+
+# --- in the browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(browser):
+    """A page without a network, and what it complained of."""
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.complaints = []
+    page.on("console", lambda message: message.type in ("error", "warning")
+            and page.complaints.append(message.text))  # fmt: skip
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.requests = []
+    page.on("request", lambda request: page.requests.append(request.url))
+    yield page
+    context.close()
+
+
+def opened(page, target):
+    page.goto(target.as_uri())
+    figures = page.locator(".figure")
+    for number in range(figures.count()):
+        figures.nth(number).locator(".main-svg").first.wait_for()
+    page.wait_for_timeout(500)
+    return figures
+
+
+@pytest.mark.browser
+def test_every_figure_is_drawn_offline(written, offline, screenshot):
+    figures = opened(offline, written)
+    assert figures.count() >= 7  # of one layer or two the distribution
+    assert figures.nth(0).locator(".hm image").count() == 2  # a heat map of each run
+    assert offline.complaints == []
+    assert [url for url in offline.requests if not re.match("file:|data:|blob:", url)] == []
+    screenshot(offline, "report")
+
+
+@pytest.mark.browser
+def test_a_hostile_log_runs_nothing(tmp_path, capsys, offline, screenshot):
+    hostile_log(tmp_path)
+    target = tmp_path / "report.html"
+    report(capsys, tmp_path, "-o", target)
+    figures = opened(offline, target)
+    assert figures.count() >= 4
+    assert offline.evaluate("window.pwned") is None
+    assert offline.complaints == []
+    ticks = figures.nth(0).locator(".ytick text").all_text_contents()
+    assert any(tick.endswith("= 1</script> input") for tick in ticks), ticks
+    assert offline.locator("svg a").count() == 0
+    screenshot(offline, "hostile_report")

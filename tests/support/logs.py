@@ -1,0 +1,74 @@
+"""Logs written by hand, with values that are known, of any size."""
+
+import os
+
+import numpy as np
+
+from kbn.callbacks.recording.settings import layers_in_order
+from kbn.callbacks.writing.event_file import EventFile, Record
+from kbn.records import tags
+from kbn.records.history import Rows
+from kbn.records.tags import Tap
+
+# Names that would do harm where they were taken for more than text.
+HOSTILE = (
+    "<script>window.pwned = 1</script>",
+    '"><img src=x onerror="window.pwned = 2">',
+    "</script><svg onload=window.pwned=3>",
+    "<a href='javascript:window.pwned=4'>a</a>",
+    "%{x}<br>$x$ &lt;b&gt; `code` | **b**",
+    "../../etc/passwd",
+    "Ж-層-🙂",
+    "l" * 300,
+)
+
+
+def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, kind=None):
+    """Write one run.
+
+    Args:
+        log_dir: its folder.
+        measures: by name, by layer: values, one per record.
+        steps: of the records; 0, 100, … where None.
+        sites: of every layer.
+        histograms: by layer: (k, 3) buckets, one per record.
+        kind: which callback's run; CovariateShift's where None.
+    """
+    layers = list(dict.fromkeys(layer for of in measures.values() for layer in of))
+    taps = [Tap(layer, site) for layer in layers for site in sites]
+    records = max(len(values) for of in measures.values() for values in of.values())
+    folder = os.path.join(log_dir, kind or tags.RUN_DIRECTORY)
+    file = EventFile(folder, taps, restarts=False, json_lines=False)
+    for record in range(records):
+        step = 100 * record if steps is None else steps[record]
+        rows = Rows(step, {
+            tap: {name: float(of[tap.layer][record])
+                  for name, of in measures.items() if tap.layer in of}
+            for tap in taps
+        })  # fmt: skip
+        shown = {tap: np.asarray(histograms[tap.layer][record]) for tap in taps
+                 if tap.layer in (histograms or {})}  # fmt: skip
+        texts = {} if record else {tags.LAYERS: layers_in_order(rows)}
+        file.write(step, Record(rows, shown, texts=texts))
+    file.close()
+
+
+def buckets(rng, shift=0.0, k=20):
+    """Return (k, 3) buckets of a normal sample, cut at quantiles."""
+    x = rng.normal(shift, 1, 1000)
+    edges = np.quantile(x, np.linspace(0, 1, k + 1))
+    return np.stack([edges[:-1], edges[1:], np.full(k, 1000 / k)], axis=1)
+
+
+def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
+    """Write runs of so many layers and records, with all that a tab draws first."""
+    rng = np.random.default_rng(0)
+    names = [f"block_{i // 10}/layer_{i}" for i in range(layers)]
+    measures = (tags.WASSERSTEIN, tags.JEFFREYS, *tags.PERCENTILE_MEASURES)
+    for number, run in enumerate(runs):
+        values = {
+            measure: dict(zip(names, rng.lognormal(-2 - number, 1, (layers, steps)), strict=True))
+            for measure in measures
+        }
+        write(os.path.join(log_dir, run), values)
+    return names
