@@ -20,7 +20,7 @@ from kbn.callbacks.recording.settings import layers_in_order
 from kbn.callbacks.writing.event_file import EventFile, Record
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 RUNS = ("plain", "normalized")
 SIZES = ((50, 1000), (200, 1000))  # layers, steps
@@ -57,14 +57,14 @@ def _visits(chromium: str, folder: str) -> dict[str, float]:
 
 
 def _write(folder: Path, layers: int, steps: int, seed: int) -> None:
-    taps = [Tap(f"block_{i // 10}/layer_{i}", "input") for i in range(layers)]
+    places = [Place(f"block_{i // 10}/layer_{i}", "input") for i in range(layers)]
     measures = (tags.WASSERSTEIN, tags.JEFFREYS, *tags.PERCENTILE_MEASURES)
     values = np.random.default_rng(seed).lognormal(-2 - seed, 1, (steps, layers, len(measures)))
-    file = EventFile(str(folder / tags.RUN_DIRECTORY), taps, restarts=False, json_lines=False)
+    file = EventFile(str(folder / tags.RUN_DIRECTORY), places, restarts=False, json_lines=False)
     for step, by_layer in enumerate(values.tolist()):
         found = {
-            tap: dict(zip(measures, of, strict=True))
-            for tap, of in zip(taps, by_layer, strict=True)
+            place: dict(zip(measures, of, strict=True))
+            for place, of in zip(places, by_layer, strict=True)
         }
         rows = Rows(100 * step, found)
         texts = {} if step else {tags.LAYERS: layers_in_order(rows)}

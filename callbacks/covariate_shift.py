@@ -19,7 +19,7 @@ from kbn.distributions.sketch import DistributionSketch
 from kbn.introspection.layer_tree import check_layers, layer_paths, select
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 REFERENCES = ("previous", "first")
 
@@ -129,9 +129,9 @@ class CovariateShift(Recorder):
         self._compiled: Probe | None = None
         self._thinning = Thinning()
         self._movements = Movements(self.measures[0])
-        self._references: dict[Tap, DistributionSketch] = {}
+        self._references: dict[Place, DistributionSketch] = {}
 
-    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Choose the layers and trace the probe."""
         build(model, self.probe)
         paths = layer_paths(model)
@@ -140,7 +140,7 @@ class CovariateShift(Recorder):
         look = activations(self.sites, self.max_samples, channels_first=first)
         self._compiled = Probe(model, self.probe, chosen, look)
         self._compiled.tell_unseen(self.layers)
-        return self._compiled.taps
+        return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """See, in the first epoch, where a `fit` begins that goes on from an earlier one."""
@@ -150,15 +150,15 @@ class CovariateShift(Recorder):
     def record(self, step: int) -> Record:
         """Sketch every watched activation and compare it with its reference."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        sketches: dict[Tap, DistributionSketch] = self._compiled()
+        sketches: dict[Place, DistributionSketch] = self._compiled()
         self._keep_references(step, sketches, before=True)
         found = measured(self.measures, sketches, self._references)
         first = self.measures[0]
-        self._movements.add(step, {tap: of[first] for tap, of in found.items() if first in of})
+        self._movements.add(step, {place: of[first] for place, of in found.items() if first in of})
         self._keep_references(step, sketches, before=False)
         wanted = sketches if self.histograms and self._thinning.keeps() else {}
         return Record(
-            Rows(step, found), {tap: sketch.histogram() for tap, sketch in wanted.items()}
+            Rows(step, found), {place: sketch.histogram() for place, sketch in wanted.items()}
         )
 
     def summarise(self) -> Record:
@@ -170,7 +170,7 @@ class CovariateShift(Recorder):
         self._compiled = None
 
     def _keep_references(
-        self, step: int, sketches: Mapping[Tap, DistributionSketch], *, before: bool
+        self, step: int, sketches: Mapping[Place, DistributionSketch], *, before: bool
     ) -> None:
         """Keep what later records are compared with, and this one if it is the first of all."""
         if self.reference == "previous":

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbn.callbacks.probing.loss_probe import LossProbe
-from kbn.callbacks.probing.mixed_weights import Place, in_order
+from kbn.callbacks.probing.mixed_weights import LayerWeights, in_order
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
@@ -23,7 +23,7 @@ from kbn.introspection.layer_tree import (
 )
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 _KERNELS_ELSE_WEIGHTS: Preferred = {
     "layers with a trainable kernel": lambda layer: (
@@ -117,10 +117,10 @@ class GradientShift(Recorder):
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._loss: LossProbe | None = None
-        self._watched_layers: list[Place] = []
+        self._watched_layers: list[LayerWeights] = []
         self._before: list[np.ndarray] | None = None
 
-    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
         self._loss = LossProbe(model, self.probe, type(self).__name__)
         paths = layer_paths(model)
@@ -153,7 +153,7 @@ class GradientShift(Recorder):
         for layer in self._watched_layers:
             mixed = layer.mixed(before, after)
             moved = gradients if mixed is None else self._loss(mixed)[1]
-            place = Tap(layer.path, tags.PROBE)
+            place = Place(layer.path, tags.PROBE)
             found[place] = compared(layer.own(gradients), layer.own(moved))
         return Record(Rows(step, found))
 

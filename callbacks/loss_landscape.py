@@ -14,7 +14,7 @@ from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 
 class LossLandscape(Recorder):
@@ -88,7 +88,7 @@ class LossLandscape(Recorder):
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._loss: LossProbe | None = None
 
-    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the loss and its gradient."""
         self._loss = LossProbe(model, self.probe, type(self).__name__)
         return ()
@@ -98,7 +98,7 @@ class LossLandscape(Recorder):
         assert self._loss is not None, "prepare comes first"  # noqa: S101
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))
-        return Record(Rows(step, {Tap(tags.MODEL, tags.PROBE): values}))
+        return Record(Rows(step, {Place(tags.MODEL, tags.PROBE): values}))
 
     def release(self) -> None:
         """Drop what was compiled."""

@@ -20,7 +20,7 @@ from kbn.common import checks
 from kbn.introspection.layer_tree import Preferred, check_layers, layer_paths, select
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 _BATCH_NORMALIZATIONS: Preferred = {
     "batch normalization layers": lambda layer: isinstance(layer, keras.layers.BatchNormalization)
@@ -114,11 +114,11 @@ class MovingStatistics(Recorder):
         self._losses: LossesOfBothModes | None = None
         self._refused: dict[str, np.ndarray] = {}
         self._batches_before = 0
-        self._found: dict[Tap, Gap] = {}
+        self._found: dict[Place, Gap] = {}
         self._found_at = 0
         self._warned = False
 
-    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Choose the layers, and trace the probe and the losses."""
         build(model, self.probe.x)
         chosen = select(self.layers, layer_paths(model), _BATCH_NORMALIZATIONS)
@@ -132,7 +132,7 @@ class MovingStatistics(Recorder):
                 "MovingStatistics watches batch normalization layers, and these are none: "
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
-        self._compiled = Probe(model, self.probe.x, chosen, normalizations.look)
+        self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
         self._compiled.tell_unseen(self.layers)
         self._losses = self._losses_of(model)
         self._refused, self._batches_before = _refusals(chosen), self._steps.batches
@@ -143,26 +143,26 @@ class MovingStatistics(Recorder):
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         self._found, self._found_at = self._compiled(), step
         refused = self._refused_shares()
-        found: dict[Tap, dict[str, float]] = {}
-        for tap, gap in self._found.items():
+        found: dict[Place, dict[str, float]] = {}
+        for place, gap in self._found.items():
             path = next(path for path, layer in self._compiled.layers.items() if layer is gap.layer)
             share = {"refused_share": refused[path]} if path in refused else {}
-            found[tap] = {**gap.measured, **share}
+            found[place] = {**gap.measured, **share}
         if self._losses is not None:
             training, inference = self._losses()
             measured = (training, inference, inference - training)
-            found[Tap(tags.MODEL, tags.PROBE)] = dict(zip(tags.LOSSES, measured, strict=True))
+            found[Place(tags.MODEL, tags.PROBE)] = dict(zip(tags.LOSSES, measured, strict=True))
         return Record(Rows(step, found))
 
     def summarise(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""
         if not self._found:  # Python chose not to call the layers
             return Record()
-        tap, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
+        place, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
         trained = self._found_at > self._begun_at  # before the first step nothing has settled
         if trained and _distance(gap) > 1 and not self._warned:
             self._warned = True
-            warnings.warn(_advice(self._found_at, tap, gap), stacklevel=2)
+            warnings.warn(_advice(self._found_at, place, gap), stacklevel=2)
         return Record()
 
     def release(self) -> None:
@@ -211,13 +211,13 @@ def _distance(gap: Gap) -> float:
     return max(far) if all(map(math.isfinite, far)) else 0.0
 
 
-def _advice(step: int, tap: Tap, gap: Gap) -> str:
+def _advice(step: int, place: Place, gap: Gap) -> str:
     shift, ratio = gap.measured["mean_gap"], math.exp(2 * gap.measured["variance_log_ratio"])
     updates, momentum = gap.measured["steps_to_settle"], gap.layer.momentum
     # None weighs all batches alike, those of the first steps too.
     faster = "a momentum, such as 0.9" if momentum is None else "a lower momentum"
     return (
-        f"At step {step}, inference will be off: the moving statistics of {tap.layer!r} are not "
+        f"At step {step}, inference will be off: the moving statistics of {place.layer!r} are not "
         f"those that training normalizes with. Its mean is {shift:.2g} standard deviations away, "
         f"and the variance of the batch is {ratio:.2g} times the moving one. With "
         f"momentum={momentum} they need some {updates:.0f} updates more, if nothing moved "

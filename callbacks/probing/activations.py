@@ -8,9 +8,9 @@ import keras
 from keras import ops, tree
 
 from kbn.backend.tensorflow import tracing
-from kbn.callbacks.probing.probe import Kept, Look, RefusalError
+from kbn.callbacks.probing.probe import Extract, Extraction, RefusalError
 from kbn.distributions.reduction import Reduction
-from kbn.introspection.layer_calls import Call
+from kbn.introspection.layer_calls import LayerCall
 
 _BOUNDS = {
     "sigmoid": (0, 1),
@@ -22,7 +22,7 @@ _BOUNDS = {
 }
 
 
-def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Look:
+def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Extract:
     """Return a look at the activations at `sites`, each reduced to `max_samples` values.
 
     Args:
@@ -38,7 +38,7 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
         reduction = Reduction(shape, axis, max_samples, bounds)
         return tracing.shared(reduction.on_device), reduction.on_host
 
-    def look(path: str, call: Call) -> list[tuple[str, Kept]]:
+    def extract(path: str, call: LayerCall) -> list[tuple[str, Extraction]]:
         found = []
         for site, value in (("input", call.inputs), ("output", call.outputs)):
             bounds = _bounds(call.layer) if site == "output" else None
@@ -46,10 +46,10 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
                 shape = tuple(map(int, x.shape))
                 axis = _channel_axis(call.layer, channels_first and len(shape) > 3)
                 on_device, on_host = reduction_of(shape, axis, bounds)
-                found.append((name, Kept(on_device(x), on_host)))
+                found.append((name, Extraction(on_device(x), on_host)))
         return found
 
-    return look
+    return extract
 
 
 def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:

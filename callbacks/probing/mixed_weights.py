@@ -9,7 +9,7 @@ from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.introspection.layer_tree import Layers
 
 
-class Place:
+class LayerWeights:
     """A layer's place among the others, as far as their weights tell.
 
     Attributes:
@@ -42,7 +42,7 @@ class Place:
         return mixed
 
 
-def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[Place], list[str]]:
+def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[LayerWeights], list[str]]:
     """Return the chosen layers in order, and the paths of those that have no place in it.
 
     The order is that in which the loss first reads each weight, whoever holds it: a block's own
@@ -55,7 +55,7 @@ def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[Place], list[str]]:
     """
     place_of = {id(variable): place for place, variable in enumerate(loss.variables)}
     turn = {place: number for number, place in enumerate(loss.used)}
-    found: list[tuple[float, Place]] = []
+    found: list[tuple[float, LayerWeights]] = []
     missed = []
     for path, layer in chosen.items():
         own = [place_of[id(v)] for v in layer.trainable_variables if id(v) in place_of]
@@ -64,5 +64,5 @@ def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[Place], list[str]]:
             missed.append(path)
             continue
         earlier = [p for p, at in turn.items() if at < first and p not in own]
-        found.append((first, Place(path, own, earlier)))
+        found.append((first, LayerWeights(path, own, earlier)))
     return [place for _, place in sorted(found, key=lambda pair: pair[0])], missed

@@ -1,4 +1,4 @@
-"""The look that `MovingStatistics` takes: a normalization layer's batch against its memory."""
+"""The look that `MovingStatistics` takes: a normalization layer's batch against its momentum."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from kbn.callbacks.probing.probe import Kept
-from kbn.introspection.layer_calls import Call
+from kbn.callbacks.probing.probe import Extraction
+from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
-from kbn.ops.inference_gap import Memory, Statistics
+from kbn.ops.inference_gap import MeanAndVariance, Momentum
 from kbn.ops.masks import weights_for, where_kept
 from kbn.ops.moments import center
 
@@ -30,7 +30,7 @@ class Gap(NamedTuple):
     number: float
 
 
-def look(_: str, call: Call) -> list[tuple[str, Kept]]:
+def extract(_: str, call: LayerCall) -> list[tuple[str, Extraction]]:
     """Keep the batch's moments per channel, and how far the outputs of both modes lie apart."""
     layer, x = call.layer, call.inputs
     if not ops.is_tensor(x):
@@ -50,7 +50,7 @@ def look(_: str, call: Call) -> list[tuple[str, Kept]]:
         "count": ops.max(ops.convert_to_tensor(batch.count, wide.dtype)),
         "output_gap": ops.sqrt(_mean_of_kept(ops.square(apart), weights)),
     }
-    return [("probe", Kept(tensors, partial(_gaps, layer)))]
+    return [("probe", Extraction(tensors, partial(_gaps, layer)))]
 
 
 def _mean_of_kept(x: Any, weights: Any) -> Any:
@@ -69,8 +69,10 @@ def _gaps(
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a net that diverged
 def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]) -> Gap:
-    batch = Statistics(_double(found["mean"]), _double(found["variance"]) + layer.epsilon)
-    moving = Statistics(_double(layer.moving_mean), _double(layer.moving_variance) + layer.epsilon)
+    batch = MeanAndVariance(_double(found["mean"]), _double(found["variance"]) + layer.epsilon)
+    moving = MeanAndVariance(
+        _double(layer.moving_mean), _double(layer.moving_variance) + layer.epsilon
+    )
     means = inference_gap.mean_gap(batch, moving)
     ratios = inference_gap.variance_log_ratio(batch, moving)
     measured = {
@@ -82,7 +84,7 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
         "steps_to_settle": inference_gap.updates_to_settle(
             _kept(layer, batch, float(found["count"])),
             moving,
-            memory_of(layer, float(found["count"])),
+            momentum_of(layer, float(found["count"])),
         ),
     }
     for name in ("gamma", "beta"):
@@ -93,7 +95,7 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
     return Gap(layer, measured, float(found["count"]))
 
 
-def _kept(layer: Any, batch: Statistics, count: float) -> Statistics:
+def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
     """Return what the moving statistics tend to where all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= 1:
         return batch
@@ -101,13 +103,13 @@ def _kept(layer: Any, batch: Statistics, count: float) -> Statistics:
     return batch._replace(variance=variance)
 
 
-def memory_of(layer: keras.layers.BatchNormalization, batch: float) -> Memory:
+def momentum_of(layer: keras.layers.BatchNormalization, batch: float) -> Momentum:
     """Return how the layer's moving statistics forget, where an update brings `batch` values."""
     if layer.momentum is None:
-        return Memory(None, _double(layer.mean_count), max(batch, 1.0))
+        return Momentum(None, _double(layer.mean_count), max(batch, 1.0))
     if getattr(layer, "zero_debias", False):
-        return Memory(layer.momentum, _double(layer.mean_debias))
-    return Memory(layer.momentum)
+        return Momentum(layer.momentum, _double(layer.mean_debias))
+    return Momentum(layer.momentum)
 
 
 def refusals(layer: keras.layers.BatchNormalization) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """What is measured: something about the calls of chosen layers on a fixed batch, inside one trace.
 
-Layers are tapped only while the compiled function is traced, so that any model can be watched
-(nested, subclassed, shared layers) and nothing stays attached to it.
+Layer calls are observed only while the compiled function is traced, so that any model can be
+watched (nested, subclassed, shared layers) and nothing stays attached to it.
 """
 
 import re
@@ -13,14 +13,20 @@ import keras
 from keras import tree
 
 from kbn.backend.tensorflow import replicas, tracing
-from kbn.introspection.layer_calls import Call, runs_eagerly, seeds, tapped, training_argument
+from kbn.introspection.layer_calls import (
+    LayerCall,
+    observe_calls,
+    runs_eagerly,
+    seeds,
+    training_argument,
+)
 from kbn.introspection.layer_tree import Layers, layer_paths, tell_unwatched
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 Finish = Callable[[list[dict[str, Any]]], list[Any]]
 
 
-class Kept(NamedTuple):
+class Extraction(NamedTuple):
     """What is kept of one place.
 
     Attributes:
@@ -33,7 +39,7 @@ class Kept(NamedTuple):
     finish: Finish
 
 
-Look = Callable[[str, Call], list[tuple[str, Kept]]]
+Extract = Callable[[str, LayerCall], list[tuple[str, Extraction]]]
 """What to keep of a layer's call, given its path: for each place worth a name of its own a site,
 and what is kept."""
 
@@ -55,36 +61,36 @@ class Probe:
 
     Attributes:
         layers: the layers, by path.
-        taps: the places that are watched, in the order in which the model calls them; of a model
+        places: the places that are watched, in the order in which the model calls them; of a model
             that runs eagerly, those of the last time.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
             or calls them inside a loop, whose tensors cannot leave it.
     """
 
-    def __init__(self, model: keras.Model, inputs: Any, layers: Layers, look: Look) -> None:
+    def __init__(self, model: keras.Model, inputs: Any, layers: Layers, extract: Extract) -> None:
         """Trace the model.
 
         Raises:
             ValueError: where the model refuses the inputs.
         """
-        self.taps: list[Tap] = []
+        self.places: list[Place] = []
         self.unseen: list[str] = []
-        self._model, self.layers, self._look, self._looking = model, layers, look, False
+        self._model, self.layers, self._extract, self._extracting = model, layers, extract, False
         self._several: dict[str, bool] = {}  # by path, whether calls have a number
         tracing.check_backend("kbn.callbacks")
         with told_by_shape(inputs):
             self._run = tracing.compile_for(self._looked_at, inputs, eagerly=runs_eagerly(model))
 
-    def __call__(self) -> dict[Tap, Any]:
+    def __call__(self) -> dict[Place, Any]:
         """Run the model on the batch and return what the looks made of it, place by place."""
         kept = self._run()  # first: where Python runs the model, it finds the places anew
         groups: dict[Finish, list[int]] = {}
-        for place, finish in enumerate(self._finish):
-            groups.setdefault(finish, []).append(place)
+        for number, finish in enumerate(self._finish):
+            groups.setdefault(finish, []).append(number)
         found: dict[int, Any] = {}
-        for finish, places in groups.items():
-            found.update(zip(places, finish([kept[place] for place in places]), strict=True))
-        return {tap: found[place] for place, tap in enumerate(self.taps)}
+        for finish, numbers in groups.items():
+            found.update(zip(numbers, finish([kept[i] for i in numbers]), strict=True))
+        return {place: found[number] for number, place in enumerate(self.places)}
 
     def tell_unseen(self, layers: Any) -> None:
         """Warn of layers that cannot be watched; raise where one was named, or none is left.
@@ -96,7 +102,7 @@ class Probe:
             "These layers cannot be watched, since the model does not call them in training "
             "or calls them inside a loop"
         )
-        if not self.taps:
+        if not self.places:
             names = ", ".join(self.unseen)
             raise ValueError(
                 f"{problem}: {names}. Name others in layers. Received: layers={layers!r}"
@@ -107,35 +113,37 @@ class Probe:
     def _looked_at(self, inputs: Any) -> list[dict[str, Any]]:
         paths = {id(layer): path for path, layer in self.layers.items()}
         trace, calls, looped = tracing.current_trace(), Counter[str](), set()
-        seen: list[tuple[tuple[str, int, str], Kept]] = []
+        seen: list[tuple[tuple[str, int, str], Extraction]] = []
 
-        def observe(call: Call) -> None:
+        def observe(call: LayerCall) -> None:
             path = paths.get(id(call.layer))
-            if path is None or self._looking:
+            if path is None or self._extracting:
                 return
             if call.trace is not trace:
                 looped.add(path)
                 return
             number, calls[path] = calls[path], calls[path] + 1
-            self._looking = True  # a look may call the layer itself
+            self._extracting = True  # a look may call the layer itself
             try:
-                seen.extend(((path, number, site), kept) for site, kept in self._look(path, call))
+                seen.extend(
+                    ((path, number, site), kept) for site, kept in self._extract(path, call)
+                )
             finally:
-                self._looking = False
+                self._extracting = False
 
         scope = keras.StatelessScope(state_mapping=seeds(self._model))
-        with tapped(observe), scope, replicas.alone():
+        with observe_calls(observe), scope, replicas.alone():
             self._model(inputs, **training_argument(self._model, True))
         # Of a loop's calls the first may stand outside it, and would pass for the whole.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]
         self._several = {path: calls[path] > 1 for path in calls} | self._several
-        self.taps = [self._tap(*key) for key, _ in seen]
+        self.places = [self._place(*key) for key, _ in seen]
         self._finish = [kept.finish for _, kept in seen]
         self.unseen = [path for path in self.layers if path not in {key[0] for key, _ in seen}]
         return [kept.tensors for _, kept in seen]
 
-    def _tap(self, path: str, call: int, site: str) -> Tap:
-        return Tap(f"{path}:{call}" if call or self._several[path] else path, site)
+    def _place(self, path: str, call: int, site: str) -> Place:
+        return Place(f"{path}:{call}" if call or self._several[path] else path, site)
 
 
 def build(model: keras.Model, inputs: Any) -> None:

@@ -7,16 +7,16 @@ import numpy as np
 from kbn.distributions.distances import MEASURES
 from kbn.distributions.sketch import Channels, DistributionSketch, means_of_known
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
-Sketches = Mapping[Tap, DistributionSketch]
+Sketches = Mapping[Place, DistributionSketch]
 # More would take memory, and no less time.
 VALUES_AT_ONCE = 2**18
 
 
 def measured(
     distances: Sequence[str], sketches: Sketches, references: Sketches
-) -> dict[Tap, dict[str, float]]:
+) -> dict[Place, dict[str, float]]:
     """Return the scalars of every place, with distances where it has a reference.
 
     Places that are alike are measured at once: a hundred small steps in NumPy, place by place, take
@@ -30,25 +30,25 @@ def measured(
             number of channels, and is none then.
     """
     references = {
-        tap: reference
-        for tap, reference in references.items()
-        if tap in sketches and len(reference.mean) == len(sketches[tap].mean)
+        place: reference
+        for place, reference in references.items()
+        if place in sketches and len(reference.mean) == len(sketches[place].mean)
     }
-    alike: dict[tuple[object, ...], list[Tap]] = {}
-    for tap, sketch in sketches.items():
+    alike: dict[tuple[object, ...], list[Place]] = {}
+    for place, sketch in sketches.items():
         kind = sketch.values.shape, sketch.complete
-        reference = references.get(tap)
+        reference = references.get(place)
         against = None if reference is None else (len(reference.values), reference.complete)
-        alike.setdefault((kind, against), []).append(tap)
-    found: dict[Tap, dict[str, float]] = {}
+        alike.setdefault((kind, against), []).append(place)
+    found: dict[Place, dict[str, float]] = {}
     for group in alike.values():
         at_once = max(1, VALUES_AT_ONCE // max(sketches[group[0]].values.size, 1))
         for first in range(0, len(group), at_once):
-            taps = group[first : first + at_once]
-            before = [references[tap] for tap in taps if tap in references]
-            together = _together(distances, [sketches[tap] for tap in taps], before)
-            found.update(zip(taps, together, strict=True))
-    return {tap: found[tap] for tap in sketches}
+            places = group[first : first + at_once]
+            before = [references[place] for place in places if place in references]
+            together = _together(distances, [sketches[place] for place in places], before)
+            found.update(zip(places, together, strict=True))
+    return {place: found[place] for place in sketches}
 
 
 def _together(

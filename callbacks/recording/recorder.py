@@ -21,7 +21,7 @@ from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record, check_lo
 from kbn.common import checks
 from kbn.records import tags
 from kbn.records.history import History, Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 
 class Recorder(keras.callbacks.Callback):
@@ -65,7 +65,7 @@ class Recorder(keras.callbacks.Callback):
         """How many records could not be taken or written."""
         return self._faults.lost_records
 
-    def prepare(self, model: keras.Model) -> Sequence[Tap]:
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
         raise NotImplementedError
 
@@ -107,10 +107,10 @@ class Recorder(keras.callbacks.Callback):
         self._steps.begin(self.model, (self.params or {}).get("steps"))
         if not replicas.is_chief(self.model):
             return  # the chief alone writes
-        taps = self._prepared()
+        places = self._prepared()
         self._is_new = self._watched is None
         self._file = EventFile(
-            self._directory, taps, restarts=self._is_new, json_lines=self._json_lines
+            self._directory, places, restarts=self._is_new, json_lines=self._json_lines
         )
         self._written = 0
         self._watched = weakref.ref(self.model)
@@ -173,7 +173,7 @@ class Recorder(keras.callbacks.Callback):
         self._close()
         self._faults.sum_up()
 
-    def _prepared(self) -> Sequence[Tap]:
+    def _prepared(self) -> Sequence[Place]:
         try:
             with self.cost.spending():
                 return self.prepare(self.model)
@@ -220,7 +220,7 @@ class Recorder(keras.callbacks.Callback):
         with self.cost.spending():
             self.cost.bytes += size
             spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
-            by_place = {Tap("record", site): {tags.MONITOR: one} for site, one in spent.items()}
+            by_place = {Place("record", site): {tags.MONITOR: one} for site, one in spent.items()}
             rows = Rows(step, by_place)
             self.cost.bytes += self._file.write(step, Record(rows))
             self.history.add(rows)

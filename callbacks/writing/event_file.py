@@ -20,7 +20,7 @@ from kbn.callbacks.writing.files import File
 from kbn.callbacks.writing.picture import Picture
 from kbn.records import framing as records
 from kbn.records.history import Rows, json_line
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 EVENTS, JSON_LINES = "the event file", "history.jsonl"
 _NUMBERS = itertools.count()
@@ -38,7 +38,7 @@ class Record:
     """
 
     rows: Rows | None = None
-    histograms: Mapping[Tap, np.ndarray] = field(default_factory=dict)
+    histograms: Mapping[Place, np.ndarray] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,19 +52,19 @@ class EventFile:
     """
 
     def __init__(
-        self, directory: str, taps: Sequence[Tap] = (), *, restarts: bool, json_lines: bool
+        self, directory: str, places: Sequence[Place] = (), *, restarts: bool, json_lines: bool
     ) -> None:
         """Make ready to write; the files, and `directory`, come with the first event.
 
         Args:
             directory: the run directory.
-            taps: the places whose percentiles the Custom Scalars tab shows as a band.
+            places: the places whose percentiles the Custom Scalars tab shows as a band.
             restarts: whether TensorBoard is to drop what other files hold from the first step on.
             json_lines: whether to write the rows to `history.jsonl` too.
         """
         self._directory = directory
         self._restarts = restarts
-        self._layout = summaries.layout(taps) if taps else None
+        self._layout = summaries.layout(places) if places else None
         self._lines = File(directory, JSON_LINES) if json_lines else None
         self._file = self._new_file()
         self._builder = summaries.Builder()

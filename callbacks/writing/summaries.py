@@ -23,8 +23,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from kbn.callbacks.writing.picture import Picture
 from kbn.records import tags
-from kbn.records.history import Place, Rows
-from kbn.records.tags import Tap
+from kbn.records.history import Key, Rows
+from kbn.records.tags import Place
 
 CATEGORY = "Covariate shift: 15th, 50th and 85th percentile"
 _KINDS_KEPT = 8  # of records, by their places
@@ -33,7 +33,7 @@ _KINDS_KEPT = 8  # of records, by their places
 class _Scalars:
     """The scalars of some places, serialized once: then only their numbers change, faster."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Key]) -> None:
         serialized = [_scalar(place).SerializeToString() for place in places]
         self._bytes = np.frombuffer(bytearray(b"".join(serialized)), np.uint8)
         # The number comes last: float_val in a tensor, and the tensor in what has no metadata.
@@ -45,10 +45,10 @@ class _Scalars:
         return self._bytes.tobytes()
 
 
-def _scalar(place: Place) -> Summary:
+def _scalar(place: Key) -> Summary:
     layer, site, measure = place
     summary = Summary()
-    tensor = summary.value.add(tag=tags.tag(measure, Tap(layer, site))).tensor
+    tensor = summary.value.add(tag=tags.tag(measure, Place(layer, site))).tensor
     tensor.dtype = 1  # DT_FLOAT
     tensor.tensor_shape.SetInParent()
     tensor.float_val.append(0.0)
@@ -60,19 +60,19 @@ class Builder:
 
     def __init__(self) -> None:
         self._described: set[str] = set()
-        self._scalars: dict[tuple[Place, ...], _Scalars] = {}
+        self._scalars: dict[tuple[Key, ...], _Scalars] = {}
 
     def summary(
         self,
         rows: Rows | None,
-        histograms: Mapping[Tap, np.ndarray],
+        histograms: Mapping[Place, np.ndarray],
         pictures: Mapping[str, Picture],
         texts: Mapping[str, str],
     ) -> Summary:
         """Return one record as a summary."""
         summary = Summary()
-        for tap, buckets in histograms.items():
-            self._add_histogram(summary, tap, buckets)
+        for place, buckets in histograms.items():
+            self._add_histogram(summary, place, buckets)
         if rows:
             self._add_scalars(summary, rows)
         for tag, picture in pictures.items():
@@ -81,8 +81,8 @@ class Builder:
             self._add_text(summary, tag, text)
         return summary
 
-    def _add_histogram(self, summary: Summary, tap: Tap, buckets: np.ndarray) -> None:
-        tag = tags.tag(tags.HISTOGRAM, tap)
+    def _add_histogram(self, summary: Summary, place: Place, buckets: np.ndarray) -> None:
+        tag = tags.tag(tags.HISTOGRAM, place)
         value = summary.value.add(tag=tag)
         value.tensor.dtype = 2  # DT_DOUBLE; make_tensor_proto takes ten times as long
         for size in buckets.shape:
@@ -149,10 +149,10 @@ def restart(step: int) -> Event:
     return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 
 
-def layout(taps: Iterable[Tap]) -> Summary:
+def layout(places: Iterable[Place]) -> Summary:
     """Return the custom-scalars layout that shows each place's percentiles as a band."""
     # The page shows a category's charts in reverse.
-    page = layout_pb2.Layout(category=[_percentile_category(reversed(list(taps)))])
+    page = layout_pb2.Layout(category=[_percentile_category(reversed(list(places)))])
     summary = Summary()
     summary.value.add(
         tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
@@ -162,22 +162,22 @@ def layout(taps: Iterable[Tap]) -> Summary:
     return summary
 
 
-def _percentile_category(taps: Iterable[Tap]) -> layout_pb2.Category:
+def _percentile_category(places: Iterable[Place]) -> layout_pb2.Category:
     low, middle, high = tags.PERCENTILE_MEASURES
     charts = [
         layout_pb2.Chart(
-            title=f"{tap.layer} {tap.site}",
+            title=f"{place.layer} {place.site}",
             margin=layout_pb2.MarginChartContent(
                 series=[
                     layout_pb2.MarginChartContent.Series(
-                        value=tags.tag(middle, tap),
-                        lower=tags.tag(low, tap),
-                        upper=tags.tag(high, tap),
+                        value=tags.tag(middle, place),
+                        lower=tags.tag(low, place),
+                        upper=tags.tag(high, place),
                     )
                 ]
             ),
         )
-        for tap in taps
+        for place in places
     ]
     return layout_pb2.Category(title=CATEGORY, chart=charts)
 

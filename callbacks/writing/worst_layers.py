@@ -8,7 +8,7 @@ import numpy as np
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.picture import heat_map
 from kbn.records import markdown, tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 LINES = 24
 COLUMNS = 160  # records; of more, several share a column, and the greatest is shown
@@ -23,12 +23,12 @@ class Movements:
 
     def __init__(self, measure: str) -> None:
         self._measure = measure
-        self._found: dict[Tap, tuple[array[int], array[float]]] = {}
+        self._found: dict[Place, tuple[array[int], array[float]]] = {}
 
-    def add(self, step: int, moved: Mapping[Tap, float]) -> None:
+    def add(self, step: int, moved: Mapping[Place, float]) -> None:
         """Add a record."""
-        for tap, value in moved.items():
-            steps, values = self._found.setdefault(tap, (array("q"), array("d")))
+        for place, value in moved.items():
+            steps, values = self._found.setdefault(place, (array("q"), array("d")))
             steps.append(step)
             values.append(value)
 
@@ -40,7 +40,7 @@ class Movements:
         values = np.full((len(self._found), len(steps)), np.nan)
         for line, (at, moved) in enumerate(self._found.values()):
             values[line, np.searchsorted(steps, at)] = moved
-        places = [" ".join(tap) for tap in self._found]
+        places = [" ".join(place) for place in self._found]
         worst = np.sort(_worst_first(values)[:LINES])  # as many as fit, in the order of the model
         drawn = heat_map(_fewer_columns(values[worst]), [places[i] for i in worst], steps.tolist())
         text = _table(places, values[:, -1], int(steps[-1]), self._measure)

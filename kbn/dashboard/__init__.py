@@ -32,6 +32,6 @@ def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = Non
         ValueError: where no run matches.
     """
     from kbn.dashboard.board import Dashboard
-    from kbn.dashboard.folder import Damage, open_folder
+    from kbn.dashboard.folder import UnreadableFiles, open_folder
 
-    return Dashboard(open_folder(log_dir), runs, Damage([log_dir]).sentences())
+    return Dashboard(open_folder(log_dir), runs, UnreadableFiles([log_dir]).sentences())

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kbn.dashboard import figures
-from kbn.dashboard.reader import Log, Measures
+from kbn.dashboard.reader import Measures, RunReader
 from kbn.diagnosis import summary
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -38,7 +38,7 @@ class Dashboard:
     """
 
     def __init__(
-        self, log: Log, runs: str | Sequence[str] | None = None, skipped: Sequence[str] = ()
+        self, log: RunReader, runs: str | Sequence[str] | None = None, skipped: Sequence[str] = ()
     ) -> None:
         self._log, self.skipped = log, list(skipped)
         self.runs = log.runs() if runs is None else _chosen_runs(log.runs(), runs)
@@ -54,7 +54,7 @@ class Dashboard:
         known = self.measures
         return next((name for name in tags.DISTANCES if name in known), None)
 
-    def places(self, measure: str | None = None) -> list[Tap]:
+    def places(self, measure: str | None = None) -> list[Place]:
         """Return (layer, site) of all runs, in the order of the model.
 
         Args:
@@ -62,7 +62,7 @@ class Dashboard:
         """
         names = self.measures if measure is None else [self._chosen(measure)]
         return list(dict.fromkeys(
-            tap for run in self.runs for name in names for tap in self._log.places(run, name)
+            place for run in self.runs for name in names for place in self._log.places(run, name)
         ))  # fmt: skip
 
     @property
@@ -70,13 +70,13 @@ class Dashboard:
         """Paths of all layers, in the order of the model."""
         of_model = {*tags.LOSS_LANDSCAPE, *tags.LOSSES}
         return list(dict.fromkeys(
-            tap.layer for name in self.measures if name not in of_model for tap in self.places(name)
+            place.layer for name in self.measures if name not in of_model for place in self.places(name)
         ))  # fmt: skip
 
     @property
     def histogram_layers(self) -> list[str]:
         """Paths of the layers that have histograms, in the order of the model."""
-        return list(dict.fromkeys(tap.layer for tap in self._with_histograms()))
+        return list(dict.fromkeys(place.layer for place in self._with_histograms()))
 
     def heat_map(self, measure: str | None = None, site: str | None = None) -> "Figure":
         """Draw layers over steps: where in the network, and when, distributions move.
@@ -98,12 +98,12 @@ class Dashboard:
             site: of them.
         """
         middle = tags.PERCENTILE_MEASURES[1]
-        taps = self._at(middle, site)
+        places = self._at(middle, site)
         if layer is None:
-            chosen = [taps[i] for i in figures.style.evenly(len(taps), MANY)]
+            chosen = [places[i] for i in figures.style.evenly(len(places), MANY)]
         else:
             names = [layer] if isinstance(layer, str) else layer
-            chosen = [self._place(name, site, taps) for name in names]
+            chosen = [self._place(name, site, places) for name in names]
         return figures.percentiles(self._of(tags.PERCENTILE_MEASURES, chosen), chosen)
 
     def ridge(self, layer: str, site: str | None = None) -> "Figure":
@@ -124,7 +124,7 @@ class Dashboard:
 
     def gradient_shift(self, layer: str | None = None) -> "Figure":
         """Draw how far gradients move when the layers below take their step; of one, or of all."""
-        place = None if layer is None else Tap(layer, tags.PROBE)
+        place = None if layer is None else Place(layer, tags.PROBE)
         return figures.gradient_shift(self._of(tags.GRADIENT_SHIFT), place)
 
     def landscape(self) -> "Figure":
@@ -133,7 +133,7 @@ class Dashboard:
 
     def statistics_gap(self, layer: str | None = None) -> "Figure":
         """Draw how far moving statistics are from those of the probe; of one layer, or of all."""
-        place = None if layer is None else Tap(layer, tags.PROBE)
+        place = None if layer is None else Place(layer, tags.PROBE)
         return figures.statistics_gap(self._of(tags.MOVING_STATISTICS), place)
 
     def worst_layers(
@@ -169,16 +169,16 @@ class Dashboard:
             raise ImportError("to_frame needs pandas: pip install 'kbn[pandas]'") from None
         names = ["run", "step", "layer", "site", "measure", "value"]
         parts = [
-            pd.DataFrame(dict(zip(names, (run, of.steps, tap.layer, tap.site, measure, of.values),
+            pd.DataFrame(dict(zip(names, (run, of.steps, place.layer, place.site, measure, of.values),
                                   strict=True)))
             for run in self.runs
             for measure in self._log.measures([run])
-            for tap, of in self._log.series(run, measure).items()
+            for place, of in self._log.series(run, measure).items()
         ]  # fmt: skip
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
-    def _with_histograms(self) -> list[Tap]:
-        return [tap for run in self.runs for tap in self._log.histogram_places(run)]
+    def _with_histograms(self) -> list[Place]:
+        return [place for run in self.runs for place in self._log.histogram_places(run)]
 
     def _everywhere(self, measure: str, site: str | None) -> dict[str, Any]:
         self._check_site(measure, site)
@@ -187,7 +187,7 @@ class Dashboard:
             for run in self.runs
         }
 
-    def _of(self, names: Iterable[str], only: Sequence[Tap] | None = None) -> dict[str, Measures]:
+    def _of(self, names: Iterable[str], only: Sequence[Place] | None = None) -> dict[str, Measures]:
         names = list(names)
         return {
             run: {name: self._log.series(run, name, only) for name in names
@@ -195,33 +195,33 @@ class Dashboard:
             for run in self.runs
         }  # fmt: skip
 
-    def _at(self, measure: str, site: str | None) -> list[Tap]:
+    def _at(self, measure: str, site: str | None) -> list[Place]:
         self._check_site(measure, site)
         return list(dict.fromkeys(
-            tap for run in self.runs for tap in self._at_of(run, measure, site)
+            place for run in self.runs for place in self._at_of(run, measure, site)
         ))  # fmt: skip
 
-    def _at_of(self, run: str, measure: str, site: str | None) -> list[Tap]:
+    def _at_of(self, run: str, measure: str, site: str | None) -> list[Place]:
         """Return the places of `run`: at `site`, or of every layer its inputs if it has them."""
-        taps = self._log.places(run, measure)
+        places = self._log.places(run, measure)
         if site is not None:
-            return [tap for tap in taps if tap.site == site]
-        inputs = [tap for tap in taps if tap.site.split(":")[0] == tags.SITES[0]]
-        layers = {tap.layer for tap in inputs}
-        return [tap for tap in taps if tap in inputs or tap.layer not in layers]
+            return [place for place in places if place.site == site]
+        inputs = [place for place in places if place.site.split(":")[0] == tags.SITES[0]]
+        layers = {place.layer for place in inputs}
+        return [place for place in places if place in inputs or place.layer not in layers]
 
     def _check_site(self, measure: str, site: str | None) -> None:
         sites = dict.fromkeys(
-            tap.site for run in self.runs for tap in self._log.places(run, measure)
+            place.site for run in self.runs for place in self._log.places(run, measure)
         )
         if site is not None and sites and site not in sites:
             raise ValueError(f"site must be one of {list(sites)}. Received: site={site!r}")
 
-    def _place(self, layer: str, site: str | None, taps: Sequence[Tap]) -> Tap:
-        own = [tap for tap in taps if tap.layer == layer and site in (None, tap.site)]
+    def _place(self, layer: str, site: str | None, places: Sequence[Place]) -> Place:
+        own = [place for place in places if place.layer == layer and site in (None, place.site)]
         if own:
-            return min(own, key=lambda tap: tap.site)
-        names = list(dict.fromkeys(tap.layer for tap in taps))
+            return min(own, key=lambda place: place.site)
+        names = list(dict.fromkeys(place.layer for place in places))
         near = difflib.get_close_matches(layer, names, 3) or names[:10]
         where = "" if site is None else f" at site {site!r}"
         raise NotRecordedError(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Recent:
+class Cache:
     """Readings by name, each for as long as its source bears the same stamp.
 
     Threads may share it; two that miss at once both read.

@@ -9,13 +9,13 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.backend.event_processing.tag_types import TENSORS
 
-from kbn.dashboard.reader import Log
+from kbn.dashboard.reader import RunReader
 from kbn.records import framing as records
 
 EVERYTHING = {TENSORS: 0}  # as TensorBoard's loader says "keep all"
 
 
-def open_folder(log_dir: str | os.PathLike[str]) -> Log:
+def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
     """Read all event files below `log_dir`.
 
     Raises:
@@ -27,10 +27,10 @@ def open_folder(log_dir: str | os.PathLike[str]) -> Log:
     multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
     multiplexer.AddRunsFromDirectory(path)
     multiplexer.Reload()
-    return Log(MultiplexerDataProvider(multiplexer, path))
+    return RunReader(MultiplexerDataProvider(multiplexer, path))
 
 
-class Damage:
+class UnreadableFiles:
     """What below some folders is read in part or not at all; a file that did not change is known.
 
     Args:

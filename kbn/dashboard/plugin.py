@@ -17,11 +17,11 @@ from tensorboard.util import tb_logging
 from werkzeug import Request, Response, wrappers
 
 from kbn.dashboard import explained
-from kbn.dashboard.cache import Recent
-from kbn.dashboard.folder import Damage
-from kbn.dashboard.reader import KINDS, Log
+from kbn.dashboard.cache import Cache
+from kbn.dashboard.folder import UnreadableFiles
+from kbn.dashboard.reader import KINDS, RunReader
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 if TYPE_CHECKING:
     from kbn.dashboard.board import Dashboard
@@ -64,10 +64,10 @@ class CovariateShiftPlugin(TBPlugin):
 
     def __init__(self, context: Any) -> None:
         self._provider = context.data_provider
-        self._damage = Damage(_folders(context), settled=SETTLED)
+        self._damage = UnreadableFiles(_folders(context), settled=SETTLED)
         self._looking: threading.Thread | None = None
         self._found: list[str] = []
-        self._recent = Recent()
+        self._recent = Cache()
         _get_ready()
 
     def get_plugin_apps(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class CovariateShiftPlugin(TBPlugin):
         runs = self._provider.list_runs(RequestContext(), experiment_id="")
         names = [run.run_name for run in runs]
         if "." in names:  # perhaps a callback's own folder
-            return bool(Log(self._provider).runs())
+            return bool(RunReader(self._provider).runs())
         return any(name.rpartition("/")[2] in KINDS for name in names)
 
     def frontend_metadata(self) -> FrontendMetadata:
@@ -108,7 +108,7 @@ class CovariateShiftPlugin(TBPlugin):
             "skipped": self._skipped(),
             "measures": [{"name": name, "text": explained.measure(name)} for name in known],
             "measure": measure,
-            "sites": list(dict.fromkeys(tap.site for tap in places)),
+            "sites": list(dict.fromkeys(place.site for place in places)),
             "layers": board.layers,
             "figures": {name: {"title": title, "text": text}
                         for name, (title, text) in explained.FIGURES.items()},
@@ -156,7 +156,7 @@ class CovariateShiftPlugin(TBPlugin):
     def _look(self) -> None:
         self._found = self._damage.sentences()
 
-    def _opened(self, request: Request) -> tuple[Log, "Dashboard"]:
+    def _opened(self, request: Request) -> tuple[RunReader, "Dashboard"]:
         """Return the log, and of its runs those that the request names, or all."""
         from kbn.dashboard.board import Dashboard
 
@@ -166,12 +166,12 @@ class CovariateShiftPlugin(TBPlugin):
         board.runs = [run for run in board.runs if run in wanted]
         return log, board
 
-    def _log(self, request: Request) -> Log:
+    def _log(self, request: Request) -> RunReader:
         from tensorboard import plugin_util
 
         context = plugin_util.context(request.environ)
         experiment = plugin_util.experiment_id(request.environ)
-        return Log(self._provider, experiment, context, MOST_STEPS, self._recent)
+        return RunReader(self._provider, experiment, context, MOST_STEPS, self._recent)
 
 
 _PLACE = ("layer", "site")
@@ -233,5 +233,5 @@ def _draw_anything() -> None:
 
         _packed_plotly()
         point = Series(np.zeros(1, np.int64), np.ones(1))
-        figure = heat_map({"run": {Tap("layer", tags.SITES[0]): point}}, tags.WASSERSTEIN)
+        figure = heat_map({"run": {Place("layer", tags.SITES[0]): point}}, tags.WASSERSTEIN)
         style.themed(figure, dark=False).to_json()

@@ -15,9 +15,9 @@ from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
-from kbn.dashboard.cache import Recent
+from kbn.dashboard.cache import Cache
 from kbn.records import markdown, tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 KINDS = (tags.RUN_DIRECTORY, tags.GRADIENT_RUN, tags.LANDSCAPE_RUN, tags.STATISTICS_RUN)
 ALL_STEPS = 1_000_000
@@ -49,14 +49,14 @@ class Histograms(NamedTuple):
 
 
 Source = tuple[str, str]  # TensorBoard's run and tag
-Places = Mapping[Tap, Series]
+Places = Mapping[Place, Series]
 """A measure at every place that has it, in the order in which the model calls them."""
 
 Measures = Mapping[str, Places]
 """Measures by name."""
 
 
-class Log:
+class RunReader:
     """The runs that kbn's callbacks wrote.
 
     A run is the folder that the callbacks were given as `log_dir`; what each wrote below it is one
@@ -79,15 +79,15 @@ class Log:
         experiment: str = "",
         context: RequestContext | None = None,
         most_steps: int = ALL_STEPS,
-        recent: Recent | None = None,
+        recent: Cache | None = None,
     ) -> None:
         self._provider, self._most_steps = provider, most_steps
-        self._recent = recent or Recent()
+        self._recent = recent or Cache()
         self._common = {"ctx": context or RequestContext(), "experiment_id": experiment}
         self.foreign = 0
         self._folders: dict[str, list[str]] = {}
-        self._runs: dict[str, dict[str, dict[Tap, Source]]] = {}
-        self._histograms: dict[str, dict[Tap, Source]] = {}
+        self._runs: dict[str, dict[str, dict[Place, Source]]] = {}
+        self._histograms: dict[str, dict[Place, Source]] = {}
         self._newest: dict[str, int] = {}
         self._written: dict[Source, tuple[int, float]] = {}  # last step, and when
         self._refused: dict[Source, str] = {}
@@ -118,36 +118,38 @@ class Log:
         found = {measure for run in runs for measure in self._runs.get(run, {})}
         return [measure for measure in tags.DESCRIPTIONS if measure in found]
 
-    def places(self, run: str, measure: str) -> list[Tap]:
+    def places(self, run: str, measure: str) -> list[Place]:
         """Return where `run` has `measure`."""
         return list(self._runs.get(run, {}).get(measure, {}))
 
     def series(
-        self, run: str, measure: str, only: Iterable[Tap] | None = None
-    ) -> dict[Tap, Series]:
+        self, run: str, measure: str, only: Iterable[Place] | None = None
+    ) -> dict[Place, Series]:
         """Return `measure` over steps at the places that have it, or at some of them."""
         found = self._runs.get(run, {}).get(measure, {})
-        wanted = {tap: place for tap, place in found.items() if only is None or tap in set(only)}
+        wanted = {
+            place: source for place, source in found.items() if only is None or place in set(only)
+        }
         if not wanted:
             return {}
-        stamp = tuple(self._written[place] for place in wanted.values())
+        stamp = tuple(self._written[source] for source in wanted.values())
         name = (self._common["experiment_id"], *wanted.values())
         read, refused = self._recent.get(name, stamp, lambda: self._scalars(wanted))
         self._refused |= refused
         return dict(read)
 
-    def histograms(self, run: str, tap: Tap) -> Histograms:
+    def histograms(self, run: str, place: Place) -> Histograms:
         """Return the histograms of one place, of which there may be none."""
-        if tap not in self._histograms.get(run, {}):
+        if place not in self._histograms.get(run, {}):
             return Histograms(np.zeros(0, np.int64), [])
         read = self._tensors(
-            histogram_metadata.PLUGIN_NAME, *self._histograms[run][tap], self._most_steps
+            histogram_metadata.PLUGIN_NAME, *self._histograms[run][place], self._most_steps
         )
         shown = [one for one in read if one.numpy.ndim == 2 and one.numpy.shape[1] == 3]
         steps = np.array([one.step for one in shown], np.int64)
         return Histograms(steps, [one.numpy.astype(np.float64) for one in shown])
 
-    def histogram_places(self, run: str) -> list[Tap]:
+    def histogram_places(self, run: str) -> list[Place]:
         """Return the places of `run` that have histograms."""
         return list(self._histograms.get(run, {}))
 
@@ -184,11 +186,11 @@ class Log:
             self._newest[run] = max(
                 self._newest.get(run, 0), 0, *(step for step, _ in last.values())
             )
-            for tap, measure, tag in numbers:
-                self._runs.setdefault(run, {}).setdefault(measure, {})[tap] = at, tag
-            for tap, measure, tag in shapes:
+            for place, measure, tag in numbers:
+                self._runs.setdefault(run, {}).setdefault(measure, {})[place] = at, tag
+            for place, measure, tag in shapes:
                 if measure == tags.HISTOGRAM:
-                    self._histograms.setdefault(run, {})[tap] = at, tag
+                    self._histograms.setdefault(run, {})[place] = at, tag
 
     def _order(self, at: str) -> dict[str, int]:
         """Return the place of each layer in the order of the model, as far as it was written."""
@@ -196,19 +198,21 @@ class Log:
         layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
         return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
 
-    def _scalars(self, wanted: Mapping[Tap, Source]) -> tuple[dict[Tap, Series], dict[Source, str]]:
+    def _scalars(
+        self, wanted: Mapping[Place, Source]
+    ) -> tuple[dict[Place, Series], dict[Source, str]]:
         """Return the series, and why there are none of some that were wanted."""
         refused: dict[Source, str] = {}
         try:
             read = self._points(wanted.values())
         except (TypeError, ValueError):  # one that is no number would hide all others
             read, refused = self._readable(wanted.values())
-        found: dict[Tap, Series] = {}
-        for tap, (at, tag) in wanted.items():
+        found: dict[Place, Series] = {}
+        for place, (at, tag) in wanted.items():
             points = read.get(at, {}).get(tag, [])
             try:
                 if points:
-                    found[tap] = _series(points)
+                    found[place] = _series(points)
             except (TypeError, ValueError) as error:
                 refused[at, tag] = str(error)
         return found, refused
@@ -253,12 +257,12 @@ def _run_of(at: str) -> str:
     return (run or ".") if kind in KINDS else at
 
 
-def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Tap, str, str]]:
+def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Place, str, str]]:
     """Return (place, measure, tag) of what is kbn's, in `order`, and the rest by name."""
     parsed = ((tags.parse(tag), tag) for tag in names)
     found = [(each[1], each[0], tag) for each, tag in parsed if each]
 
-    def place(one: tuple[Tap, str, str]) -> tuple[object, ...]:
+    def place(one: tuple[Place, str, str]) -> tuple[object, ...]:
         layer, site = one[0]
         return order.get(layer, len(order)), natural(layer), site
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kbn.dashboard.reader import Log, Places
+from kbn.dashboard.reader import Places, RunReader
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 SIMILAR = 0.1  # shifts that differ by less than this share are called about equal
 ALARMS = {
@@ -33,7 +33,7 @@ class Moved(NamedTuple):
     """
 
     run: str
-    place: Tap
+    place: Place
     mean: float
     farthest: float
     at: int
@@ -72,7 +72,7 @@ def totals(found: Sequence[Moved]) -> dict[str, float]:
     return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
 
 
-def verdict(log: Log, runs: Sequence[str], measure: str, found: Sequence[Moved]) -> list[str]:
+def verdict(log: RunReader, runs: Sequence[str], measure: str, found: Sequence[Moved]) -> list[str]:
     """Say in sentences which run moved less, where most, and what looks broken.
 
     A run that ended in inf or NaN is not compared: what is left of it hardly moves.
@@ -119,12 +119,12 @@ def _compared(by_run: Mapping[str, float]) -> list[str]:
             if low > 0 else f"{least} did not move; {most} moved most ({high:.3g})."]  # fmt: skip
 
 
-def _alarms(log: Log, run: str) -> list[str]:
+def _alarms(log: RunReader, run: str) -> list[str]:
     sentences = []
     for measure, (_, meaning) in ALARMS.items():
         beyond = _beyond(log, run, measure)
         if beyond:
-            worst = max(beyond, key=lambda tap: beyond[tap])
+            worst = max(beyond, key=lambda place: beyond[place])
             others = f", like {len(beyond) - 1} more," if len(beyond) > 1 else ""
             sentences.append(
                 f"{run}: {worst.layer} ({worst.site}){others} {meaning}: "
@@ -133,8 +133,8 @@ def _alarms(log: Log, run: str) -> list[str]:
     return sentences
 
 
-def _beyond(log: Log, run: str, measure: str) -> dict[Tap, float]:
+def _beyond(log: RunReader, run: str, measure: str) -> dict[Place, float]:
     """Return the last value of an alarm's measure at the places where it is too great."""
     most, _ = ALARMS[measure]
-    last = {tap: float(of.values[-1]) for tap, of in log.series(run, measure).items()}
-    return {tap: value for tap, value in last.items() if value > most}
+    last = {place: float(of.values[-1]) for place, of in log.series(run, measure).items()}
+    return {place: value for place, value in last.items() if value > most}

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from kbn.backend.tensorflow import fused_kernel, native_kernels
-from kbn.distributions.sketch import DistributionSketch, Moments, sorted_values
+from kbn.distributions.sketch import ChannelMoments, DistributionSketch, sorted_values
 
 Tensor = Any
 
@@ -39,8 +39,8 @@ class _SummedUp(NamedTuple):
     """Kept values (R, C'), moments of their channels (C',) and of all, and how many are dead."""
 
     values: np.ndarray
-    channels: Moments
-    pooled: Moments
+    channels: ChannelMoments
+    pooled: ChannelMoments
     dead: int
 
 
@@ -126,7 +126,7 @@ class Reduction:
         xs = xs if len(rows) == self._rows else [x[rows] for x in xs]
         xs = xs if len(columns) == self._columns else [x[:, columns] for x in xs]
         channels, pooled = (
-            [Moments(*of_one) for of_one in zip(*moments, strict=True)]
+            [ChannelMoments(*of_one) for of_one in zip(*moments, strict=True)]
             for moments in ((each[:, columns] for each in all_channels), all_channels.merged())
         )
         return list(map(_SummedUp, xs, channels, pooled, dead))
@@ -140,17 +140,17 @@ class Reduction:
 
 def _moments_on_host(
     reduced: Sequence[Mapping[str, np.ndarray]], xs: Sequence[np.ndarray]
-) -> Moments:
+) -> ChannelMoments:
     """Return the moments (n, C) of the columns of `xs`, n arrays (rows, C)."""
     if "mean" not in reduced[0]:
-        return Moments.of(np.stack(xs))
+        return ChannelMoments.of(np.stack(xs))
     mean, variance = (np.stack([one[name] for one in reduced]) for name in ("mean", "variance"))
-    return Moments(mean, variance, np.full(mean.shape, float(len(xs[0])))).mended(xs)
+    return ChannelMoments(mean, variance, np.full(mean.shape, float(len(xs[0])))).mended(xs)
 
 
 def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:
-    channels = Moments(*(reduced[name] for name in Moments._fields))
-    pooled = Moments(*(reduced[f"pooled_{name}"] for name in Moments._fields))
+    channels = ChannelMoments(*(reduced[name] for name in ChannelMoments._fields))
+    pooled = ChannelMoments(*(reduced[f"pooled_{name}"] for name in ChannelMoments._fields))
     return _SummedUp(reduced["values"], channels, pooled, int(reduced["dead"]))
 
 
@@ -185,7 +185,7 @@ def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
-def _moments(x: Tensor) -> Moments:
+def _moments(x: Tensor) -> ChannelMoments:
     """Return the moments (C,) of `x`, (outer, channels, inner), in tensors."""
     outer, columns, inner = x.shape
     size = max(1, BLOCK // max(columns * inner, 1))
@@ -195,13 +195,13 @@ def _moments(x: Tensor) -> Moments:
 
     def add(turn: Tensor, so_far: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         block = ops.slice(x, (turn * size, 0, 0), (size, columns, inner))
-        return tuple(_merged(Moments(*so_far), _moments_of_block(block)))
+        return tuple(_merged(ChannelMoments(*so_far), _moments_of_block(block)))
 
     first = tuple(_moments_of_block(x[turns * size :]))
-    return Moments(*ops.fori_loop(0, turns, add, first))
+    return ChannelMoments(*ops.fori_loop(0, turns, add, first))
 
 
-def _moments_of_block(x: Tensor) -> Moments:
+def _moments_of_block(x: Tensor) -> ChannelMoments:
     def among_finite() -> list[Tensor]:
         kept = _real(x)
         finite = ops.isfinite(kept)
@@ -215,7 +215,7 @@ def _moments_of_block(x: Tensor) -> Moments:
     mean, variance = _fast_moments(x)
     # Most activations are finite: the moments tell, and save a look at every value.
     all_finite = ops.isfinite(ops.sum(variance))
-    return Moments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
+    return ChannelMoments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
 
 
 def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,7 +254,7 @@ def _around(pivot: Tensor, offset: Tensor, square: Tensor) -> tuple[Tensor, Tens
     return pivot + offset, ops.where(variance < 0, ops.zeros_like(variance), variance)
 
 
-def _merged(one: Moments, other: Moments) -> Moments:
+def _merged(one: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
     """Return the moments of both together (Chan, Golub & LeVeque 1979)."""
     count = one.number + other.number
     share = other.number / ops.maximum(count, 1)
@@ -262,10 +262,10 @@ def _merged(one: Moments, other: Moments) -> Moments:
     apart = ops.where((one.number > 0) & (other.number > 0), apart, ops.zeros_like(apart))
     mean = ops.where(one.number > 0, one.mean + apart * share, other.mean)
     variance = one.variance + (other.variance - one.variance) * share
-    return Moments(mean, variance + ops.square(apart) * share * (1 - share), count)
+    return ChannelMoments(mean, variance + ops.square(apart) * share * (1 - share), count)
 
 
-def _pooled(moments: Moments) -> dict[str, Tensor]:
+def _pooled(moments: ChannelMoments) -> dict[str, Tensor]:
     """Merge the moments of all channels; 0 where there is no finite value."""
     mean, variance, number = moments
     total = ops.maximum(ops.sum(number), 1)

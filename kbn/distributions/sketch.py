@@ -23,8 +23,8 @@ _PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
 CONSTANT_RATIO = 1e-6
 
 
-class Moments(NamedTuple):
-    """Moments of some values; float64 arrays of one shape, or tensors.
+class ChannelMoments(NamedTuple):
+    """ChannelMoments of some values; float64 arrays of one shape, or tensors.
 
     Attributes:
         mean: mean of the finite ones, 0 where there is none.
@@ -37,7 +37,7 @@ class Moments(NamedTuple):
     number: Any
 
     @classmethod
-    def of(cls, x: np.ndarray) -> "Moments":
+    def of(cls, x: np.ndarray) -> "ChannelMoments":
         """Return the moments (n, C) of the columns of `x`, (n, R, C) float."""
         size = x.shape[-2]
         weights = np.full(size, 1 / max(size, 1))  # BLAS adds twice as fast as NumPy
@@ -51,7 +51,7 @@ class Moments(NamedTuple):
         mean = first.sum(axis=-2) + offset
         return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
 
-    def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "Moments":
+    def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "ChannelMoments":
         """Return these (n, C), but of the finite values of `xs` where a variance is not finite."""
         finite = np.isfinite(self.variance).all(axis=-1)
         # One by one, so that nobody's rounding depends on its neighbours.
@@ -61,7 +61,7 @@ class Moments(NamedTuple):
         return self
 
     @classmethod
-    def _of_finite(cls, x: np.ndarray) -> "Moments":
+    def _of_finite(cls, x: np.ndarray) -> "ChannelMoments":
         finite = np.isfinite(x)
         x = np.where(finite, x, np.nan)
         count = np.sum(finite, axis=-2, dtype=np.float64)
@@ -70,13 +70,13 @@ class Moments(NamedTuple):
         square = np.square(x - mean[..., None, :])
         return cls(mean, np.nansum(square, axis=-2) / number, count)
 
-    def merged(self) -> "Moments":
+    def merged(self) -> "ChannelMoments":
         """Return the moments (...) of the values of all channels, the last axis, together."""
         total = self.number.sum(axis=-1)
         share = self.number / np.maximum(total, 1)[..., None]
         mean = np.sum(share * self.mean, axis=-1)
         square = self.variance + np.square(self.mean - mean[..., None])
-        return Moments(mean, np.sum(share * square, axis=-1), total)
+        return ChannelMoments(mean, np.sum(share * square, axis=-1), total)
 
 
 class Channels:
@@ -89,7 +89,7 @@ class Channels:
         count: (C,) float64, their number.
     """
 
-    def __init__(self, values: np.ndarray, moments: Moments) -> None:
+    def __init__(self, values: np.ndarray, moments: ChannelMoments) -> None:
         self.values = values
         self.mean, self.variance, self.count = moments
 
@@ -105,7 +105,7 @@ class Channels:
         # Transposed, since the values of a channel lie next to each other.
         values = np.concatenate([one.values.T for one in several]).T
         moments = zip(*((one.mean, one.variance, one.count) for one in several), strict=True)
-        return Channels(values, Moments(*map(np.concatenate, moments)))
+        return Channels(values, ChannelMoments(*map(np.concatenate, moments)))
 
     @functools.cached_property
     def complete(self) -> bool:
@@ -146,8 +146,8 @@ class DistributionSketch(Channels):
     def __init__(
         self,
         kept: "Sorted",
-        channels: Moments,
-        pooled: Moments,
+        channels: ChannelMoments,
+        pooled: ChannelMoments,
         *,
         size: int,
         dead_share: float,

@@ -12,7 +12,7 @@ from keras import ops, tree
 from kbn.backend.tensorflow import tracing
 
 
-class Call(NamedTuple):
+class LayerCall(NamedTuple):
     """One call of a layer.
 
     Attributes:
@@ -34,21 +34,21 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def tapped(observe: Callable[[Call], None]) -> Iterator[None]:
+def observe_calls(observe: Callable[[LayerCall], None]) -> Iterator[None]:
     """Tell `observe` of every layer's call in this thread."""
-    # Taps of two threads would be taken off in the wrong order.
+    # Two threads' patches would be taken off in the wrong order.
     with _ONE_AT_A_TIME:
-        yield from _tapped_alone(observe)
+        yield from _observe_alone(observe)
 
 
-def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
+def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
     original = keras.layers.Layer.__call__
     owner = threading.get_ident()
     # Where Python runs a loop, nothing tells its turns from other calls; and an RNN calls its
     # cell once more, to see what comes out.
     loops: list[keras.layers.Layer] = []
 
-    def tapped_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    def observed_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != owner:
             return original(layer, *args, **kwargs)
         inside = [layer] if isinstance(layer, keras.layers.RNN) and not layer.unroll else []
@@ -61,20 +61,20 @@ def _tapped_alone(observe: Callable[[Call], None]) -> Iterator[None]:
         observe(_call(layer, args, kwargs, outputs, trace))
         return outputs
 
-    keras.layers.Layer.__call__ = tapped_call
+    keras.layers.Layer.__call__ = observed_call
     try:
         yield
     finally:
         keras.layers.Layer.__call__ = original
 
 
-def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any, trace: Any) -> Call:
+def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any, trace: Any) -> LayerCall:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
     # Keras lets masks travel on the tensor, and takes an argument first.
     mask = arguments.get("mask")
     mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
-    return Call(layer, inputs, mask, outputs, trace)
+    return LayerCall(layer, inputs, mask, outputs, trace)
 
 
 def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:

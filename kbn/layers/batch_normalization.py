@@ -17,7 +17,7 @@ from kbn.common import checks
 from kbn.layers import saved_state as checkpoints
 from kbn.layers.execution_path import Path, choose
 from kbn.layers.options import checked_fused, checked_virtual_batch_size, checked_zero_debias
-from kbn.layers.running_statistics import Average, MovingStatistics, RenormStatistics
+from kbn.layers.running_statistics import Average, RenormRunningStatistics, RunningStatistics
 from kbn.ops import renormalization, virtual_batches
 from kbn.ops.channel_sums import affine
 from kbn.ops.masks import weights_for, where_kept
@@ -376,7 +376,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return "mean_count", "variance_count"
         return ("mean_debias", "variance_debias") if self.zero_debias else ()
 
-    def _moving_statistics(self) -> MovingStatistics:
+    def _running_statistics(self) -> RunningStatistics:
         """Return how the variables move by the options as they are now, as Keras's would."""
         self._check_own_state()
         seen = [getattr(self, name) for name in self._remembered()] or [None, None]
@@ -391,8 +391,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             "synchronized": self.synchronized,
         }
         if not self.renorm:
-            return MovingStatistics(mean, spread, **options)
-        return RenormStatistics(
+            return RunningStatistics(mean, spread, **options)
+        return RenormRunningStatistics(
             mean,
             spread,
             Average(self.renorm_mean, self.renorm_momentum),
@@ -446,7 +446,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs, batch = fused_kernel.normalize_batch(
             x, self._channel_axis, self._gamma("float32"), self._beta("float32"), self.epsilon
         )
-        self._moving_statistics().move(batch)
+        self._running_statistics().move(batch)
         return outputs
 
     def _portable_batch(self, x: Tensor, weights: Tensor | None) -> Tensor:
@@ -459,7 +459,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _portable_groups(self, x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
         """Normalize `x`; where virtual batches lie before `axis`, each by its own moments."""
-        statistics = self._moving_statistics()
+        statistics = self._running_statistics()
         axes = _all_but(axis, x, first=axis - self._channel_axis)
         gather = replicas.gather if self.synchronized and replicas.several() else None
         batch = center(x, axes, weights, gather)

@@ -8,7 +8,7 @@ from keras import ops
 from kbn.backend.tensorflow import replicas
 from kbn.ops import moving_average
 from kbn.ops.moments import Moments
-from kbn.ops.moving_average import Step, Told
+from kbn.ops.moving_average import Contribution, Update
 
 Tensor = Any
 
@@ -30,10 +30,10 @@ class Average:
         """Move by (C,) `value` where it tells something; for the plain exponential average."""
         old = self.variable.value
         rate = 1.0 - (self.momentum or 0.0)
-        new = moving_average.exponential(old, Step(value, rate, None))
+        new = moving_average.exponential(old, Update(value, rate, None))
         self.variable.assign(ops.where(tells, new, old))
 
-    def move(self, step: Step) -> None:
+    def move(self, step: Update) -> None:
         """Take the step."""
         old = self.variable.value
         if self.seen is None:
@@ -48,7 +48,7 @@ class Average:
 Observation = tuple[Average, Tensor, Tensor]  # what it is shown, and where it may use it
 
 
-class MovingStatistics:
+class RunningStatistics:
     """The statistics that inference normalizes with, and how many batches they refused.
 
     Args:
@@ -89,18 +89,18 @@ class MovingStatistics:
     def _observed(self, batch: Moments) -> list[Observation]:
         """Return what each average is shown, first that of the mean, then that of the variance."""
         kept = self._kept_variance(batch)
-        tells_mean, tells_variance = moving_average.tells(batch, kept)
+        tells_mean, tells_variance = moving_average.updatable(batch, kept)
         return [(self._mean, batch.mean, tells_mean), (self._variance, kept, tells_variance)]
 
     def _kept_variance(self, batch: Moments) -> Tensor:
         return moving_average.unbiased_variance(batch) if self._unbiased else batch.variance
 
-    def _take(self, averages: list[Average], steps: list[Step]) -> None:
+    def _take(self, averages: list[Average], steps: list[Update]) -> None:
         for average, step in zip(averages, steps, strict=True):
             average.move(step)
 
 
-class RenormStatistics(MovingStatistics):
+class RenormRunningStatistics(RunningStatistics):
     """The statistics of batch renormalization, in Keras's variables (Ioffe 2017).
 
     `renorm_mean` and `renorm_stddev`, μ and σ of the paper, average μ_B and √(σ_B² + ε)
@@ -116,7 +116,7 @@ class RenormStatistics(MovingStatistics):
         variance: (C,) variable that follows `stddev`.
         epsilon: ε.
         clock: variable, the number of batches of which anything was taken; None if nobody asks.
-        **options: as for `MovingStatistics`.
+        **options: as for `RunningStatistics`.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class RenormStatistics(MovingStatistics):
 
     def _observed(self, batch: Moments) -> list[Observation]:
         kept = self._kept_variance(batch)
-        tells_mean, tells_variance = moving_average.tells(batch, kept)
+        tells_mean, tells_variance = moving_average.updatable(batch, kept)
         kept = ops.sqrt(kept + self._epsilon)
         biased = ops.sqrt(batch.variance + self._epsilon)
         return [
@@ -151,7 +151,7 @@ class RenormStatistics(MovingStatistics):
             (self._renorm_stddev, biased, tells_variance),
         ]
 
-    def _take(self, averages: list[Average], steps: list[Step]) -> None:
+    def _take(self, averages: list[Average], steps: list[Update]) -> None:
         super()._take(averages, steps)
         if self._clock is not None:
             taken = ops.any(steps[0].count > 0)
@@ -169,15 +169,15 @@ def _fitted(average: Average, value: Tensor, tells: Tensor) -> Observation:
     return average, value, ops.logical_and(tells, ops.isfinite(value))
 
 
-def _steps(observed: list[Observation], count: Any) -> list[Step]:
+def _steps(observed: list[Observation], count: Any) -> list[Update]:
     """Return the step of each average; those that listen alike share the work."""
-    shared: dict[Any, Told] = {}
+    shared: dict[Any, Contribution] = {}
     steps = []
     for average, value, flags in observed:
         key = id(flags), average.momentum, average.variable.dtype
         if key not in shared:
-            shared[key] = moving_average.told(flags, count, average.momentum, key[2])
-        steps.append(moving_average.step(value, shared[key]))
+            shared[key] = moving_average.contribution(flags, count, average.momentum, key[2])
+        steps.append(moving_average.update(value, shared[key]))
     return steps
 
 
@@ -187,11 +187,11 @@ def _count(flags: Tensor) -> Tensor:
     return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
 
 
-def _agreed_over_replicas(steps: list[Step], refused: Tensor) -> tuple[list[Step], Tensor]:
+def _agreed_over_replicas(steps: list[Update], refused: Tensor) -> tuple[list[Update], Tensor]:
     """Return the step of all replicas for each of `steps`, and all refusals; one collective."""
     dtype = keras.backend.result_type(*(step.value.dtype for step in steps))
     rows = [ops.cast(row, dtype) for row in [refused, *(row for step in steps for row in step)]]
     refusals, *gathered = ops.unstack(replicas.gather(ops.stack(rows)), axis=1)
-    triples = [Step(*gathered[i : i + 3]) for i in range(0, len(gathered), 3)]
+    triples = [Update(*gathered[i : i + 3]) for i in range(0, len(gathered), 3)]
     agreed = [moving_average.agreed(triple) for triple in triples]
     return agreed, ops.sum(refusals, 0)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SETTLED = 0.05
-"""Statistics count as settled where both gaps of every channel are at most this."""
+"""MeanAndVariance count as settled where both gaps of every channel are at most this."""
 
 
-class Statistics(NamedTuple):
+class MeanAndVariance(NamedTuple):
     """Per channel, (C,) float64 arrays.
 
     Attributes:
@@ -21,7 +21,7 @@ class Statistics(NamedTuple):
     variance: np.ndarray
 
 
-class Memory(NamedTuple):
+class Momentum(NamedTuple):
     """How a moving average forgets.
 
     Attributes:
@@ -36,17 +36,17 @@ class Memory(NamedTuple):
     batch: float = 1.0
 
 
-def mean_gap(batch: Statistics, moving: Statistics) -> np.ndarray:
+def mean_gap(batch: MeanAndVariance, moving: MeanAndVariance) -> np.ndarray:
     """Return z = |μ_B − μ̂| / √(σ̂² + ε), (C,)."""
     return np.abs(batch.mean - moving.mean) / np.sqrt(moving.variance)
 
 
-def variance_log_ratio(batch: Statistics, moving: Statistics) -> np.ndarray:
+def variance_log_ratio(batch: MeanAndVariance, moving: MeanAndVariance) -> np.ndarray:
     """Return r = ½ ln((σ_B² + ε)/(σ̂² + ε)), (C,)."""
     return 0.5 * np.log(batch.variance / moving.variance)
 
 
-def updates_to_settle(batch: Statistics, moving: Statistics, memory: Memory) -> float:
+def updates_to_settle(batch: MeanAndVariance, moving: MeanAndVariance, momentum: Momentum) -> float:
     """Return how many updates by batches like this one leave no gap above `SETTLED`.
 
     After n updates an average is value + (old − value)·s, s the share of the old that is left:
@@ -55,15 +55,15 @@ def updates_to_settle(batch: Statistics, moving: Statistics, memory: Memory) -> 
     """
     if not all(np.isfinite(each).all() for each in (*batch, *moving)):
         return math.nan
-    updates = _updates_until(_share_left_when_settled(batch, moving), memory)
+    updates = _updates_until(_share_left_when_settled(batch, moving), momentum)
     return float(np.max(np.ceil(updates), initial=0.0))
 
 
-def _share_left_when_settled(batch: Statistics, moving: Statistics) -> np.ndarray:
+def _share_left_when_settled(batch: MeanAndVariance, moving: MeanAndVariance) -> np.ndarray:
     """Return the largest share (C,) in [0, 1] at which both gaps are small, by bisection."""
 
     def settled(share: np.ndarray) -> np.ndarray:
-        then = Statistics(*(b + (m - b) * share for b, m in zip(batch, moving, strict=True)))
+        then = MeanAndVariance(*(b + (m - b) * share for b, m in zip(batch, moving, strict=True)))
         near = np.abs(variance_log_ratio(batch, then)) <= SETTLED
         return (mean_gap(batch, then) <= SETTLED) & near
 
@@ -76,12 +76,12 @@ def _share_left_when_settled(batch: Statistics, moving: Statistics) -> np.ndarra
     return low
 
 
-def _updates_until(share: np.ndarray, memory: Memory) -> np.ndarray:
+def _updates_until(share: np.ndarray, momentum: Momentum) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        if memory.momentum is None:  # of the old, seen/(seen + n·batch) is left
-            return np.where(share < 1, (1 / share - 1) * memory.seen / memory.batch, 0.0)
+        if momentum.momentum is None:  # of the old, seen/(seen + n·batch) is left
+            return np.where(share < 1, (1 / share - 1) * momentum.seen / momentum.batch, 0.0)
         # Debiased, q·seen/(1 − q·(1 − seen)) is left where q = momentumⁿ.
-        q = share / (memory.seen + share * (1 - memory.seen))
-        if memory.momentum == 0:
+        q = share / (momentum.seen + share * (1 - momentum.seen))
+        if momentum.momentum == 0:
             return np.where(q < 1, 1.0, 0.0)
-        return np.where(q < 1, np.abs(np.log(q) / np.log(memory.momentum)), 0.0)
+        return np.where(q < 1, np.abs(np.log(q) / np.log(momentum.momentum)), 0.0)

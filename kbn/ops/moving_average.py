@@ -12,14 +12,14 @@ Tensor = Any
 MORE_THAN_ONE = 1.0001
 
 
-class Told(NamedTuple):
-    """Where a batch, or G in sequence, tells a moving average something, and how much it counts.
+class Contribution(NamedTuple):
+    """In which channels a batch, or G in sequence, updates a moving average, and by how much.
 
     Attributes:
         flags: (C,) or (G, C) bool, the channels in which the batch's statistic may be used.
-        weight: (G, C) float, what each batch of a sequence contributes; None for one batch.
-        rate: (C,) float in [0, 1], as in `Step`.
-        count: (C,) float, as in `Step`.
+        weight: (G, C) float, the weight of each batch of a sequence; None for one batch.
+        rate: (C,) float in [0, 1], as in `Update`.
+        count: (C,) float, as in `Update`.
     """
 
     flags: Tensor
@@ -28,13 +28,13 @@ class Told(NamedTuple):
     count: Tensor
 
 
-class Step(NamedTuple):
-    """What one training step has to tell a moving average, per channel.
+class Update(NamedTuple):
+    """What one training step adds to a moving average, per channel; 0 if it adds nothing.
 
     Attributes:
-        value: (C,) float, the new value; 0 where nothing is told.
-        rate: (C,) float in [0, 1], its weight in an exponential average; 0 where nothing is told.
-        count: (C,) float, how many values of the batch are behind it; 0 where nothing is told.
+        value: (C,) float, the new value.
+        rate: (C,) float in [0, 1], the weight of `value` in an exponential average.
+        count: (C,) float, the number of values that `value` was computed from.
     """
 
     value: Tensor
@@ -45,8 +45,8 @@ class Step(NamedTuple):
 def unbiased_variance(batch: Moments) -> Tensor:
     """Return m/(m−1)·σ_B², the unbiased estimate of the variance (Ioffe & Szegedy 2015, §3.1).
 
-    A channel with a single value has none: its entry is 0, or NaN where the value is not finite,
-    and `tells` says not to use it.
+    A channel with a single value has none: its entry is 0, or NaN if the value is not finite, and
+    `updatable` excludes it.
     """
     if batch.unbiased is not None:
         return batch.unbiased
@@ -58,15 +58,15 @@ def unbiased_variance(batch: Moments) -> Tensor:
     return batch.variance * ops.where(many, factor, ops.zeros_like(factor))
 
 
-def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Say per channel whether the batch tells a mean, and whether it tells a variance.
+def updatable(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return per channel whether a batch can update the moving mean, and the moving variance.
 
-    Empty, inf and NaN channels, and those whose variance overflows, tell neither; single values
-    tell no variance.
+    Empty, inf and NaN channels, and those whose variance overflows, update neither. A single value
+    updates the mean alone.
 
     Args:
         batch: the batch's moments.
-        kept_variance: what the moving variance would take from them.
+        kept_variance: the value that the moving variance would take from them.
     """
     # A value that is not finite makes the variance so too, and so does a sum that overflows.
     finite = ops.isfinite(kept_variance)
@@ -76,16 +76,16 @@ def tells(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
     return ops.logical_and(finite, values), ops.logical_and(finite, many)
 
 
-def told(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Told:
-    """Return what `flags` mean for an average.
+def contribution(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Contribution:
+    """Return how much batches with these `flags` contribute to an average.
 
-    In a sequence with momentum, batch g of the n that tell has the weight
-    (1 − momentum)·momentumᵃ, where a of them come after it, and the old average momentumⁿ (Hoffer,
+    In a sequence with momentum, batch g of the n usable ones has the weight
+    (1 − momentum)·momentumᵃ, if a of them come after it, and the old average momentumⁿ (Hoffer,
     Hubara & Soudry 2017, Algorithm 1).
 
     Args:
         flags: (C,) bool of one batch, (G, C) of G in sequence.
-        count: broadcastable to `flags`, the number of values behind each.
+        count: broadcastable to `flags`, the number of values per channel.
         momentum: weight of the old value in [0, 1], or None for the average by count.
         dtype: that of the average.
     """
@@ -93,7 +93,7 @@ def told(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Told:
     if len(flags.shape) == 1:
         rate = 1.0 if momentum is None else 1.0 - momentum
         rates = ops.where(flags, ops.convert_to_tensor(rate, dtype), ops.zeros((), dtype))
-        return Told(flags, None, rates, count)
+        return Contribution(flags, None, rates, count)
     one = ops.cast(flags, dtype)
     if momentum is None:
         weight, rate = count, ops.cast(ops.any(flags, 0), dtype)
@@ -101,56 +101,58 @@ def told(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Told:
         after = ops.sum(one, 0) - ops.cumsum(one, 0)
         weight = one * ops.power(ops.convert_to_tensor(momentum, dtype), after)
         rate = (1.0 - momentum) * ops.sum(weight, 0)
-    return Told(flags, weight, rate, ops.sum(count, 0))
+    return Contribution(flags, weight, rate, ops.sum(count, 0))
 
 
-def step(value: Tensor, told: Told) -> Step:
-    """Return the one step equal to what the batch, or the sequence, tells; shapes as `told`'s."""
-    value = ops.where(told.flags, value, ops.zeros_like(value))
-    return Step(value if told.weight is None else _mean(value, told.weight), told.rate, told.count)
+def update(value: Tensor, contribution: Contribution) -> Update:
+    """Return the one update that equals the batch, or the sequence; `value` is as its `flags`."""
+    value = ops.where(contribution.flags, value, ops.zeros_like(value))
+    if contribution.weight is not None:
+        value = _mean(value, contribution.weight)
+    return Update(value, contribution.rate, contribution.count)
 
 
-def agreed(steps: Step) -> Step:
-    """Return the one step for all replicas, each weighted by its count; `steps` hold (R, C)."""
-    return Step(
-        _mean(steps.value, steps.count * steps.rate),
-        _mean(steps.rate, steps.count),
-        ops.sum(steps.count, 0),
+def agreed(updates: Update) -> Update:
+    """Return the one update of all replicas, each weighted by its count; `updates` are (R, C)."""
+    return Update(
+        _mean(updates.value, updates.count * updates.rate),
+        _mean(updates.rate, updates.count),
+        ops.sum(updates.count, 0),
     )
 
 
-def exponential(average: Tensor, step: Step) -> Tensor:
+def exponential(average: Tensor, update: Update) -> Tensor:
     """Return average·momentum + value·(1 − momentum), Keras's convention."""
-    return average * (1.0 - step.rate) + step.value * step.rate
+    return average * (1.0 - update.rate) + update.value * update.rate
 
 
-def debiased(average: Tensor, step: Step, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return hidden/(1 − momentumᵗ) and 1 − momentumᵗ after one more step.
+def debiased(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden/(1 − momentumᵗ) and 1 − momentumᵗ after one more update.
 
-    `hidden` is the exponential average that starts at zero, t the number of steps (Kingma & Ba
+    `hidden` is the exponential average that starts at zero, t the number of updates (Kingma & Ba
     2015, §3). It need not be kept: it is average·seen.
 
     Args:
         average: the debiased average so far.
-        step: the new value.
+        update: the new value.
         seen: 1 − momentumᵗ so far; 1 for an average whose start is long forgotten.
     """
-    seen = seen * (1.0 - step.rate) + step.rate
-    share = step.rate / or_one(seen)
-    return average * (1.0 - share) + step.value * share, seen
+    seen = seen * (1.0 - update.rate) + update.rate
+    share = update.rate / or_one(seen)
+    return average * (1.0 - share) + update.value * share, seen
 
 
-def cumulative(average: Tensor, step: Step, seen: Tensor) -> tuple[Tensor, Tensor]:
+def cumulative(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Return the average of all values so far, each weighted by its count, and their count.
 
     Args:
         average: the average of what came before; of no weight while nothing did.
-        step: the new value.
+        update: the new value.
         seen: the number of values so far.
     """
-    seen = seen + step.count
-    share = step.count / or_one(seen)
-    return average * (1.0 - share) + step.value * share, seen
+    seen = seen + update.count
+    share = update.count / or_one(seen)
+    return average * (1.0 - share) + update.value * share, seen
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from kbn.records.tags import Row, Tap
+from kbn.records.tags import Place, Row
 
-Place = tuple[str, str, str]  # layer, site, measure
+Key = tuple[str, str, str]  # layer, site, measure
 _KINDS_KEPT = 8  # of records, by their places
 
 
@@ -23,10 +23,10 @@ class Rows:
         values: their values, rounded to the event file's float32.
     """
 
-    def __init__(self, step: int, found: Mapping[Tap, Mapping[str, float]]) -> None:
+    def __init__(self, step: int, found: Mapping[Place, Mapping[str, float]]) -> None:
         """Put what was found at one step into columns: by place, the value of each measure."""
         self.step = step
-        self.places = tuple([(*tap, measure) for tap, of in found.items() for measure in of])
+        self.places = tuple([(*place, measure) for place, of in found.items() for measure in of])
         self.values = array("f", [value for of in found.values() for value in of.values()])
 
     def __len__(self) -> int:
@@ -45,9 +45,9 @@ class History(Sequence[Row]):
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._steps, self._keys, self._values = array("q"), array("l"), array("d")
-        self._places: list[Place] = []
-        self._known: dict[Place, int] = {}
-        self._together: dict[tuple[Place, ...], array[int]] = {}
+        self._places: list[Key] = []
+        self._known: dict[Key, int] = {}
+        self._together: dict[tuple[Key, ...], array[int]] = {}
         self.extend(rows)
 
     def extend(self, rows: Iterable[Row]) -> None:
@@ -126,7 +126,7 @@ class History(Sequence[Row]):
             }
         )
 
-    def _key(self, place: Place) -> int:
+    def _key(self, place: Key) -> int:
         if place not in self._known:
             self._known[place] = len(self._places)
             self._places.append(place)

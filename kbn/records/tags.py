@@ -123,7 +123,7 @@ DESCRIPTIONS = {
 }
 
 
-class Tap(NamedTuple):
+class Place(NamedTuple):
     """One place in the model that is watched.
 
     Attributes:
@@ -145,14 +145,14 @@ class Row(NamedTuple):
     value: float
 
 
-def tag(measure: str, tap: Tap) -> str:
-    """Return the tag under which `measure` of `tap` is written."""
-    return f"{measure}/{tap.layer}/{tap.site}"
+def tag(measure: str, place: Place) -> str:
+    """Return the tag under which `measure` of `place` is written."""
+    return f"{measure}/{place.layer}/{place.site}"
 
 
-def parse(tag: str) -> tuple[str, Tap] | None:
+def parse(tag: str) -> tuple[str, Place] | None:
     """Return the measure and the place of a tag of `tag()`; None for any other tag."""
     measure, _, place = tag.partition("/")
     layer, _, site = place.rpartition("/")
     known = measure in DESCRIPTIONS and site.split(":")[0] in (*SITES, PROBE)
-    return (measure, Tap(layer, site)) if known and layer else None
+    return (measure, Place(layer, site)) if known and layer else None

@@ -1,4 +1,4 @@
-"""Statistics of a whole data set out of those of its batches, in float64 NumPy."""
+"""InferenceStatistics of a whole data set out of those of its batches, in float64 NumPy."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from kbn.ops.moments import Part
 
 
-class Statistics(NamedTuple):
+class InferenceStatistics(NamedTuple):
     """What inference normalizes with; all (C,) float64.
 
     Attributes:
@@ -46,13 +46,15 @@ class Population:
             self._squares = self._squares + np.square(distance) * before * share
         self._squared_weight = self._squared_weight + batch.squared_weight
 
-    def statistics(self, unbiased: bool) -> Statistics:
+    def statistics(self, unbiased: bool) -> InferenceStatistics:
         """Return the statistics, with the sample variance or that of the values as they are."""
         count = np.asarray(np.square(self._weight) / _or_one(self._squared_weight))
         variance = np.asarray(self._squares / _or_one(self._weight))
         if unbiased:
             variance = variance * count / _or_one(count - 1)
-        return Statistics(np.asarray(self._mean), variance, count, np.where(count > 1, count, 0))
+        return InferenceStatistics(
+            np.asarray(self._mean), variance, count, np.where(count > 1, count, 0)
+        )
 
 
 class BatchAverage:
@@ -74,9 +76,9 @@ class BatchAverage:
         self._variance = self._variance + np.where(several, m * unbiased, 0)
         self._variance_count = self._variance_count + np.where(several, m, 0)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> InferenceStatistics:
         """Return the statistics; the paper's variance is unbiased."""
-        return Statistics(
+        return InferenceStatistics(
             np.asarray(self._mean / _or_one(self._count)),
             np.asarray(self._variance / _or_one(self._variance_count)),
             np.asarray(self._count),

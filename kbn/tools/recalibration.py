@@ -11,10 +11,16 @@ from keras import ops
 from kbn.backend.tensorflow import tracing
 from kbn.common import checks
 from kbn.introspection.batches import Batches
-from kbn.introspection.layer_calls import Call, runs_eagerly, seeds, tapped, training_argument
+from kbn.introspection.layer_calls import (
+    LayerCall,
+    observe_calls,
+    runs_eagerly,
+    seeds,
+    training_argument,
+)
 from kbn.ops.masks import weights_for, where_kept
 from kbn.ops.moments import Part, local_part
-from kbn.tools.population import BatchAverage, Population, Statistics
+from kbn.tools.population import BatchAverage, InferenceStatistics, Population
 
 Progress = Callable[[], None]
 ESTIMATORS = ("population", "paper")
@@ -48,7 +54,7 @@ def recalibrate(
     **`estimator="paper"`** is Algorithm 2 (steps 8 to 11), as fvcore and torch.optim.swa_utils
     do it: one pass in which every layer normalizes with its batch, as in training (dropout on).
     E[x] is the mean over batches of μ_B, Var[x] that of m/(m−1)·σ_B², each batch weighted by m.
-    Statistics then depend on the batches, and a layer behind another one sees in inference
+    InferenceStatistics then depend on the batches, and a layer behind another one sees in inference
     slightly other inputs than those measured. Layers without a seed of their own (that draw from
     Keras's global seed) draw the same for every batch.
 
@@ -129,18 +135,18 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
 
 def _calls(
     model: keras.Model, inputs: Any, *, training: bool, number: Any = 0
-) -> tuple[list[Call], keras.StatelessScope]:
+) -> tuple[list[LayerCall], keras.StatelessScope]:
     """Run `model` and return the calls of its normalization layers; it stays as it is.
 
     Layers with seeds of their own draw anew for every `number`.
     """
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
 
-    def observe(call: Call) -> None:
+    def observe(call: LayerCall) -> None:
         if isinstance(call.layer, keras.layers.BatchNormalization):
             calls.append(call)
 
-    with tapped(observe), keras.StatelessScope(state_mapping=seeds(model, number)) as scope:
+    with observe_calls(observe), keras.StatelessScope(state_mapping=seeds(model, number)) as scope:
         model(inputs, **training_argument(model, training))
     return calls, scope
 
@@ -213,7 +219,7 @@ def _parts(
         progress()
 
 
-def _rows(call: Call) -> Any:
+def _rows(call: LayerCall) -> Any:
     """Reduce what a layer was called on to the (5, C) rows of a `Part`, in float64."""
     x = ops.cast(call.inputs, "float64")
     axis = call.layer.axis % len(x.shape)
@@ -224,7 +230,7 @@ def _rows(call: Call) -> Any:
     return ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
 
 
-def _assign(layer: keras.layers.BatchNormalization, measured: Statistics) -> None:
+def _assign(layer: keras.layers.BatchNormalization, measured: InferenceStatistics) -> None:
     """Give `layer` its new statistics in the channels where something was measured."""
     if not (measured.variance_count > 0).any():
         raise ValueError(

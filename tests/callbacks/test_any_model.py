@@ -20,7 +20,7 @@ import kbn
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.backend.test_replicas import run_workers
 from tests.callbacks.test_gradient_shift import by_layer, scalar_net
 from tests.support import events, models
@@ -603,7 +603,7 @@ def test_steps_that_are_run_again_stand_once_in_tensorboard(resumptions):
 def written_steps(folder, hook):
     """Return the steps of a tag in the order in which TensorBoard has them."""
     row = hook.history[0]
-    tag = tags.tag(row.measure, Tap(row.layer, row.site))
+    tag = tags.tag(row.measure, Place(row.layer, row.site))
     return [event.step for event in events.accumulate(folder / hook.run).Tensors(tag)]
 
 

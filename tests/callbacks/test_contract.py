@@ -11,7 +11,7 @@ import pytest
 from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.support import events, models
 from tests.support.callbacks import HOOKS, first_step, open_files, steps
 from tests.support.replicas import mirrored
@@ -70,7 +70,7 @@ def assert_recorded(name, hook, folder):
     assert steps(hook) == list(range(first_step(name), 7))
     assert hook.lost_records == 0
     assert open_files(folder) == []
-    kept = {(r.step, tags.tag(r.measure, Tap(r.layer, r.site))): r.value for r in hook.history}
+    kept = {(r.step, tags.tag(r.measure, Place(r.layer, r.site))): r.value for r in hook.history}
     written = {
         (step, tag): float(value)
         for tag in {tag for _, tag in kept}
@@ -207,7 +207,7 @@ def test_an_exception_in_training_leaves_nothing_behind(name, tmp_path):
     assert open_files(tmp_path) == []
     step = steps(hook)[-1]
     assert step == 2
-    tag = next(tags.tag(r.measure, Tap(r.layer, r.site)) for r in hook.history if r.step == step)
+    tag = next(tags.tag(r.measure, Place(r.layer, r.site)) for r in hook.history if r.step == step)
     assert list(events.series(tmp_path / hook.run, tag))[-1] == 2  # on disk already
     fit(model, "functional", [hook])
     assert steps(hook)[-1] == 5

@@ -20,7 +20,7 @@ import kbn
 from kbn.callbacks import CovariateShift
 from kbn.records import tags
 from kbn.records.history import json_line
-from kbn.records.tags import Row, Tap
+from kbn.records.tags import Place, Row
 from tests.support import events, models
 from tests.support.warned import user_warnings
 
@@ -58,7 +58,7 @@ def written_scalars(run):
 
 
 def kept_scalars(shift):
-    return {(r.step, tags.tag(r.measure, Tap(r.layer, r.site))): r.value for r in shift.history}
+    return {(r.step, tags.tag(r.measure, Place(r.layer, r.site))): r.value for r in shift.history}
 
 
 @pytest.mark.parametrize("kind", models.BUILDERS)
@@ -295,7 +295,7 @@ def test_channels_first_layers_are_measured_by_their_channels(tmp_path):
     x = np.random.default_rng(0).normal(size=(32, 3, 4, 4)).astype("float32")
     shift = CovariateShift(tmp_path, x)
     model.fit(x, np.zeros((32, 1)), verbose=0, callbacks=[shift])
-    sketch = shift._references[Tap("bn", "input")]
+    sketch = shift._references[Place("bn", "input")]
     np.testing.assert_allclose(sketch.mean, x.mean((0, 2, 3)), atol=1e-6)
 
 

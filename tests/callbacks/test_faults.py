@@ -55,7 +55,7 @@ def made(name, folder):
 
 def scalar_tag(hook):
     row = hook.history[0]
-    return tags.tag(row.measure, tags.Tap(row.layer, row.site))
+    return tags.tag(row.measure, tags.Place(row.layer, row.site))
 
 
 @every_hook

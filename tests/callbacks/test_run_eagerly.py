@@ -11,11 +11,11 @@ import kbn
 from kbn.backend.tensorflow import tracing
 from kbn.callbacks import CovariateShift
 from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
-from kbn.callbacks.probing.probe import Kept, Probe
+from kbn.callbacks.probing.probe import Extraction, Probe
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.callbacks.test_any_model import (
     EVERY_STEP,
     INSIDE,
@@ -214,14 +214,17 @@ def test_a_look_that_fails_spoils_no_later_record():
         if next(fails):
             raise ArithmeticError("not this time")
         return [
-            ("output", Kept({"x": call.outputs}, lambda found: [one["x"].shape for one in found]))
+            (
+                "output",
+                Extraction({"x": call.outputs}, lambda found: [one["x"].shape for one in found]),
+            )
         ]
 
     probe = Probe(model, X, {"bn": model.bn}, look)
-    assert probe.taps == [Tap("bn", "output")]
+    assert probe.places == [Place("bn", "output")]
     with pytest.raises(ArithmeticError, match="not this time"):
         probe()
-    assert probe() == {Tap("bn", "output"): (60, 4)}
+    assert probe() == {Place("bn", "output"): (60, 4)}
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -1,9 +1,9 @@
 """What was read of late: kept while its source is the same, and not for longer."""
 
 from kbn.dashboard.board import Dashboard
-from kbn.dashboard.cache import Recent
+from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import open_folder
-from kbn.dashboard.reader import Log
+from kbn.dashboard.reader import RunReader
 from kbn.records import tags
 from tests.support.logs import write
 
@@ -11,19 +11,19 @@ SHIFT = tags.WASSERSTEIN
 
 
 def test_is_read_once_for_a_stamp_and_anew_for_another():
-    recent, read = Recent(), iter(range(9))
+    recent, read = Cache(), iter(range(9))
     take = [recent.get("a", stamp, lambda: next(read)) for stamp in (1, 1, 2, 2, 1)]
     assert take == [0, 0, 1, 1, 2]
 
 
 def test_nothing_is_a_reading_too():
-    recent = Recent()
+    recent = Cache()
     assert recent.get("a", (), lambda: None) is None
     assert recent.get("a", (), lambda: "again") is None
 
 
 def test_what_was_not_asked_for_the_longest_goes():
-    recent = Recent(most=2)
+    recent = Cache(most=2)
     for name in "abac":
         recent.get(name, 0, lambda name=name: f"first {name}")
     found = [recent.get(name, 0, lambda name=name: f"second {name}") for name in "acb"]
@@ -46,11 +46,11 @@ class Counted:
 
 def opened(folder, recent):
     provider = Counted(open_folder(folder)._provider)
-    return Log(provider, recent=recent), provider
+    return RunReader(provider, recent=recent), provider
 
 
 def test_a_log_reads_again_what_was_written_to_and_only_that(tmp_path):
-    recent = Recent()
+    recent = Cache()
     for run in ("still", "grows"):
         write(tmp_path / run, {SHIFT: {"layer": [0.0, 1.0]}})
     log, provider = opened(tmp_path, recent)
@@ -67,7 +67,7 @@ def test_a_log_reads_again_what_was_written_to_and_only_that(tmp_path):
 
 def test_the_figures_of_a_page_share_what_they_read(tmp_path):
     write(tmp_path / "run", {SHIFT: {"layer": [0.0, 1.0]}})
-    log, provider = opened(tmp_path, Recent())
+    log, provider = opened(tmp_path, Cache())
     board = Dashboard(log)
     for draw in (board.heat_map, board.worst_layers, board.compared, board.verdict):
         draw()

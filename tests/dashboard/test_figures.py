@@ -12,7 +12,7 @@ from kbn.dashboard.figures import maps, ridges, style
 from kbn.dashboard.reader import Histograms, Series
 from kbn.diagnosis.summary import Moved
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets
 
 SHIFT = tags.WASSERSTEIN
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 def places(values, steps=None, site="input"):
     """Return places layer_0, … with these values, (layers, steps)."""
     steps = np.arange(len(values[0])) if steps is None else np.asarray(steps)
-    return {Tap(f"layer_{i}", site): Series(steps, np.asarray(of, float))
+    return {Place(f"layer_{i}", site): Series(steps, np.asarray(of, float))
             for i, of in enumerate(values)}  # fmt: skip
 
 
@@ -95,8 +95,8 @@ def test_of_many_steps_the_farthest_of_each_column_is_shown(measure, usual, far)
 
 
 def test_places_with_other_steps_are_unknown_elsewhere():
-    both = {Tap("a", "input"): Series(np.array([0, 2]), np.array([1.0, 3.0])),
-            Tap("b", "input"): Series(np.array([1, 2]), np.array([2.0, 4.0]))}  # fmt: skip
+    both = {Place("a", "input"): Series(np.array([0, 2]), np.array([1.0, 3.0])),
+            Place("b", "input"): Series(np.array([1, 2]), np.array([2.0, 4.0]))}  # fmt: skip
     steps, values = maps.matrix(both)
     np.testing.assert_array_equal(steps, [0, 1, 2])
     np.testing.assert_array_equal(values, [[1, np.nan, 3], [np.nan, 2, 4]])
@@ -122,7 +122,7 @@ def test_many_runs_share_the_page():
 def test_percentiles_are_drawn_as_bands():
     low, middle, high = tags.PERCENTILE_MEASURES
     measures = {low: places([[1, 2]]), middle: places([[3, 4]]), high: places([[5, 6]])}
-    figure = figures.percentiles({"run": measures}, [Tap("layer_0", "input")])
+    figure = figures.percentiles({"run": measures}, [Place("layer_0", "input")])
     assert [list(trace.y) for trace in figure.data] == [[1, 2], [5, 6], [3, 4]]
     assert figure.data[1].fill == "tonexty"
     assert figure.layout.annotations[0].text == "layer_0 input, run"
@@ -131,7 +131,7 @@ def test_percentiles_are_drawn_as_bands():
 def test_runs_without_a_layer_leave_its_plot_empty():
     middle = tags.PERCENTILE_MEASURES[1]
     runs = {"a": {middle: places([[1, 2]])}, "b": {}}
-    assert len(figures.percentiles(runs, [Tap("layer_0", "input")]).data) == 1
+    assert len(figures.percentiles(runs, [Place("layer_0", "input")]).data) == 1
 
 
 def test_runs_compared_by_one_layer_or_the_median_of_all():
@@ -142,7 +142,7 @@ def test_runs_compared_by_one_layer_or_the_median_of_all():
     np.testing.assert_allclose(lines[0].y, np.median(values, axis=0))
     np.testing.assert_allclose(figure.data[0].y, np.quantile(values, 0.1, axis=0))
     assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
-    one = figures.compared(runs, SHIFT, Tap("layer_3", "input"))
+    one = figures.compared(runs, SHIFT, Place("layer_3", "input"))
     np.testing.assert_array_equal([trace.y for trace in one.data], [values[3], values[3] + 1])
 
 
@@ -163,7 +163,7 @@ def test_what_is_not_finite_leaves_gaps_and_no_warning():
 
 def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
     def of(names, layer="layer_0"):
-        return {name: {Tap(layer, "probe"): Series(np.arange(2), np.ones(2))} for name in names}
+        return {name: {Place(layer, "probe"): Series(np.arange(2), np.ones(2))} for name in names}
 
     shift = figures.gradient_shift({"run": of(tags.GRADIENT_SHIFT)})
     assert len(shift.data) == 2
@@ -198,7 +198,7 @@ def test_the_ridge_has_a_line_per_step_and_no_more_than_fit():
     shapes = [buckets(RNG, i / 10) for i in range(60)]
     run = Histograms(np.arange(60) * 100, shapes)
     none = Histograms(np.arange(2), [np.zeros((0, 3)), np.zeros((3, 3))])
-    figure = figures.ridge({"run": run, "none": none}, Tap("a", "input"))
+    figure = figures.ridge({"run": run, "none": none}, Place("a", "input"))
     assert len(figure.data) == ridges.RIDGES
     assert [figure.data[0].name, figure.data[-1].name] == ["step 0", "step 5900"]
     low, high = figure.layout.xaxis.range
@@ -221,19 +221,19 @@ def test_text_is_what_plotly_shows_as_it_is(name):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_text_in_every_figure(name):
-    tap, series = Tap(name, "input"), Series(np.arange(3), np.array([0.0, 1.0, 2.0]))
-    measures = {m: {tap: series, Tap(name, "probe"): series} for m in tags.DESCRIPTIONS}
-    of_model = {m: {Tap("model", "probe"): series} for m in tags.LOSS_LANDSCAPE}
-    moved = [Moved(name, tap, 1.0, 2.0, 3, 4)]
+    place, series = Place(name, "input"), Series(np.arange(3), np.array([0.0, 1.0, 2.0]))
+    measures = {m: {place: series, Place(name, "probe"): series} for m in tags.DESCRIPTIONS}
+    of_model = {m: {Place("model", "probe"): series} for m in tags.LOSS_LANDSCAPE}
+    moved = [Moved(name, place, 1.0, 2.0, 3, 4)]
     shapes = Histograms(np.arange(2), [buckets(RNG), buckets(RNG)])
     drawn = [
-        figures.heat_map({name: {tap: series}}, SHIFT),
-        figures.percentiles({name: measures}, [tap]),
-        figures.compared({name: {tap: series}}, SHIFT, tap),
+        figures.heat_map({name: {place: series}}, SHIFT),
+        figures.percentiles({name: measures}, [place]),
+        figures.compared({name: {place: series}}, SHIFT, place),
         figures.gradient_shift({name: measures}),
         figures.landscape({name: measures | of_model}),
         figures.statistics_gap({name: measures}),
-        figures.ridge({name: shapes}, tap),
+        figures.ridge({name: shapes}, place),
         figures.worst_layers(moved, SHIFT),
     ]
     for figure in drawn:
@@ -245,12 +245,12 @@ def test_names_are_text_in_every_figure(name):
 
 @pytest.mark.parametrize("draw", [
     lambda: figures.heat_map({}, SHIFT),
-    lambda: figures.percentiles({"a": {}}, [Tap("a", "input")]),
+    lambda: figures.percentiles({"a": {}}, [Place("a", "input")]),
     lambda: figures.compared({"a": {}}, SHIFT),
     lambda: figures.gradient_shift({}),
     lambda: figures.landscape({"a": {}}),
     lambda: figures.statistics_gap({"a": {}}),
-    lambda: figures.ridge({"a": Histograms(np.zeros(0, int), [])}, Tap("a", "input")),
+    lambda: figures.ridge({"a": Histograms(np.zeros(0, int), [])}, Place("a", "input")),
     lambda: figures.worst_layers([], SHIFT),
 ])  # fmt: skip
 def test_without_data_a_figure_says_what_is_missing(draw):

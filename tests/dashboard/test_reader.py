@@ -15,12 +15,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 import kbn
 from kbn.callbacks import CovariateShift, GradientShift, MovingStatistics
 from kbn.dashboard.board import Dashboard
-from kbn.dashboard.cache import Recent
-from kbn.dashboard.folder import Damage, open_folder
-from kbn.dashboard.reader import Log, natural
+from kbn.dashboard.cache import Cache
+from kbn.dashboard.folder import UnreadableFiles, open_folder
+from kbn.dashboard.reader import RunReader, natural
 from kbn.records import framing as records
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets, write
 
 SHIFT = tags.WASSERSTEIN
@@ -36,12 +36,12 @@ def test_what_is_read_is_what_the_hooks_recorded(two_runs):
     log = open_folder(folder)
     assert log.runs() == ["normalized", "plain"]
     for run, recorders in hooks.items():
-        rows = {(r.measure, Tap(r.layer, r.site), r.step): r.value
+        rows = {(r.measure, Place(r.layer, r.site), r.step): r.value
                 for hook in recorders for r in hook.history if r.layer != "record"}  # fmt: skip
         read = {
-            (measure, tap, int(step)): value
+            (measure, place, int(step)): value
             for measure in log.measures([run])
-            for tap, of in log.series(run, measure).items()
+            for place, of in log.series(run, measure).items()
             for step, value in zip(of.steps, of.values, strict=True)
         }
         assert read.keys() == rows.keys()
@@ -51,7 +51,7 @@ def test_what_is_read_is_what_the_hooks_recorded(two_runs):
 def test_places_stand_in_the_order_of_the_model(tmp_path):
     layers = ["stem", "block_10", "block_9", "a_head"]
     write(tmp_path / "one", {SHIFT: {layer: [0, 1] for layer in layers}})
-    assert [tap.layer for tap in open_folder(tmp_path).places("one", SHIFT)] == layers
+    assert [place.layer for place in open_folder(tmp_path).places("one", SHIFT)] == layers
 
 
 @pytest.mark.parametrize(("kind", "measure"), [
@@ -65,7 +65,7 @@ def test_layers_of_every_callback_stand_in_the_order_of_the_model(kind, measure,
     layers = {"layers": "*"} if kind is GradientShift else {}
     model.fit(x, y, verbose=0, callbacks=[kind(tmp_path, (x, y), **layers)])
     found = open_folder(tmp_path).places(".", measure)
-    assert list(dict.fromkeys(tap.layer for tap in found if tap.layer != tags.MODEL)) == names
+    assert list(dict.fromkeys(place.layer for place in found if place.layer != tags.MODEL)) == names
 
 
 def test_runs_in_natural_order_and_the_folder_itself(tmp_path):
@@ -75,7 +75,7 @@ def test_runs_in_natural_order_and_the_folder_itself(tmp_path):
     write(tmp_path, {SHIFT: {"a": [0.0, 3.0]}})
     log = open_folder(tmp_path)
     assert log.runs() == [".", "deep/er/run", "run_2", "run_10"]
-    np.testing.assert_array_equal(log.series(".", SHIFT)[Tap("a", "input")].values, [0, 3])
+    np.testing.assert_array_equal(log.series(".", SHIFT)[Place("a", "input")].values, [0, 3])
     assert open_folder(tmp_path / "run_2").runs() == ["."]
     # Somebody may point at what one callback wrote.
     alone = open_folder(tmp_path / "run_2" / tags.RUN_DIRECTORY)
@@ -84,16 +84,16 @@ def test_runs_in_natural_order_and_the_folder_itself(tmp_path):
 
 def test_nothing_is_thinned(tmp_path):
     write(tmp_path, {SHIFT: {"a": np.arange(2500)}})
-    series = open_folder(tmp_path).series(".", SHIFT)[Tap("a", "input")]
+    series = open_folder(tmp_path).series(".", SHIFT)[Place("a", "input")]
     np.testing.assert_array_equal(series.values, np.arange(2500))
     np.testing.assert_array_equal(series.steps, 100 * np.arange(2500))
 
 
 def test_some_places_alone(tmp_path):
     write(tmp_path, {SHIFT: {layer: [1.0] for layer in "abc"}}, sites=tags.SITES)
-    wanted = {Tap("b", "output"), Tap("c", "input"), Tap("unknown", "input")}
+    wanted = {Place("b", "output"), Place("c", "input"), Place("unknown", "input")}
     assert set(open_folder(tmp_path).series(".", SHIFT, wanted)) == wanted - {
-        Tap("unknown", "input")
+        Place("unknown", "input")
     }
     assert open_folder(tmp_path).series(".", "psi") == {}
     assert open_folder(tmp_path).series("none", SHIFT) == {}
@@ -104,11 +104,11 @@ def test_histograms_are_the_buckets_that_were_written(tmp_path):
     written = [buckets(rng, shift) for shift in (0, 1, 2)]
     write(tmp_path, {SHIFT: {"a": [0, 1, 2]}}, histograms={"a": written})
     log = open_folder(tmp_path)
-    found = log.histograms(".", Tap("a", "input"))
+    found = log.histograms(".", Place("a", "input"))
     np.testing.assert_array_equal(found.steps, [0, 100, 200])
     np.testing.assert_array_equal(found.buckets, written)
-    assert log.histogram_places(".") == [Tap("a", "input")]
-    assert log.histograms(".", Tap("b", "input")).buckets == []
+    assert log.histogram_places(".") == [Place("a", "input")]
+    assert log.histograms(".", Place("b", "input")).buckets == []
 
 
 def test_texts_of_every_callback(two_runs):
@@ -143,9 +143,9 @@ def test_a_truncated_file_is_read_up_to_there_and_told(cut, tmp_path):
     file = only_file(tmp_path)
     data = file.read_bytes()
     file.write_bytes(data[:-cut])
-    series = open_folder(tmp_path).series(".", SHIFT)[Tap("a", "input")]
+    series = open_folder(tmp_path).series(".", SHIFT)[Place("a", "input")]
     np.testing.assert_array_equal(series.values, [1, 2])
-    (sentence,) = Damage([tmp_path]).sentences()
+    (sentence,) = UnreadableFiles([tmp_path]).sentences()
     assert sentence.startswith(f"{tags.RUN_DIRECTORY}/events.out.tfevents")
     assert f"of {len(data) - cut:,}; what follows is cut off" in sentence
 
@@ -158,7 +158,7 @@ def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):
     (tmp_path / "other" / "events.out.tfevents.2.host").write_bytes(b"\x00\x01 no event file" * 9)
     (tmp_path / "other" / "events.out.tfevents.3.host").symlink_to("nowhere")
     assert open_folder(tmp_path).runs() == ["good"]
-    found = Damage([tmp_path]).sentences()
+    found = UnreadableFiles([tmp_path]).sentences()
     assert [one.split(": ", 1)[1] for one in found] == [
         "empty",
         "not read (it does not begin as an event file does)",
@@ -168,7 +168,7 @@ def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):
 
 def test_damage_is_looked_for_again_where_a_file_changed(tmp_path):
     write(tmp_path, {SHIFT: {"a": [1.0, 2.0]}})
-    file, damage = only_file(tmp_path), Damage([tmp_path, tmp_path / "nowhere"])
+    file, damage = only_file(tmp_path), UnreadableFiles([tmp_path, tmp_path / "nowhere"])
     whole = file.read_bytes()
     assert damage.sentences() == []
     file.write_bytes(whole[:-3])
@@ -181,7 +181,7 @@ def test_what_is_written_just_now_is_not_called_damaged(tmp_path):
     write(tmp_path, {SHIFT: {"a": [1.0, 2.0]}})
     file = only_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-3])
-    damage = Damage([tmp_path], settled=60.0)
+    damage = UnreadableFiles([tmp_path], settled=60.0)
     assert damage.sentences() == []
     os.utime(file, (0, 0))
     assert len(damage.sentences()) == 1
@@ -190,12 +190,12 @@ def test_what_is_written_just_now_is_not_called_damaged(tmp_path):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_any_layer_name_comes_back_as_it_was(name, tmp_path):
     write(tmp_path, {SHIFT: {name: [1.0, 2.0]}})
-    assert open_folder(tmp_path).places(".", SHIFT) == [Tap(name, "input")]
+    assert open_folder(tmp_path).places(".", SHIFT) == [Place(name, "input")]
 
 
 @given(st.text(min_size=1), st.sampled_from(["input", "output:3", "probe"]))
 def test_tags_are_read_as_they_were_written(layer, site):
-    assert tags.parse(tags.tag(SHIFT, Tap(layer, site))) == (SHIFT, Tap(layer, site))
+    assert tags.parse(tags.tag(SHIFT, Place(layer, site))) == (SHIFT, Place(layer, site))
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,13 @@ def test_a_scalar_that_is_no_number_is_told_and_hides_nothing(bad, tmp_path):
         tf.summary.write(f"{SHIFT}/b/input", bad, step=0, metadata=metadata)
     log = open_folder(tmp_path)
     read = log.series(".", SHIFT)
-    assert [tap.layer for tap in read] == ["a"]
+    assert [place.layer for place in read] == ["a"]
     (sentence,) = log.refused()
     assert sentence.startswith(f"{tags.RUN_DIRECTORY}: {SHIFT}/b/input is not shown (")
     assert sentence in Dashboard(log).verdict()
-    shared = Recent()  # what another log has read is told all the same
+    shared = Cache()  # what another log has read is told all the same
     for _ in range(2):
-        log = Log(open_folder(tmp_path)._provider, recent=shared)
+        log = RunReader(open_folder(tmp_path)._provider, recent=shared)
         log.series(".", SHIFT)
         assert log.refused() == [sentence]
 
@@ -272,5 +272,5 @@ def test_a_folder_below_home_and_links_are_followed(tmp_path, monkeypatch):
     (tmp_path / "runs/link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "runs/circle").symlink_to(tmp_path / "runs", target_is_directory=True)
     assert "link/one" in open_folder("~/runs").runs()
-    (sentence,) = Damage(["~/runs"]).sentences()
+    (sentence,) = UnreadableFiles(["~/runs"]).sentences()
     assert sentence.startswith("link/one/")

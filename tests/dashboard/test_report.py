@@ -13,7 +13,7 @@ from kbn.__main__ import main
 from kbn.callbacks.writing.event_file import EventFile, Record
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets, write
 
 SHIFT = tags.WASSERSTEIN
@@ -192,7 +192,7 @@ def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
     for number, text in enumerate(["", "no table", "| a | b | c |\n| --- | --- | --- |\n| 1 |"]):
         file = EventFile(str(tmp_path / f"r{number}" / tags.RUN_DIRECTORY), restarts=False,
                          json_lines=False)  # fmt: skip
-        rows = Rows(0, {Tap("a", "input"): {tags.WASSERSTEIN: 0.0}})
+        rows = Rows(0, {Place("a", "input"): {tags.WASSERSTEIN: 0.0}})
         file.write(0, Record(rows, texts={tags.SETTINGS: text, tags.LAYERS: text}))
         file.close()
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0

@@ -7,7 +7,7 @@ from kbn.dashboard.folder import open_folder
 from kbn.dashboard.reader import Series
 from kbn.diagnosis import summary
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 from tests.support.logs import write
 
 SHIFT = tags.WASSERSTEIN
@@ -25,7 +25,7 @@ def test_how_far_places_moved_leaves_out_the_first_record():
     def of(*values):
         return Series(np.arange(len(values)) * 10, np.array(values, float))
 
-    near, far = Tap("near", "input"), Tap("far", "input")
+    near, far = Place("near", "input"), Place("far", "input")
     runs = {"a": {near: of(9, 1, 3), far: of(0, np.nan, 4)}, "b": {near: of(5), far: of(0, np.inf)}}
     assert summary.moved(runs, SHIFT) == [
         ("b", far, np.inf, np.inf, 10, 1),
@@ -42,7 +42,7 @@ def test_the_farthest_from_where_nothing_moves_stands_first(measure, order):
     cosine = measure == "gradient_cosine"
     values = {"good": [0.9, 0.99, 0.95], "bad": [0.5, -0.7, 0.1]} if cosine else {
         "good": [0.1, 0.2, 0.3], "bad": [-0.5, -2.0, -1.0]}  # fmt: skip
-    runs = {"a": {Tap(layer, "probe"): Series(np.arange(3), np.array(of))
+    runs = {"a": {Place(layer, "probe"): Series(np.arange(3), np.array(of))
                   for layer, of in values.items()}}  # fmt: skip
     found = summary.moved(runs, measure)
     assert [one.place.layer for one in found] == order

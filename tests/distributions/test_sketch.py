@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from kbn.backend.tensorflow import tracing
 from kbn.distributions import reduction
 from kbn.distributions.reduction import Reduction, sample_positions
-from kbn.distributions.sketch import BASIS_POINTS, HISTOGRAM_POINTS, DistributionSketch, Moments
+from kbn.distributions.sketch import (
+    BASIS_POINTS,
+    HISTOGRAM_POINTS,
+    ChannelMoments,
+    DistributionSketch,
+)
 
 RNG = np.random.default_rng(0)
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000
@@ -205,7 +210,7 @@ def test_without_a_spread_there_is_no_kurtosis(value):
 def test_merged_moments_are_those_of_all_values():
     x = RNG.normal([0, 5, -3], [1, 2, 0.1], (200, 3))
     x[:150, 1] = np.nan
-    merged = Moments.of(np.stack([x, x + 1])).merged()
+    merged = ChannelMoments.of(np.stack([x, x + 1])).merged()
     expected = [
         [np.nanmean(x), np.nanmean(x) + 1], [np.nanvar(x), np.nanvar(x)], [450, 450]
     ]  # fmt: skip

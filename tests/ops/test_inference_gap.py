@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kbn.ops.inference_gap import (
     SETTLED,
-    Memory,
-    Statistics,
+    MeanAndVariance,
+    Momentum,
     mean_gap,
     updates_to_settle,
     variance_log_ratio,
@@ -20,7 +20,7 @@ EPSILON = 1e-3
 
 
 def statistics(mean, variance):
-    return Statistics(np.atleast_1d(float(mean)), np.atleast_1d(variance + EPSILON))
+    return MeanAndVariance(np.atleast_1d(float(mean)), np.atleast_1d(variance + EPSILON))
 
 
 def test_gaps_have_their_known_answers():
@@ -35,7 +35,7 @@ FINITE = st.floats(-20, 20), st.floats(0.01, 50)
 @given(*FINITE, *FINITE, st.sampled_from([0.5, 0.9, 0.99, 0.0]))
 def test_an_exponential_average_settles_when_it_says(mean, variance, old, spread, momentum):
     batch, moving = statistics(mean, variance), statistics(old, spread)
-    steps = updates_to_settle(batch, moving, Memory(momentum))
+    steps = updates_to_settle(batch, moving, Momentum(momentum))
     assert settled(batch, after(batch, moving, momentum**steps))
     if steps:
         assert not settled(batch, after(batch, moving, momentum ** (steps - 1)))
@@ -44,7 +44,7 @@ def test_an_exponential_average_settles_when_it_says(mean, variance, old, spread
 @given(*FINITE, *FINITE, st.integers(1, 5))
 def test_an_average_by_count_settles_when_it_says(mean, variance, old, spread, batches):
     batch, moving = statistics(mean, variance), statistics(old, spread)
-    steps = updates_to_settle(batch, moving, Memory(None, 32.0 * batches, 32.0))
+    steps = updates_to_settle(batch, moving, Momentum(None, 32.0 * batches, 32.0))
     assert settled(batch, after(batch, moving, batches / (batches + steps)))
     if steps:
         assert not settled(batch, after(batch, moving, batches / (batches + steps - 1)))
@@ -54,7 +54,7 @@ def test_an_average_by_count_settles_when_it_says(mean, variance, old, spread, b
 def test_a_debiased_average_settles_when_it_says(mean, variance, old, spread, steps_before):
     batch, moving = statistics(mean, variance), statistics(old, spread)
     momentum, seen = 0.9, 1 - 0.9**steps_before
-    steps = updates_to_settle(batch, moving, Memory(momentum, seen))
+    steps = updates_to_settle(batch, moving, Momentum(momentum, seen))
 
     def left(n):  # hidden averages are average·seen; each update adds (1 − m)·value
         return momentum**n * seen / (1 - momentum ** (steps_before + n))
@@ -65,7 +65,7 @@ def test_a_debiased_average_settles_when_it_says(mean, variance, old, spread, st
 
 
 def after(batch, moving, share):
-    return Statistics(*(b + (m - b) * share for b, m in zip(batch, moving, strict=True)))
+    return MeanAndVariance(*(b + (m - b) * share for b, m in zip(batch, moving, strict=True)))
 
 
 def settled(batch, moving):
@@ -74,10 +74,10 @@ def settled(batch, moving):
 
 
 def test_the_worst_channel_counts_and_what_is_not_finite_is_nan():
-    batch = Statistics(np.array([0.0, 0.0]), np.array([1.0, 1.0]))
-    moving = Statistics(np.array([0.0, 5.0]), np.array([1.0, 1.0]))
-    assert updates_to_settle(batch, moving, Memory(0.5)) == math.ceil(math.log2(5 / SETTLED))
-    assert updates_to_settle(batch, batch, Memory(0.99)) == 0
-    broken = Statistics(np.array([np.nan, 0.0]), np.ones(2))
-    assert math.isnan(updates_to_settle(broken, moving, Memory(0.5)))
-    assert updates_to_settle(batch, moving, Memory(1.0)) == math.inf
+    batch = MeanAndVariance(np.array([0.0, 0.0]), np.array([1.0, 1.0]))
+    moving = MeanAndVariance(np.array([0.0, 5.0]), np.array([1.0, 1.0]))
+    assert updates_to_settle(batch, moving, Momentum(0.5)) == math.ceil(math.log2(5 / SETTLED))
+    assert updates_to_settle(batch, batch, Momentum(0.99)) == 0
+    broken = MeanAndVariance(np.array([np.nan, 0.0]), np.ones(2))
+    assert math.isnan(updates_to_settle(broken, moving, Momentum(0.5)))
+    assert updates_to_settle(batch, moving, Momentum(1.0)) == math.inf

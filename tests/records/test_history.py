@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn.records.history import History, Rows, json_line
-from kbn.records.tags import Row, Tap
+from kbn.records.tags import Place, Row
 
 ROWS = [
     Row(0, "bn", "input", "mean", 0.5),
@@ -92,9 +92,9 @@ def test_it_grows_and_places_may_come_again():
 
 def test_a_record_is_kept_as_its_rows_and_rounded_as_in_the_event_file():
     found = {
-        Tap("bn", "input"): {"mean": 0.1, "std": math.inf},
-        Tap("bn", "output"): {},
-        Tap("block/bn:1", "input:0"): {"mean": 1e300},
+        Place("bn", "input"): {"mean": 0.1, "std": math.inf},
+        Place("bn", "output"): {},
+        Place("block/bn:1", "input:0"): {"mean": 1e300},
     }
     rows = Rows(7, found)
     expected = [
@@ -111,7 +111,7 @@ def test_a_record_is_kept_as_its_rows_and_rounded_as_in_the_event_file():
 
 def test_records_of_more_kinds_than_are_remembered_keep_their_places():
     # Where Python runs a model, every record may be of other places.
-    records = [Rows(step, {Tap("bn", str(step % 11)): {"mean": step}}) for step in range(40)]
+    records = [Rows(step, {Place("bn", str(step % 11)): {"mean": step}}) for step in range(40)]
     history = History()
     for rows in records:
         history.add(rows)

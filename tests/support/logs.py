@@ -8,7 +8,7 @@ from kbn.callbacks.recording.settings import layers_in_order
 from kbn.callbacks.writing.event_file import EventFile, Record
 from kbn.records import tags
 from kbn.records.history import Rows
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 # Names that would do harm where they were taken for more than text.
 HOSTILE = (
@@ -35,19 +35,19 @@ def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, k
         kind: which callback's run; CovariateShift's where None.
     """
     layers = list(dict.fromkeys(layer for of in measures.values() for layer in of))
-    taps = [Tap(layer, site) for layer in layers for site in sites]
+    places = [Place(layer, site) for layer in layers for site in sites]
     records = max(len(values) for of in measures.values() for values in of.values())
     folder = os.path.join(log_dir, kind or tags.RUN_DIRECTORY)
-    file = EventFile(folder, taps, restarts=False, json_lines=False)
+    file = EventFile(folder, places, restarts=False, json_lines=False)
     for record in range(records):
         step = 100 * record if steps is None else steps[record]
         rows = Rows(step, {
-            tap: {name: float(of[tap.layer][record])
-                  for name, of in measures.items() if tap.layer in of}
-            for tap in taps
+            place: {name: float(of[place.layer][record])
+                  for name, of in measures.items() if place.layer in of}
+            for place in places
         })  # fmt: skip
-        shown = {tap: np.asarray(histograms[tap.layer][record]) for tap in taps
-                 if tap.layer in (histograms or {})}  # fmt: skip
+        shown = {place: np.asarray(histograms[place.layer][record]) for place in places
+                 if place.layer in (histograms or {})}  # fmt: skip
         texts = {} if record else {tags.LAYERS: layers_in_order(rows)}
         file.write(step, Record(rows, shown, texts=texts))
     file.close()

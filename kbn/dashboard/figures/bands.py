@@ -8,9 +8,9 @@ from plotly.subplots import make_subplots
 from kbn.dashboard.figures import style
 from kbn.dashboard.reader import Measures, Series
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
-MODEL = Tap(tags.MODEL, tags.PROBE)
+MODEL = Place(tags.MODEL, tags.PROBE)
 LANDSCAPE = (
     ("loss along the gradient", "loss_lowest", "loss", "loss_highest"),
     ("‖∇L(θ − αg) − g‖₂", "predictiveness_lowest", None, "predictiveness_highest"),
@@ -18,7 +18,7 @@ LANDSCAPE = (
 )
 
 
-def percentiles(runs: Mapping[str, Measures], places: Sequence[Tap]) -> go.Figure:
+def percentiles(runs: Mapping[str, Measures], places: Sequence[Place]) -> go.Figure:
     """Draw the 15th to 85th percentile of activations over steps, with the median as a line.
 
     One row of plots per place and one column per run, on one axis per row: Ioffe & Szegedy
@@ -30,19 +30,19 @@ def percentiles(runs: Mapping[str, Measures], places: Sequence[Tap]) -> go.Figur
     """
     low, middle, high = tags.PERCENTILE_MEASURES
     title = "15th, 50th and 85th percentile of activations on one fixed batch"
-    places = [tap for tap in places if any(tap in of.get(middle, {}) for of in runs.values())]
+    places = [place for place in places if any(place in of.get(middle, {}) for of in runs.values())]
     if not places:
         return style.nothing(title, "No run has percentiles of these layers.")
-    titles = [f"{style.short(style.place(tap))}, {style.short(run)}"
-              for tap in places for run in runs]  # fmt: skip
+    titles = [f"{style.short(style.label(place))}, {style.short(run)}"
+              for place in places for run in runs]  # fmt: skip
     figure = make_subplots(
         len(places), len(runs), subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
         horizontal_spacing=min(0.03, 0.5 / len(runs)),
         vertical_spacing=min(0.09, 0.5 / len(places)),
     )  # fmt: skip
     for column, (run, measures) in enumerate(runs.items()):
-        for row, tap in enumerate(places, start=1):
-            of = [measures.get(name, {}).get(tap) for name in (low, middle, high)]
+        for row, place in enumerate(places, start=1):
+            of = [measures.get(name, {}).get(place) for name in (low, middle, high)]
             names = [f"{percent} %" for percent in tags.PERCENTILES]
             figure.add_traces(_band(of, names, run, column), row, column + 1)
     figure.update_xaxes(title_text=style.STEP, row=len(places))

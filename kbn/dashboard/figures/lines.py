@@ -10,13 +10,13 @@ from kbn.dashboard.figures import style
 from kbn.dashboard.figures.maps import matrix
 from kbn.dashboard.reader import Measures, Places, Series
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 GRADIENTS = ("gradient_shift_relative", "gradient_cosine")
 STATISTICS = ("mean_gap", "variance_log_ratio", "output_gap")
 
 
-def compared(runs: Mapping[str, Places], measure: str, place: Tap | None = None) -> go.Figure:
+def compared(runs: Mapping[str, Places], measure: str, place: Place | None = None) -> go.Figure:
     """Draw `measure` over steps, a line per run: of one place, or the median over all of them.
 
     Where it is of all places, the band reaches from the tenth to the ninetieth percentile.
@@ -26,13 +26,13 @@ def compared(runs: Mapping[str, Places], measure: str, place: Tap | None = None)
         measure: what their values are.
         place: one place; None: all.
     """
-    whose = "median of all layers" if place is None else style.short(style.place(place))
+    whose = "median of all layers" if place is None else style.short(style.label(place))
     title = f"{measure}, {whose}"
     return _figure(title, {name: {measure: places} for name, places in runs.items()}, [measure],
                    place)  # fmt: skip
 
 
-def gradient_shift(runs: Mapping[str, Measures], place: Tap | None = None) -> go.Figure:
+def gradient_shift(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
     """Draw how far gradients move when the layers below take their step, and the cosine.
 
     Santurkar et al. (2018), Def. 2.1, on the probe batch.
@@ -44,7 +44,7 @@ def gradient_shift(runs: Mapping[str, Measures], place: Tap | None = None) -> go
     return _figure("Gradient shift (Santurkar et al. 2018, Def. 2.1)", runs, GRADIENTS, place)
 
 
-def statistics_gap(runs: Mapping[str, Measures], place: Tap | None = None) -> go.Figure:
+def statistics_gap(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
     """Draw how far moving statistics are from those of the probe batch, and what it does.
 
     Args:
@@ -57,7 +57,7 @@ def statistics_gap(runs: Mapping[str, Measures], place: Tap | None = None) -> go
 
 
 def _figure(
-    title: str, runs: Mapping[str, Measures], measures: Sequence[str], place: Tap | None
+    title: str, runs: Mapping[str, Measures], measures: Sequence[str], place: Place | None
 ) -> go.Figure:
     """Draw one plot per measure that there is, below each other."""
     shown = [name for name in measures if any(_chosen(of, name, place) for of in runs.values())]
@@ -83,13 +83,15 @@ def _figure(
     return style.titled(figure, title, style.ABOVE + style.ROW * len(shown))
 
 
-def _chosen(measures: Measures, name: str, place: Tap | None) -> Places:
-    places = {tap: of for tap, of in measures.get(name, {}).items() if np.isfinite(of.values).any()}
+def _chosen(measures: Measures, name: str, place: Place | None) -> Places:
+    places = {
+        place: of for place, of in measures.get(name, {}).items() if np.isfinite(of.values).any()
+    }
     whole = name in tags.LOSSES  # the model's, whatever the layer
     return (
         places
         if place is None or whole
-        else {tap: of for tap, of in places.items() if tap == place}
+        else {each: of for each, of in places.items() if each == place}
     )
 
 

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from kbn.dashboard.figures import style
 from kbn.dashboard.reader import Places, Series
 from kbn.diagnosis.summary import far
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 COLUMNS = 500  # of more steps, several share a column, and the farthest value is shown
 DECADES = 4  # that a logarithmic colour spans
@@ -46,8 +46,8 @@ def heat_map(runs: Mapping[str, Places], measure: str) -> go.Figure:
     scale = _Scale([of.values for places in runs.values() for of in places.values()], measure)
     for row, places in enumerate(runs.values(), start=1):
         figure.add_trace(_map(places, scale, measure), row, 1)
-        names = [style.text(style.place(tap)) for tap in places]
-        ticks = [style.short(style.place(tap)) for tap in places]
+        names = [style.text(style.label(place)) for place in places]
+        ticks = [style.short(style.label(place)) for place in places]
         shown = range(0, len(names), -(-len(names) * NAME // heights[row - 1]))
         figure.update_yaxes(
             row=row, col=1, autorange="reversed", tickvals=[names[i] for i in shown],
@@ -94,14 +94,14 @@ def _map(places: Places, scale: _Scale, measure: str) -> go.Heatmap:
     steps, values = matrix(places)
     steps, values = _fewer(steps, values, measure)
     return go.Heatmap(
-        x=steps, y=[style.text(style.place(tap)) for tap in places], z=scale.of(values),
+        x=steps, y=[style.text(style.label(place)) for place in places], z=scale.of(values),
         customdata=values.astype(np.float32), coloraxis="coloraxis", hoverongaps=False,
         hovertemplate=f"step %{{x}}<br>%{{y}}<br>{measure} %{{customdata:.3g}}<extra></extra>",
-        meta=[[tap.layer, tap.site] for tap in places],
+        meta=[[place.layer, place.site] for place in places],
     )  # fmt: skip
 
 
-def matrix(places: Mapping[Tap, Series]) -> tuple[np.ndarray, np.ndarray]:
+def matrix(places: Mapping[Place, Series]) -> tuple[np.ndarray, np.ndarray]:
     """Return all steps (n,) and the values (places, n) there, NaN where a place has none."""
     steps = np.unique(np.concatenate([of.steps for of in places.values()]))
     values = np.full((len(places), len(steps)), np.nan)

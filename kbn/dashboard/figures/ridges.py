@@ -9,14 +9,14 @@ from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
 from kbn.dashboard.reader import Histograms
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 RIDGES = 24  # that are drawn; of more records, an even choice
 OVERLAP = 3.0  # how many lines the highest ridge covers
 TAIL = 0.002  # share of the values that either end of the axis leaves out
 
 
-def ridge(runs: Mapping[str, Histograms], place: Tap) -> go.Figure:
+def ridge(runs: Mapping[str, Histograms], place: Place) -> go.Figure:
     """Draw the density of one place's activations at several steps, the first at the top.
 
     One column per run; heights are comparable within a run.
@@ -25,7 +25,7 @@ def ridge(runs: Mapping[str, Histograms], place: Tap) -> go.Figure:
         runs: the histograms of each run, by its name.
         place: what they are of.
     """
-    title = f"Distribution of {style.short(style.place(place))} over training"
+    title = f"Distribution of {style.short(style.label(place))} over training"
     kept = {run: _with_values(of) for run, of in runs.items()}
     kept = {run: of for run, of in kept.items() if of.buckets}
     if not kept:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from kbn.dashboard.reader import Series
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 RUNS = (
@@ -70,9 +70,9 @@ def short(name: str) -> str:
     return text(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}")
 
 
-def place(tap: Tap) -> str:
+def label(place: Place) -> str:
     """Return the name of a place."""
-    return tap.layer if tap.site == tags.PROBE else f"{tap.layer} {tap.site}"
+    return place.layer if place.site == tags.PROBE else f"{place.layer} {place.site}"
 
 
 def unit(measure: str) -> str:

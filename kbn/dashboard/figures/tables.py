@@ -20,7 +20,7 @@ def worst_layers(moved: Sequence[Moved], measure: str) -> go.Figure:
         return style.nothing(title, f"No run has {measure} of more than a first record.")
     columns = [
         [style.text(one.run) for one in moved],
-        [style.text(style.place(one.place)) for one in moved],
+        [style.text(style.label(one.place)) for one in moved],
         [f"{one.mean:.3g}" for one in moved],
         [f"{one.farthest:.3g}" for one in moved],
         [str(one.at) for one in moved],

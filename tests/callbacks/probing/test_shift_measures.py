@@ -11,7 +11,7 @@ from kbn.distributions.distances import MEASURES
 from kbn.distributions.reduction import Reduction
 from kbn.distributions.sketch import DistributionSketch
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 RNG = np.random.default_rng(0)
 
@@ -33,25 +33,25 @@ def places(shift):
         "half": RNG.normal(shift, 1, (40, 5)).astype("float16"),
         "empty": np.zeros((0, 5)),
     }
-    return {Tap(name, "output"): DistributionSketch.of(x) for name, x in found.items()}
+    return {Place(name, "output"): DistributionSketch.of(x) for name, x in found.items()}
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
 def test_together_as_alone(at_once, monkeypatch):
     monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
     now, before = places(0.5), places(0.0)
-    del before[Tap("usual_2", "output")]  # no reference yet
+    del before[Place("usual_2", "output")]  # no reference yet
     found = measured(tags.DISTANCES, now, before)
     assert list(found) == list(now)
-    for tap, sketch in now.items():
+    for place, sketch in now.items():
         alone = {"mean": sketch.pooled_mean(), "std": sketch.pooled_std(),
                  "kurtosis": sketch.kurtosis(), "dead": sketch.dead_share,
                  "percentile_50": float(sketch.quantile(0.5))}  # fmt: skip
-        for name in tags.DISTANCES if tap in before else ():
-            by_channel = MEASURES[name](sketch, before[tap])
+        for name in tags.DISTANCES if place in before else ():
+            by_channel = MEASURES[name](sketch, before[place])
             alone |= {name: by_channel.mean(), f"{name}_worst": by_channel.worst()}
-        assert {name: found[tap][name] for name in alone} == pytest.approx(alone, nan_ok=True)
-        assert (tags.WASSERSTEIN in found[tap]) == (tap in before)
+        assert {name: found[place][name] for name in alone} == pytest.approx(alone, nan_ok=True)
+        assert (tags.WASSERSTEIN in found[place]) == (place in before)
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
@@ -97,18 +97,18 @@ def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
     for name in ("mean", "variance", "count"):
         for i in (0, 1):
             np.testing.assert_array_equal(getattr(now[i], name), getattr(before[i], name))
-    taps = [Tap(str(i), "output") for i in range(3)]
+    places = [Place(str(i), "output") for i in range(3)]
     found = measured(
-        tags.DISTANCES, *(dict(zip(taps, each, strict=True)) for each in (now, before))
+        tags.DISTANCES, *(dict(zip(places, each, strict=True)) for each in (now, before))
     )
-    assert {found[tap][name] for tap in taps[:2] for name in tags.DISTANCES} == {0.0}
+    assert {found[place][name] for place in places[:2] for name in tags.DISTANCES} == {0.0}
 
 
 def test_another_number_of_channels_is_no_reference():
     """Where Python runs a model, a layer may be called with others."""
 
     def sketches(*widths):
-        return {Tap(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
+        return {Place(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
                 for i, width in enumerate(widths)}  # fmt: skip
 
     found = measured(tags.DISTANCES, sketches(8, 16, 5), sketches(16, 8, 5))

@@ -14,7 +14,7 @@ from kbn.callbacks.writing import picture, worst_layers
 from kbn.callbacks.writing.picture import heat_map
 from kbn.callbacks.writing.worst_layers import COLUMNS, LINES, Movements
 from kbn.records import tags
-from kbn.records.tags import Tap
+from kbn.records.tags import Place
 
 DARKEST, MIDDLE, BRIGHTEST, GREY = (68, 1, 84), (33, 145, 140), (253, 231, 37), (200, 200, 200)
 
@@ -165,8 +165,8 @@ def summary(moved, steps=None):
     """Sum up `moved`: lists of values by layer; None where a record has none."""
     movements = Movements("wasserstein")
     for i, step in enumerate(steps or range(len(next(iter(moved.values()))))):
-        found = {Tap(layer, "input"): values[i] for layer, values in moved.items()}
-        movements.add(step, {tap: value for tap, value in found.items() if value is not None})
+        found = {Place(layer, "input"): values[i] for layer, values in moved.items()}
+        movements.add(step, {place: value for place, value in found.items() if value is not None})
     return movements.summary()
 
 
