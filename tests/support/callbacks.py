@@ -4,7 +4,7 @@ import os
 
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
 
-HOOKS = {
+CALLBACKS = {
     "CovariateShift": CovariateShift,
     "GradientShift": GradientShift,
     "LossLandscape": LossLandscape,
@@ -17,8 +17,8 @@ def first_step(name):
     return 1 if name == "GradientShift" else 0
 
 
-def steps(hook):
-    return sorted({row.step for row in hook.history})
+def steps(callback):
+    return sorted({row.step for row in callback.history})
 
 
 def open_files(folder):
