@@ -139,7 +139,7 @@ class CovariateShift(Recorder):
         first = puts_channels_first(paths.values())
         look = activations(self.sites, self.max_samples, channels_first=first)
         self._compiled = Probe(model, self.probe, chosen, look)
-        self._compiled.tell_unseen(self.layers)
+        self._compiled.report_unseen(self.layers)
         return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -18,8 +18,8 @@ from kbn.introspection.layer_tree import (
     Preferred,
     check_layers,
     layer_paths,
+    report_unwatched,
     select,
-    tell_unwatched,
 )
 from kbn.records import tags
 from kbn.records.history import Rows
@@ -133,7 +133,7 @@ class GradientShift(Recorder):
         if not self._watched_layers:
             raise ValueError(f"{problem}: {', '.join(missed)}. Received: layers={self.layers!r}")
         if missed:
-            tell_unwatched(problem, self.layers, missed, paths)
+            report_unwatched(problem, self.layers, missed, paths)
         return ()
 
     def look_before(self) -> None:

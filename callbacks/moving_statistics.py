@@ -133,7 +133,7 @@ class MovingStatistics(Recorder):
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
         self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
-        self._compiled.tell_unseen(self.layers)
+        self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
         self._refused, self._batches_before = _refusals(chosen), self._steps.batches
         return ()
@@ -195,7 +195,7 @@ class MovingStatistics(Recorder):
 
 
 def _refusals(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    found = {path: normalizations.refusals(layer) for path, layer in layers.items()}
+    found = {path: normalizations.skipped_updates(layer) for path, layer in layers.items()}
     return {path: refused for path, refused in found.items() if refused is not None}
 
 

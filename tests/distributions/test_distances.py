@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kbn.distributions import distances as measures
 from kbn.distributions.distances import ByChannel, jensen_shannon_of, population_stability_of
-from kbn.distributions.sketch import DistributionSketch
+from kbn.distributions.reduction import sketched
 from kbn.records import tags
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ NORMAL = scipy.stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000)[:, None]
 
 
 def sketch(x):
-    return DistributionSketch.of(x, max_samples=10**6)
+    return sketched(x, max_samples=10**6)
 
 
 def column(values):
