@@ -21,7 +21,7 @@ from kbn.introspection.layer_tree import (
     report_unwatched,
     select,
 )
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -96,7 +96,7 @@ class GradientShift(Recorder):
             the model refuses the probe, has no loss, or `layers` matches nothing.
     """
 
-    run = tags.GRADIENT_RUN
+    run = catalogue.run_of("GradientShift")
     compares_steps = True
 
     def __init__(
@@ -175,5 +175,8 @@ def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
         cosine = float(np.clip((gradient / size) @ (moved / size_moved), -1, 1))
     else:
         cosine = math.nan
-    measured = (shift, relative, cosine)
-    return dict(zip(tags.GRADIENT_SHIFT, measured, strict=True))
+    return {
+        "gradient_shift": shift,
+        "gradient_shift_relative": relative,
+        "gradient_cosine": cosine,
+    }

@@ -18,7 +18,7 @@ from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
 from kbn.introspection.layer_tree import Preferred, check_layers, layer_paths, select
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -90,7 +90,7 @@ class MovingStatistics(Recorder):
             the model refuses the probe, or `layers` matches nothing or another kind of layer.
     """
 
-    run = tags.STATISTICS_RUN
+    run = catalogue.run_of("MovingStatistics")
 
     def __init__(
         self,
@@ -150,8 +150,11 @@ class MovingStatistics(Recorder):
             found[place] = {**gap.measured, **share}
         if self._losses is not None:
             training, inference = self._losses()
-            measured = (training, inference, inference - training)
-            found[Place(tags.MODEL, tags.PROBE)] = dict(zip(tags.LOSSES, measured, strict=True))
+            found[Place(tags.MODEL, tags.PROBE)] = {
+                "loss_training": training,
+                "loss_inference": inference,
+                "loss_gap": inference - training,
+            }
         return Record(Rows(step, found))
 
     def summarise(self) -> Record:

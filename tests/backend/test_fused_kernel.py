@@ -19,6 +19,7 @@ from kbn.backend.tensorflow import native_kernels
 from kbn.backend.tensorflow.normalization import DTYPES
 from kbn.ops.moments import by_kernel
 from tests.conftest import needed
+from tests.support import ROOT
 
 EPSILON = 1e-3
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
@@ -26,7 +27,6 @@ NATIVE = native_kernels.load().active
 # TensorFlow's own kernels add a whole activation up in float32.
 STATISTICS = 1e-5 if NATIVE else 2e-4
 native = pytest.mark.skipif(os.environ.get("KBN_NATIVE") == "0", reason="without kbn's kernels")
-from tests.support import ROOT
 
 
 def expected(x, dy, axis, gamma, beta):

@@ -19,7 +19,7 @@ from keras import layers
 import kbn
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.backend.test_replicas import run_workers
 from tests.callbacks.test_gradient_shift import by_layer, scalar_net
@@ -514,11 +514,11 @@ def test_data_sets_give_what_their_arrays_give(build, tmp_path):
 
 
 def rows_but_cost(hook):
-    return [row for row in hook.history if row.measure != tags.MONITOR]
+    return [row for row in hook.history if row.measure != catalogue.MONITOR]
 
 
 def is_distance(measure):
-    return measure.removesuffix("_worst") in tags.DISTANCES
+    return measure.removesuffix("_worst") in catalogue.distances()
 
 
 class StopError(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
 from kbn.callbacks.probing.probe_data import Batch
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.support import events, models
 from tests.support.callbacks import HOOKS, first_step, open_files, steps
@@ -133,7 +133,7 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
             fit(model, "functional", [hooks[0]], steps_per_epoch=1)
         fit(alone, "functional", [hooks[1]], steps_per_epoch=1)
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
-        rows = [[r for r in hook.history if r.measure != tags.MONITOR] for hook in hooks]
+        rows = [[r for r in hook.history if r.measure != catalogue.MONITOR] for hook in hooks]
         assert [r[1:4] for r in rows[0]] == [r[1:4] for r in rows[1]]
         np.testing.assert_allclose(
             *([r.value for r in each] for each in rows), rtol=1e-4, atol=1e-6

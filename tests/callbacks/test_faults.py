@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from tests.conftest import needed
 from tests.support import ROOT, events, models
 from tests.support.callbacks import HOOKS, first_step, steps
@@ -229,8 +229,7 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     accumulator = events.accumulate(file.parent)
     tag = next(
         tag for tag in accumulator.Tags()["tensors"]
-        if tag.split("/")[0] in tags.DESCRIPTIONS and not tag.startswith(tags.MONITOR)
-        and tag.split("/")[0] not in (tags.HISTOGRAM, tags.HEAT_MAP, tags.WORST_LAYERS)
+        if tag.split("/")[0] in catalogue.scalars(hook.run)
     )  # fmt: skip
     written = [event.step for event in accumulator.Tensors(tag)]
     assert written == list(range(first_step(name), written[-1] + 1))
@@ -266,5 +265,7 @@ def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):
     assert [text for text in texts if "inference will be off" not in text] == []
     assert hook.lost_records == 0
     assert steps(hook) == list(range(first_step(name), 10))
-    values = [row.value for row in hook.history if row.step == 9 and row.measure != tags.MONITOR]
+    values = [
+        row.value for row in hook.history if row.step == 9 and row.measure != catalogue.MONITOR
+    ]
     assert not np.isfinite(values).all()

@@ -82,10 +82,10 @@ def test_examples_run(example, python, tmp_path):
 
 
 def test_every_tag_is_described_in_the_callbacks_table():
-    from kbn.records import tags
+    from kbn.records import catalogue
 
     text = (ROOT / "callbacks/README.md").read_text()
-    for name in (*tags.DESCRIPTIONS, *tags.LOSSES):
+    for name in catalogue.measures():
         assert re.search(rf"^\|.*`{name}`.*\|", text, re.M), name
 
 
