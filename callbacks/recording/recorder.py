@@ -93,7 +93,7 @@ class Recorder(keras.callbacks.Callback):
         """Return `history` as a `pandas.DataFrame`: step, layer, site, measure, value.
 
         Raises:
-            ImportError: where pandas is not installed (`pip install 'kbn[pandas]'`).
+            ImportError: where pandas is not installed (`pip install pandas`).
         """
         return self.history.to_frame()
 

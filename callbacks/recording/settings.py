@@ -1,6 +1,5 @@
 """What a hook was given, and by what it was made, as tables for TensorBoard's Text tab."""
 
-import importlib.metadata
 import inspect
 import platform
 from typing import Any
@@ -9,6 +8,7 @@ import keras
 from keras import tree
 
 from kbn.callbacks.recording.schedule import Schedule
+from kbn.common import versions
 from kbn.records import markdown
 from kbn.records.history import Rows
 
@@ -48,12 +48,7 @@ def layers_in_order(rows: Rows) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "backend": keras.backend.backend()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | versions.installed(_LIBRARIES)
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-BACKEND_MODULES = ("tensorflow", "jax", "torch")
+# Backend -> how to install it.
+BACKENDS = {
+    "tensorflow": "pip install tensorflow-cpu (with an NVIDIA GPU: 'tensorflow[and-cuda]')",
+    "jax": "pip install jax",
+    "torch": "pip install torch",
+}
 
 
 class MissingBackendError(ImportError):
@@ -31,14 +36,13 @@ def attach(
 
 
 def load(module: str) -> Any:
-    """Import `module`, naming the extra to install where the backend is missing."""
+    """Import `module`, saying how to install the backend if it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         backend = (error.name or "").partition(".")[0]
-        if backend not in BACKEND_MODULES:
+        if backend not in BACKENDS:
             raise
         raise MissingBackendError(
-            f"Keras computes with {backend}, which is not installed: "
-            "pip install 'kbn[cpu]' (no GPU), 'kbn[gpu]' (NVIDIA) or 'kbn[tensorflow]'."
+            f"Keras computes with {backend}, which is not installed: {BACKENDS[backend]}."
         ) from None

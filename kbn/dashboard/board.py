@@ -161,12 +161,12 @@ class Dashboard:
         """Return all scalars as a `pandas.DataFrame`: run, step, layer, site, measure, value.
 
         Raises:
-            ImportError: where pandas is not installed (`pip install 'kbn[pandas]'`).
+            ImportError: where pandas is not installed (`pip install pandas`).
         """
         try:
             import pandas as pd
         except ModuleNotFoundError:
-            raise ImportError("to_frame needs pandas: pip install 'kbn[pandas]'") from None
+            raise ImportError("to_frame needs pandas: pip install pandas") from None
         names = ["run", "step", "layer", "site", "measure", "value"]
         parts = [
             pd.DataFrame(dict(zip(names, (run, of.steps, place.layer, place.site, measure, of.values),

@@ -1,7 +1,6 @@
 """The report: one HTML file of a log, to keep, to send and to open offline."""
 
 import datetime
-import importlib.metadata
 import math
 import os
 import platform
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kbn.common import versions
 from kbn.dashboard import explained
 from kbn.dashboard.board import Dashboard
 from kbn.dashboard.page import Section, page
@@ -129,5 +129,5 @@ def _settings(board: Dashboard) -> list[list[Sequence[str]]]:
 
 
 def _libraries() -> list[Sequence[str]]:
-    versions = [(name, importlib.metadata.version(name)) for name in LIBRARIES]
-    return [("library", "version"), *versions, ("Python", platform.python_version())]
+    found = versions.installed(LIBRARIES)
+    return [("library", "version"), *found.items(), ("Python", platform.python_version())]

@@ -68,7 +68,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
         raise DataError(
-            "the digits come with scikit-learn, which is not installed: pip install 'kbn[demo]'"
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
         ) from None
     digits = load_digits()
     return digits.images / 16.0, digits.target

@@ -112,7 +112,7 @@ class History(Sequence[Row]):
         try:
             import pandas as pd
         except ModuleNotFoundError:
-            raise ImportError("to_frame needs pandas: pip install 'kbn[pandas]'") from None
+            raise ImportError("to_frame needs pandas: pip install pandas") from None
         places = [self._places[key] for key in self._keys]
         columns = zip(*places, strict=True) if places else ((), (), ())
         layer, site, measure = (pd.Series(list(column), dtype="str") for column in columns)

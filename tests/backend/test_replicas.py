@@ -1,12 +1,5 @@
 """Statistics over replicas: two logical CPUs, and two worker processes on loopback."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import pytest
@@ -14,10 +7,9 @@ import tensorflow as tf
 
 import kbn
 from kbn import backend
-from tests.support import ROOT
 from tests.support.replicas import forward_and_gradients, mirrored, run_on, statistics
+from tests.support.workers import run_workers
 
-ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 OPTIONS = [
     {},
     {"momentum": None},
@@ -237,7 +229,7 @@ WORKER = """
     import numpy as np, tensorflow as tf
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import keras, kbn
-    from tests.replicas import forward_and_gradients, run_on, statistics
+    from tests.support.replicas import forward_and_gradients, run_on, statistics
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     results = {}
     for name in ("True", "False"):
@@ -261,33 +253,6 @@ WORKER = """
     results["recalibrated"] = [s.tolist() for s in statistics(model.layers[0])]
     print("RESULT" + json.dumps(results))
 """
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def run_workers(code, *arguments):
-    """Run `code` in two worker processes on loopback and return what each printed as its result."""
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**ENVIRONMENT, "TF_CONFIG": json.dumps(
-                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-            )},
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=240) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-2000:]
-    return [json.loads(out.split("RESULT")[1]) for out, _ in outputs]
 
 
 def test_two_worker_processes_agree_with_one(tmp_path):

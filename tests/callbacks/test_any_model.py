@@ -6,7 +6,6 @@ Keras: a tape around `compute_loss`, and `evaluate`.
 
 import contextlib
 import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,38 +16,38 @@ import tensorflow as tf
 from keras import layers
 
 import kbn
-from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import catalogue, tags
 from kbn.records.tags import Place
-from tests.backend.test_replicas import run_workers
-from tests.callbacks.test_gradient_shift import by_layer, scalar_net
-from tests.support import events, models
-from tests.support.callbacks import HOOKS, first_step, open_files, steps
+from tests.support import events
+from tests.support.any_model import (
+    BATCH,
+    EVERY_STEP,
+    INSIDE,
+    PROBE,
+    REGULARIZED,
+    SEQUENCES,
+    Own,
+    X,
+    Y,
+    assert_recorded,
+    assert_right,
+    assert_shifted,
+    compiled,
+    evaluated,
+    functional,
+    loss_at,
+    recurrent,
+    trained,
+    values,
+)
+from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.scalar_net import by_layer, scalar_net
 from tests.support.warned import user_warnings
+from tests.support.workers import run_workers
 
-X, Y = models.X, models.Y
-BATCH, PROBE = 20, 16  # 3 steps an epoch
 WITHOUT_LOSS = ("CovariateShift", "MovingStatistics")
 WEIGHT = np.linspace(0.1, 2, 60).astype("float32")
-
-
-REGULARIZED = {"kernel_regularizer": "l2", "activity_regularizer": "l1"}
-
-
-class Own(keras.Model):
-    """Built by its first call."""
-
-    of_dense = None
-
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(4, name="dense", **(self.of_dense or {}))
-        self.bn = kbn.BatchNormalization(name="bn")
-        self.head = layers.Dense(1, name="head")
-
-    def call(self, x, training=False):
-        return self.head(self.bn(self.dense(x), training=training))
 
 
 class OwnStep(Own):
@@ -103,12 +102,6 @@ class AddsLoss(Own):
         return y
 
 
-def functional():
-    inputs = keras.Input((6,))
-    x = kbn.BatchNormalization(name="bn")(layers.Dense(4, name="dense")(inputs))
-    return keras.Model(inputs, layers.Dense(1, name="head")(x))
-
-
 def unbuilt():
     return keras.Sequential(
         [
@@ -125,11 +118,6 @@ def frozen(name):
     return model
 
 
-def compiled(model, optimizer="sgd", loss="mse", **options):
-    model.compile(optimizer, loss, **options)
-    return model
-
-
 def sgd(**options):
     return keras.optimizers.SGD(0.05, **options)
 
@@ -137,129 +125,6 @@ def sgd(**options):
 AVERAGING = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2}
 
 
-class Run(NamedTuple):
-    """A `fit` that was watched.
-
-    Attributes:
-        model: the model.
-        hooks: its hooks, by name.
-        probe: what they were given, cut to size.
-        before: all weights before the last call of the training function.
-        after: and after it.
-        texts: what users were warned of, but for advice.
-    """
-
-    model: keras.Model
-    hooks: dict[str, Any]
-    probe: Batch
-    before: list[np.ndarray]
-    after: list[np.ndarray]
-    texts: list[str]
-
-
-def trained(model, folder, x=X, y=Y, weight=None, *, names=HOOKS, every_steps=1, **options):
-    """Train for two epochs; CovariateShift watches all layers."""
-    probe = x if y is None else (x, y) if weight is None else (x, y, weight)
-    cadence = {"every_steps": every_steps, "probe_size": PROBE}
-    hooks = {name: HOOKS[name](folder, probe, **cadence) for name in names}
-    if "CovariateShift" in hooks:
-        hooks["CovariateShift"].layers = "*"
-    kept = {}
-    keep = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: kept.update(before=model.get_weights()),
-        on_train_batch_end=lambda batch, logs: kept.update(after=model.get_weights()),
-    )
-    options = {"batch_size": BATCH, "epochs": 2, "verbose": 0, **options}
-    with user_warnings() as texts:
-        model.fit(x, y, sample_weight=weight, callbacks=[keep, *hooks.values()], **options)
-    texts = [text for text in texts if "inference will be off" not in text]
-    cut = keras.tree.map_structure(lambda each: None if each is None else each[:PROBE],
-                                   Batch(x, y, weight))  # fmt: skip
-    return Run(model, hooks, cut, kept["before"], kept["after"], texts)
-
-
-def values(hook, layer, site=tags.PROBE, step=None):
-    """Return the measures of a place at a step, the last one where none is named."""
-    step = steps(hook)[-1] if step is None else step
-    return {r.measure: r.value for r in hook.history if r[:3] == (step, layer, site)}
-
-
-def assert_recorded(run, expected, folder, texts=()):
-    """Training went on to its last step, and every step has a record in a run of its own."""
-    assert int(run.model.optimizer.iterations.numpy()) == expected[-1]
-    assert [re.findall("[^:]*$", text.rstrip("."))[0].strip() for text in run.texts] == [*texts]
-    assert open_files(folder) == []
-    assert {path.name for path in folder.iterdir()} == {hook.run for hook in run.hooks.values()}
-    for name, hook in run.hooks.items():
-        assert hook.lost_records == 0
-        assert steps(hook) == [step for step in expected if step >= first_step(name)]
-        assert len(list((folder / hook.run).iterdir())) == 1
-        assert [row for row in hook.history if not math.isfinite(row.value)] == []
-
-
-def assert_right(run, close=1e-3, earlier=("dense", "bn")):
-    """The last records have the numbers of the weights that training ended with."""
-    model, hooks, probe = run.model, run.hooks, run.probe
-    dense, bn = model.get_layer("dense"), model.get_layer("bn")
-    y = keras.ops.convert_to_numpy(dense(probe.x)).astype("float32")
-    found = values(hooks["CovariateShift"], "dense", "output")
-    assert found["mean"] == pytest.approx(y.mean(), rel=close, abs=close)
-    assert found["std"] == pytest.approx(y.std(), rel=close)
-    gap = np.abs(y.mean(0) - bn.moving_mean) / np.sqrt(bn.moving_variance + bn.epsilon)
-    found = values(hooks["MovingStatistics"], "bn")
-    assert found["mean_gap"] == pytest.approx(gap.mean(), rel=close)
-    losses = values(hooks["MovingStatistics"], tags.MODEL)
-    if set(hooks) != set(HOOKS):
-        assert losses == {}
-        return
-    assert losses["loss_inference"] == pytest.approx(evaluated(model, probe), rel=close)
-    loss = float(loss_at(model, run.after, probe))
-    assert losses["loss_training"] == pytest.approx(loss, rel=close)
-    found = values(hooks["LossLandscape"], tags.MODEL)
-    assert found["loss"] == pytest.approx(loss, rel=close)
-    assert_shifted(run, "head", earlier, close)
-
-
-def assert_shifted(run, own, earlier, close=1e-3):
-    """The last record of GradientShift is what weights mixed by hand give; `earlier` moved."""
-    new = {id(v) for name in earlier for v in run.model.get_layer(name).trainable_variables}
-    together = zip(run.model.weights, run.before, run.after, strict=True)
-    mixed = [b if id(v) in new else a for v, a, b in together]
-    gradients = []
-    for weights in (run.before, mixed):
-        with tf.GradientTape() as tape:
-            loss = loss_at(run.model, weights, run.probe)
-        variables = [v.value for v in run.model.get_layer(own).trainable_variables]
-        parts = tape.gradient(loss, variables)
-        gradients.append(np.concatenate([np.ravel(part).astype("float64") for part in parts]))
-    run.model.set_weights(run.after)
-    expected = np.linalg.norm(gradients[0] - gradients[1])
-    found = values(run.hooks["GradientShift"], own)
-    assert found["gradient_shift"] == pytest.approx(expected, rel=close)
-    relative = expected / np.linalg.norm(gradients[0])
-    assert found["gradient_shift_relative"] == pytest.approx(relative, rel=close)
-    assert relative > 1e-3
-
-
-def loss_at(model, weights, probe):
-    """Return the loss in training mode at these weights, and leave the model with them."""
-    model.set_weights(weights)
-    y = model(probe.x, training=True)
-    loss = model.compute_loss(probe.x, probe.y, y, probe.sample_weight, training=True)
-    model.set_weights(weights)  # moving statistics moved
-    return loss
-
-
-def evaluated(model, probe):
-    """Return the loss that Keras tells of the probe."""
-    told = model.evaluate(
-        probe.x, probe.y, batch_size=PROBE, sample_weight=probe.sample_weight, verbose=0
-    )
-    return float(np.ravel(told)[0])
-
-
-# Of two epochs of three batches.
-EVERY_STEP = [0, 1, 2, 3, 4, 5, 6]
 SCENARIOS = {
     "own train_step": (lambda: compiled(OwnStep()), EVERY_STEP),
     "several steps in train_step": (lambda: compiled(SeveralSteps()), [0, 3, 6, 9, 12, 15, 18]),
@@ -286,8 +151,8 @@ def test_what_trains_is_watched(scenario, tmp_path):
 
 
 @pytest.mark.parametrize("build", [Own, unbuilt])
-@pytest.mark.parametrize("name", HOOKS)
-def test_each_hook_alone_may_be_the_first_to_call_the_model(name, build, tmp_path):
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_each_callback_alone_may_be_the_first_to_call_the_model(name, build, tmp_path):
     run = trained(compiled(build()), tmp_path, names=[name], epochs=1)
     assert_recorded(run, [0, 1, 2, 3], tmp_path)
 
@@ -295,9 +160,9 @@ def test_each_hook_alone_may_be_the_first_to_call_the_model(name, build, tmp_pat
 def test_a_train_step_of_several_steps_crosses_what_is_due(tmp_path):
     """It makes three; the first record of GradientShift is that of the first call."""
     run = trained(compiled(SeveralSteps()), tmp_path, every_steps=6)
-    for name, hook in run.hooks.items():
-        assert steps(hook) == [3 * first_step(name), 6, 12, 18]
-        assert hook.lost_records == 0
+    for name, callback in run.callbacks.items():
+        assert steps(callback) == [3 * first_step(name), 6, 12, 18]
+        assert callback.lost_records == 0
     assert_right(run)
 
 
@@ -322,7 +187,7 @@ def test_where_nothing_else_is_trained_on_regularizers_are_the_loss(tmp_path):
     x = layers.Dense(1, **regularized)(x)
     run = trained(compiled(keras.Model(inputs, x), loss=None), tmp_path, names=["LossLandscape"])
     assert_recorded(run, EVERY_STEP, tmp_path)
-    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    found = values(run.callbacks["LossLandscape"], tags.MODEL)["loss"]
     assert found == pytest.approx(float(loss_at(run.model, run.after, run.probe)), rel=1e-5)
     assert found > 0
 
@@ -341,7 +206,7 @@ def test_a_loss_that_train_step_alone_knows(build, tmp_path):
         (Regularized, "model.loss=None, and a train_step of its own beside regularizers"),
     ],
 )
-@pytest.mark.parametrize("name", [name for name in HOOKS if name not in WITHOUT_LOSS])
+@pytest.mark.parametrize("name", [name for name in CALLBACKS if name not in WITHOUT_LOSS])
 def test_who_needs_the_loss_says_so_before_the_first_step(name, build, received, tmp_path):
     model = compiled(build(), loss=None)
     message = f"^{name} needs the loss, and the model has none: give .* Received: {received}$"
@@ -355,9 +220,9 @@ def test_accumulated_gradients_are_recorded_by_the_update(tmp_path):
     """Six batches, three updates; GradientShift waits for the first."""
     model = compiled(functional(), sgd(gradient_accumulation_steps=2))
     run = trained(model, tmp_path)
-    for name, hook in run.hooks.items():
-        assert steps(hook) == list(range(first_step(name), 4))
-    assert all(hook.lost_records == 0 for hook in run.hooks.values())
+    for name, callback in run.callbacks.items():
+        assert steps(callback) == list(range(first_step(name), 4))
+    assert all(callback.lost_records == 0 for callback in run.callbacks.values())
     assert_right(run)
 
 
@@ -367,7 +232,7 @@ def test_averaged_weights_are_the_ones_that_count(tmp_path):
     x, y = np.ones((2, 1)), np.zeros((2, 1))
     model = scalar_net(rate)
     model.compile(keras.optimizers.SGD(rate, **AVERAGING), half_square)
-    shift = HOOKS["GradientShift"](tmp_path, (x, y), every_steps=1)
+    shift = CALLBACKS["GradientShift"](tmp_path, (x, y), every_steps=1)
     model.fit(x, y, batch_size=1, verbose=0, callbacks=[shift])
     first = stepped(1.0, rate, 1)
     average = first  # which starts with the first
@@ -395,7 +260,7 @@ def test_weights_as_many_steps_apart_as_keras_runs_at_once(at_once, tmp_path):
     x, y = np.ones((7, 1)), np.zeros((7, 1))
     model = scalar_net(rate)
     model.compile(keras.optimizers.SGD(rate), half_square, steps_per_execution=at_once)
-    shift = HOOKS["GradientShift"](tmp_path, (x[:1], y[:1]), every_steps=1)
+    shift = CALLBACKS["GradientShift"](tmp_path, (x[:1], y[:1]), every_steps=1)
     model.fit(x, y, batch_size=1, verbose=0, callbacks=[shift])
     ends = [*range(at_once, 7, at_once), 7]
     assert steps(shift) == ends
@@ -432,8 +297,8 @@ def test_a_loss_scale_that_is_too_large_yet_spoils_no_record(tmp_path):
     """Keras begins with 32,768 and leaves steps out until its own gradients are finite."""
     run = trained(compiled(functional()), tmp_path)
     assert isinstance(run.model.optimizer, keras.optimizers.LossScaleOptimizer)
-    for hook in run.hooks.values():
-        assert [row for row in hook.history if not math.isfinite(row.value)] == []
+    for callback in run.callbacks.values():
+        assert [row for row in callback.history if not math.isfinite(row.value)] == []
 
 
 def several():
@@ -449,7 +314,7 @@ def several():
 SEVERAL_X = {"a": X, "b": X[::-1]}
 SEVERAL_Y = {"one": Y, "two": np.arange(60) % 3}
 SEVERAL_WEIGHTS = {"one": WEIGHT, "two": WEIGHT[::-1]}
-LOSSES_ALONE = [name for name in HOOKS if name != "MovingStatistics"]
+LOSSES_ALONE = [name for name in CALLBACKS if name != "MovingStatistics"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -457,14 +322,14 @@ def test_several_outputs_with_weights_of_losses_and_samples(weighted, tmp_path):
     weight = SEVERAL_WEIGHTS if weighted else None
     run = trained(several(), tmp_path, SEVERAL_X, SEVERAL_Y, weight, names=LOSSES_ALONE)
     assert_recorded(run, EVERY_STEP, tmp_path)
-    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    found = values(run.callbacks["LossLandscape"], tags.MODEL)["loss"]
     assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
     if weighted:
         unweighted = evaluated(run.model, run.probe._replace(sample_weight=None))
         assert found != pytest.approx(unweighted, rel=0.05)
     for head in ("one", "two"):
         assert_shifted(run, head, ("dense",))
-    assert values(run.hooks["GradientShift"], "dense")["gradient_shift"] == 0
+    assert values(run.callbacks["GradientShift"], "dense")["gradient_shift"] == 0
 
 
 class Batches(keras.utils.PyDataset):
@@ -483,7 +348,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def functional_data():
-    return compiled(functional()), (X, Y), HOOKS
+    return compiled(functional()), (X, Y), CALLBACKS
 
 
 def several_data():
@@ -500,21 +365,21 @@ def test_data_sets_give_what_their_arrays_give(build, tmp_path):
         "Dataset": tf.data.Dataset.from_tensor_slices(parts).batch(7),
         "PyDataset": Batches(*parts),
     }
-    hooks = {
-        (kind, name): HOOKS[name](tmp_path / kind, source, every_steps=1, probe_size=PROBE)
+    callbacks = {
+        (kind, name): CALLBACKS[name](tmp_path / kind, source, every_steps=1, probe_size=PROBE)
         for kind, source in sources.items()
         for name in names
     }
     with user_warnings():
-        model.fit(*parts[:2], batch_size=BATCH, verbose=0, callbacks=[*hooks.values()])
-    for (_, name), hook in hooks.items():
-        arrays = hooks["arrays", name]
-        assert [rows_but_cost(hook), hook.lost_records] == [rows_but_cost(arrays), 0]
-        assert steps(hook) == [step for step in (0, 1, 2, 3) if step >= first_step(name)]
+        model.fit(*parts[:2], batch_size=BATCH, verbose=0, callbacks=[*callbacks.values()])
+    for (_, name), callback in callbacks.items():
+        arrays = callbacks["arrays", name]
+        assert [rows_but_cost(callback), callback.lost_records] == [rows_but_cost(arrays), 0]
+        assert steps(callback) == [step for step in (0, 1, 2, 3) if step >= first_step(name)]
 
 
-def rows_but_cost(hook):
-    return [row for row in hook.history if row.measure != catalogue.MONITOR]
+def rows_but_cost(callback):
+    return [row for row in callback.history if row.measure != catalogue.MONITOR]
 
 
 def is_distance(measure):
@@ -530,7 +395,7 @@ class Resumed(NamedTuple):
 
     Attributes:
         folder: where both wrote.
-        first: the hooks of the first one, by name.
+        first: the callbacks of the first one, by name.
         second: those of the second one.
         texts: what users were warned of, but for advice.
     """
@@ -554,8 +419,8 @@ def resumed(folder, backup_first):
         for _ in range(2):
             model = compiled(functional(), "adam")
             both.append({
-                name: hook(folder / "log", (X, Y), every_steps=1, probe_size=PROBE)
-                for name, hook in HOOKS.items()
+                name: callback(folder / "log", (X, Y), every_steps=1, probe_size=PROBE)
+                for name, callback in CALLBACKS.items()
             })  # fmt: skip
             callbacks = [keras.callbacks.BackupAndRestore(folder / "backup")]
             callbacks[backup_first:backup_first] = both[-1].values()
@@ -569,7 +434,7 @@ def resumed(folder, backup_first):
 
 @pytest.fixture(scope="module")
 def resumptions(tmp_path_factory):
-    """By whether BackupAndRestore stands before the hooks."""
+    """By whether BackupAndRestore stands before the callbacks."""
     return [resumed(tmp_path_factory.mktemp("resumed"), each) for each in (False, True)]
 
 
@@ -577,15 +442,15 @@ def resumptions(tmp_path_factory):
 def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, resumptions):
     _, first, second, texts = resumptions[backup_first]
     assert texts == []  # it is no other run
-    for name, hook in second.items():
+    for name, callback in second.items():
         start = 3 + first_step(name)
-        assert steps(hook) == list(range(start, 10))
+        assert steps(callback) == list(range(start, 10))
         assert steps(first[name]) == list(range(first_step(name), 6))
-        assert hook.lost_records == first[name].lost_records == 0
+        assert callback.lost_records == first[name].lost_records == 0
     # The record at the restored step is that of the same weights; distances begin anew.
     for name in ("LossLandscape", "MovingStatistics", "CovariateShift"):
-        again, before = ({r[1:4]: r.value for r in rows_but_cost(hook[name]) if r.step == 3}
-                         for hook in (second, first))  # fmt: skip
+        again, before = ({r[1:4]: r.value for r in rows_but_cost(callback[name]) if r.step == 3}
+                         for callback in (second, first))  # fmt: skip
         assert len(again) > 5
         distances = {key: value for key, value in again.items() if is_distance(key[2])}
         assert set(distances.values()) <= {0}
@@ -596,15 +461,15 @@ def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, re
 
 def test_steps_that_are_run_again_stand_once_in_tensorboard(resumptions):
     for run in resumptions:
-        for name, hook in run.second.items():
-            assert written_steps(run.folder, hook) == list(range(first_step(name), 10))
+        for name, callback in run.second.items():
+            assert written_steps(run.folder, callback) == list(range(first_step(name), 10))
 
 
-def written_steps(folder, hook):
+def written_steps(folder, callback):
     """Return the steps of a tag in the order in which TensorBoard has them."""
-    row = hook.history[0]
+    row = callback.history[0]
     tag = tags.tag(row.measure, Place(row.layer, row.site))
-    return [event.step for event in events.accumulate(folder / hook.run).Tensors(tag)]
+    return [event.step for event in events.accumulate(folder / callback.run).Tensors(tag)]
 
 
 def test_many_short_fits_stand_in_their_order(tmp_path, monkeypatch):
@@ -612,32 +477,11 @@ def test_many_short_fits_stand_in_their_order(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "_NUMBERS", iter(range(8, 100)))
     monkeypatch.setattr(writer.time, "time", lambda: 1.8e9)  # all within one second
-    hook = HOOKS["LossLandscape"](tmp_path, (X[:4], Y[:4]), every_steps=1, points=2)
+    callback = CALLBACKS["LossLandscape"](tmp_path, (X[:4], Y[:4]), every_steps=1, points=2)
     model = compiled(functional())
     for _ in range(4):
-        model.fit(X, Y, batch_size=60, verbose=0, callbacks=[hook])
-    assert written_steps(tmp_path, hook) == [0, 1, 2, 3, 4]
-
-
-SEQUENCES = np.random.default_rng(0).normal(size=(60, 4, 6)).astype("float32")
-
-
-def recurrent(kind):
-    makers = {
-        "LSTM": lambda: layers.Bidirectional(layers.LSTM(3, name="lstm"), name="rnn"),
-        "GRU": lambda: layers.GRU(3, name="rnn", unroll=False),
-        "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(3, name="each"), name="rnn"),
-    }
-    inputs = keras.Input((4, 6))
-    x = layers.Flatten(name="flat")(makers[kind]()(inputs))
-    return compiled(keras.Model(inputs, layers.Dense(1, name="head")(x)))
-
-
-INSIDE = {
-    "LSTM": ["rnn/forward_lstm/lstm_cell", "rnn/backward_lstm/lstm_cell"],
-    "GRU": ["rnn/gru_cell"],
-    "TimeDistributed": ["rnn/each"],
-}
+        model.fit(X, Y, batch_size=60, verbose=0, callbacks=[callback])
+    assert written_steps(tmp_path, callback) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", INSIDE)
@@ -645,7 +489,7 @@ def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_pa
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["CovariateShift", "LossLandscape"])
     inside = INSIDE[kind]
     assert_recorded(run, EVERY_STEP, tmp_path, texts=[", ".join(inside)])
-    shift = run.hooks["CovariateShift"]
+    shift = run.callbacks["CovariateShift"]
     watched = {row.layer for row in rows_but_cost(shift)}
     assert watched == {*layer_paths(run.model)} - {*inside}
     rnn = run.model.get_layer("rnn")
@@ -653,7 +497,7 @@ def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_pa
         found = values(shift, "rnn", site)
         assert found["mean"] == pytest.approx(array.mean(), rel=1e-4, abs=1e-6)
         assert found["std"] == pytest.approx(array.std(), rel=1e-4)
-    found = values(run.hooks["LossLandscape"], tags.MODEL)["loss"]
+    found = values(run.callbacks["LossLandscape"], tags.MODEL)["loss"]
     assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
 
 
@@ -662,7 +506,7 @@ def test_weights_inside_a_loop_count_with_the_layer_that_has_it(kind, tmp_path):
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["GradientShift"])
     assert_shifted(run, "head", ("rnn",))
     assert_recorded(run, EVERY_STEP, tmp_path)
-    shift = HOOKS["GradientShift"](tmp_path / "two", (SEQUENCES, Y), layers=["rnn", "head"])
+    shift = CALLBACKS["GradientShift"](tmp_path / "two", (SEQUENCES, Y), layers=["rnn", "head"])
     run.model.fit(SEQUENCES, Y, verbose=0, callbacks=[shift])
     assert [row.layer for row in shift.history if row.measure == "gradient_shift"] == [
         "rnn", "head",
@@ -687,33 +531,35 @@ def test_a_normalization_inside_a_loop_is_left_out(layer, another, tmp_path):
         return
     run = trained(model, tmp_path, SEQUENCES, names=["MovingStatistics"])
     assert_recorded(run, EVERY_STEP, tmp_path, texts=["rnn/inner"])
-    assert {row.layer for row in rows_but_cost(run.hooks["MovingStatistics"])} == {
+    assert {row.layer for row in rows_but_cost(run.callbacks["MovingStatistics"])} == {
         "bn", tags.MODEL,
     }  # fmt: skip
 
 
 def test_frozen_layers_have_no_shift_and_frozen_statistics_no_gap(tmp_path):
     run = trained(compiled(frozen("bn")), tmp_path / "one", names=["MovingStatistics"])
-    gaps = [r for r in run.hooks["MovingStatistics"].history if r.measure == "output_gap"]
+    gaps = [r for r in run.callbacks["MovingStatistics"].history if r.measure == "output_gap"]
     assert [row.value for row in gaps] == [0] * 7
-    before, *_, after = (values(run.hooks["MovingStatistics"], "bn", step=s) for s in EVERY_STEP)
+    before, *_, after = (
+        values(run.callbacks["MovingStatistics"], "bn", step=s) for s in EVERY_STEP
+    )
     assert before["mean_gap"] != after["mean_gap"]  # the batch's moves
     for name in ("bn", "dense"):
-        shift = HOOKS["GradientShift"](tmp_path / name, (X, Y), layers=["*"])
+        shift = CALLBACKS["GradientShift"](tmp_path / name, (X, Y), layers=["*"])
         with user_warnings() as texts:
             compiled(frozen(name)).fit(X, Y, verbose=0, callbacks=[shift])
         assert [text.endswith(f": {name}.") for text in texts] == [True]
         assert {row.layer for row in rows_but_cost(shift)} == {"dense", "bn", "head"} - {name}
-        named = HOOKS["GradientShift"](tmp_path / "log", (X, Y), layers=[name, "head"])
+        named = CALLBACKS["GradientShift"](tmp_path / "log", (X, Y), layers=[name, "head"])
         with pytest.raises(ValueError, match=f"no gradient, .*: {name}\\. Name others in layers"):
             compiled(frozen(name)).fit(X, Y, verbose=0, callbacks=[named])
 
 
 def test_of_frozen_statistics_nobody_is_warned(tmp_path):
     """Training normalizes by them, as inference does."""
-    hook = HOOKS["MovingStatistics"](tmp_path, (X + 9, Y))
+    callback = CALLBACKS["MovingStatistics"](tmp_path, (X + 9, Y))
     with user_warnings() as texts:
-        compiled(frozen("bn")).fit(X, Y, verbose=0, callbacks=[hook])
+        compiled(frozen("bn")).fit(X, Y, verbose=0, callbacks=[callback])
     assert texts == []
 
 
@@ -724,8 +570,8 @@ WORKER = """
     import tensorflow as tf
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import keras, kbn
-    from tests import models
-    from tests.hooks import HOOKS, steps
+    from tests.support import models
+    from tests.support.callbacks import CALLBACKS, steps
     warnings.simplefilter("ignore")
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     keras.utils.set_random_seed(0)
@@ -740,8 +586,9 @@ WORKER = """
                                                    args=data))
 
     def fit(folder):
-        hooks = [hook(folder, (models.X, models.Y), every_steps=1) for hook in HOOKS.values()]
-        callbacks = keras.callbacks.CallbackList(hooks, model=model, epochs=2, steps=3)
+        watching = [callback(folder, (models.X, models.Y), every_steps=1)
+                    for callback in CALLBACKS.values()]
+        callbacks = keras.callbacks.CallbackList(watching, model=model, epochs=2, steps=3)
         callbacks.on_train_begin()
         for epoch in range(2):
             callbacks.on_epoch_begin(epoch)
@@ -752,8 +599,8 @@ WORKER = """
                 callbacks.on_train_batch_end(batch)
             callbacks.on_epoch_end(epoch)
         callbacks.on_train_end()
-        return [[steps(hook), len(hook.history), hook.lost_records, hook.cost.records]
-                for hook in hooks]
+        return [[steps(one), len(one.history), one.lost_records, one.cost.records]
+                for one in watching]
 
     found = [fit(f"{sys.argv[1]}/{rank}"), fit(f"{sys.argv[1]}/both")]
     weights = [v.numpy().tolist() for v in model.trainable_variables]
@@ -767,45 +614,48 @@ def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):
     assert ends == other_ends
     assert ends[0] == 12
     for start, recorded, not_recorded in zip((0, 6), chief, other, strict=True):
-        assert not_recorded == [[[], 0, 0, 0]] * len(HOOKS)
-        for name, (taken, rows, lost, records) in zip(HOOKS, recorded, strict=True):
+        assert not_recorded == [[[], 0, 0, 0]] * len(CALLBACKS)
+        for name, (taken, rows, lost, records) in zip(CALLBACKS, recorded, strict=True):
             assert taken == list(range(start + first_step(name), start + 7))
             assert (records, lost) == (len(taken), 0)
             assert rows > records
     assert {path.name for path in tmp_path.iterdir()} == {"0", "both"}
     for folder in ("0", "both"):
-        files = [len(list((tmp_path / folder / hook.run).iterdir())) for hook in HOOKS.values()]
-        assert files == [1] * len(HOOKS)
+        files = [
+            len(list((tmp_path / folder / callback.run).iterdir()))
+            for callback in CALLBACKS.values()
+        ]
+        assert files == [1] * len(CALLBACKS)
 
 
 def test_layers_that_fit_builds_are_found_by_their_kernel(tmp_path):
     """Keras builds them behind `on_train_begin`."""
     model = keras.Sequential([keras.layers.Dense(4, name="one"), keras.layers.Dense(1, name="two")])
     model.compile("sgd", "mse")
-    hook = HOOKS["CovariateShift"](tmp_path, X)
-    model.fit(X, Y, verbose=0, callbacks=[hook])
-    assert {row.layer for row in hook.history} == {"one", "two", "record"}
+    callback = CALLBACKS["CovariateShift"](tmp_path, X)
+    model.fit(X, Y, verbose=0, callbacks=[callback])
+    assert {row.layer for row in callback.history} == {"one", "two", "record"}
 
 
 def test_a_relative_log_dir_stays_where_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    hook = HOOKS["LossLandscape"]("log", (X, Y), every_steps=1)
+    callback = CALLBACKS["LossLandscape"]("log", (X, Y), every_steps=1)
     move = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: monkeypatch.chdir(tmp_path / "elsewhere")
     )
     with user_warnings() as texts:
-        compiled(functional()).fit(X, Y, verbose=0, callbacks=[hook, move])
-    assert (texts, hook.lost_records) == ([], 0)
+        compiled(functional()).fit(X, Y, verbose=0, callbacks=[callback, move])
+    assert (texts, callback.lost_records) == ([], 0)
     assert not (tmp_path / "elsewhere/log").exists()
 
 
 def test_a_second_fit_leaves_the_first_ones_summary(tmp_path):
-    hook = HOOKS["CovariateShift"](tmp_path, X, every_steps=2)
+    callback = CALLBACKS["CovariateShift"](tmp_path, X, every_steps=2)
     model = compiled(functional())
     for _ in range(2):
-        model.fit(X, Y, batch_size=BATCH, verbose=0, callbacks=[hook])
-    assert list(events.series(tmp_path / hook.run, "monitor/cost")) == [3, 6]
+        model.fit(X, Y, batch_size=BATCH, verbose=0, callbacks=[callback])
+    assert list(events.series(tmp_path / callback.run, "monitor/cost")) == [3, 6]
 
 
 class MoreStepsLater(Own):
@@ -819,8 +669,10 @@ class MoreStepsLater(Own):
 
 def test_where_a_batch_makes_more_steps_than_before_no_record_is_missed(tmp_path):
     model = compiled(MoreStepsLater(), run_eagerly=True)
-    hook = kbn.callbacks.CovariateShift(tmp_path, X, every_steps=15)
+    callback = kbn.callbacks.CovariateShift(tmp_path, X, every_steps=15)
     with user_warnings():
-        model.fit(X, Y, batch_size=6, epochs=2, verbose=0, callbacks=[hook])  # 10 batches an epoch
+        model.fit(
+            X, Y, batch_size=6, epochs=2, verbose=0, callbacks=[callback]
+        )  # 10 batches an epoch
     assert int(model.optimizer.iterations) == 7 + 4 * 13
-    assert steps(hook) == [0, 19, 43, 47]  # the second one at the end of the epoch
+    assert steps(callback) == [0, 19, 43, 47]  # the second one at the end of the epoch

@@ -13,7 +13,7 @@ from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.support import events, models
-from tests.support.callbacks import HOOKS, first_step, open_files, steps
+from tests.support.callbacks import CALLBACKS, first_step, open_files, steps
 from tests.support.replicas import mirrored
 from tests.support.warned import user_warnings
 
@@ -33,7 +33,7 @@ def trained(kind, callbacks, scope=contextlib.nullcontext, **options):
 
 @functools.cache
 def plain(kind, replicated=False, **options):
-    """Train without a hook, once for all hooks."""
+    """Train without a callback, once for all callbacks."""
     return trained(kind, [], mirrored().scope if replicated else contextlib.nullcontext, **options)
 
 
@@ -44,13 +44,13 @@ def fit(model, kind, callbacks, **options):
 
 
 def made(name, folder, kind="functional", **options):
-    return HOOKS[name](folder, models.data(kind, 16), **{"every_steps": 1, **options})
+    return CALLBACKS[name](folder, models.data(kind, 16), **{"every_steps": 1, **options})
 
 
 def all_of_them(folder, kind="functional"):
     """One of each, and CovariateShift on every layer."""
     return {name: made(name, folder, kind, **({"layers": "*"} if name == "CovariateShift" else {}))
-            for name in HOOKS}  # fmt: skip
+            for name in CALLBACKS}  # fmt: skip
 
 
 def assert_the_same(unwatched, watched):
@@ -61,32 +61,34 @@ def assert_the_same(unwatched, watched):
         np.testing.assert_array_equal(one, other)
 
 
-every_hook = pytest.mark.parametrize("name", HOOKS)
+every_callback = pytest.mark.parametrize("name", CALLBACKS)
 every_kind = pytest.mark.parametrize("kind", models.EVERY_KIND)
 
 
-def assert_recorded(name, hook, folder):
+def assert_recorded(name, callback, folder):
     """Every step has a record, equal to what was written, and nothing is left open."""
-    assert steps(hook) == list(range(first_step(name), 7))
-    assert hook.lost_records == 0
+    assert steps(callback) == list(range(first_step(name), 7))
+    assert callback.lost_records == 0
     assert open_files(folder) == []
-    kept = {(r.step, tags.tag(r.measure, Place(r.layer, r.site))): r.value for r in hook.history}
+    kept = {
+        (r.step, tags.tag(r.measure, Place(r.layer, r.site))): r.value for r in callback.history
+    }
     written = {
         (step, tag): float(value)
         for tag in {tag for _, tag in kept}
-        for step, value in events.series(folder / hook.run, tag).items()
+        for step, value in events.series(folder / callback.run, tag).items()
     }
     assert repr(sorted(written.items())) == repr(sorted(kept.items()))  # NaN is no other NaN
 
 
-@every_hook
+@every_callback
 @every_kind
 def test_training_ends_bit_for_bit_the_same(name, kind, tmp_path):
     call = keras.layers.Layer.__call__
-    hook = made(name, tmp_path, kind)
-    watched = trained(kind, [hook])
+    callback = made(name, tmp_path, kind)
+    watched = trained(kind, [callback])
     assert_the_same(plain(kind), watched)
-    assert_recorded(name, hook, tmp_path)
+    assert_recorded(name, callback, tmp_path)
     assert keras.layers.Layer.__call__ is call
     assert watched[0].losses == []
 
@@ -101,20 +103,20 @@ MODES = {
 @every_kind
 @pytest.mark.parametrize("mode", MODES)
 def test_also_in_other_modes_of_training(mode, kind, tmp_path):
-    """All hooks in one fit: compiling and tracing take seconds."""
-    hooks = all_of_them(tmp_path, kind)
-    watched = trained(kind, [*hooks.values()], **MODES[mode]())
+    """All callbacks in one fit: compiling and tracing take seconds."""
+    callbacks = all_of_them(tmp_path, kind)
+    watched = trained(kind, [*callbacks.values()], **MODES[mode]())
     assert_the_same(trained(kind, [], **MODES[mode]()), watched)
-    for name, hook in hooks.items():
-        assert_recorded(name, hook, tmp_path)
+    for name, callback in callbacks.items():
+        assert_recorded(name, callback, tmp_path)
 
 
-@every_hook
+@every_callback
 def test_also_on_two_replicas(name, tmp_path):
-    hook = made(name, tmp_path)
-    watched = trained("functional", [hook], mirrored().scope)
+    callback = made(name, tmp_path)
+    watched = trained("functional", [callback], mirrored().scope)
     assert_the_same(plain("functional", replicated=True), watched)
-    assert_recorded(name, hook, tmp_path)
+    assert_recorded(name, callback, tmp_path)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -127,65 +129,73 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
     alone.optimizer.learning_rate.assign(0.0)
     alone.set_weights(model.get_weights())
     for name in ("CovariateShift", "LossLandscape", "MovingStatistics"):
-        hooks = [made(name, tmp_path / str(i) / name, on_steps=[10**6], every_steps=None)
+        callbacks = [made(name, tmp_path / str(i) / name, on_steps=[10**6], every_steps=None)
                  for i in range(2)]  # fmt: skip
         with mirrored().scope() if inside else contextlib.nullcontext():
-            fit(model, "functional", [hooks[0]], steps_per_epoch=1)
-        fit(alone, "functional", [hooks[1]], steps_per_epoch=1)
+            fit(model, "functional", [callbacks[0]], steps_per_epoch=1)
+        fit(alone, "functional", [callbacks[1]], steps_per_epoch=1)
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
-        rows = [[r for r in hook.history if r.measure != catalogue.MONITOR] for hook in hooks]
+        rows = [
+            [r for r in callback.history if r.measure != catalogue.MONITOR]
+            for callback in callbacks
+        ]
         assert [r[1:4] for r in rows[0]] == [r[1:4] for r in rows[1]]
         np.testing.assert_allclose(
             *([r.value for r in each] for each in rows), rtol=1e-4, atol=1e-6
         )
 
 
-@every_hook
+@every_callback
 def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     """TensorBoard would show the second one alone."""
-    hooks = [made(name, tmp_path) for _ in range(2)]
+    callbacks = [made(name, tmp_path) for _ in range(2)]
     with user_warnings() as texts:
-        models.compiled("functional").fit(*models.data("functional"), verbose=0, callbacks=hooks)
-    assert [text for text in texts if "inference will be off" not in text] == [
-        f"{str(tmp_path / hooks[0].run)!r} holds another run, and TensorBoard will show this one "
-        "in its place: give each run, and each hook of a kind, a log_dir of its own."
-    ]
+        models.compiled("functional").fit(
+            *models.data("functional"), verbose=0, callbacks=callbacks
+        )
+    taken = str(tmp_path / callbacks[0].run)
+    told = [text for text in texts if "inference will be off" not in text]
+    assert len(told) == 1
+    assert told[0].startswith(f"{taken!r} holds another run, and TensorBoard will show this one ")
+    assert told[0].endswith(" of a kind, a log_dir of its own.")
 
 
-@every_hook
+@every_callback
 def test_a_second_fit_goes_on(name, tmp_path):
     model = models.compiled("functional")
-    hook = made(name, tmp_path)
-    fit(model, "functional", [hook])
-    rows = len(hook.history)
-    fit(model, "functional", [hook])
+    callback = made(name, tmp_path)
+    fit(model, "functional", [callback])
+    rows = len(callback.history)
+    fit(model, "functional", [callback])
     expected = list(range(first_step(name), 7))
-    assert steps(hook) == expected
-    assert len(hook.history) > rows
-    files = list((tmp_path / hook.run).glob("events*"))
+    assert steps(callback) == expected
+    assert len(callback.history) > rows
+    files = list((tmp_path / callback.run).glob("events*"))
     assert len(files) == 2
     assert open_files(tmp_path) == []
 
 
-@every_hook
+@every_callback
 def test_another_model_is_refused(name, tmp_path):
-    hook = made(name, tmp_path)
-    fit(models.compiled("functional"), "functional", [hook])
+    callback = made(name, tmp_path)
+    fit(models.compiled("functional"), "functional", [callback])
     other = models.compiled("functional")
-    message = rf"This {name} already recorded another model into .*{hook.run}'.*Received: model="
+    message = (
+        rf"This {name} already recorded another model into .*{callback.run}'.*Received: model="
+    )
     with pytest.raises(ValueError, match=message):
-        fit(other, "functional", [hook])
+        fit(other, "functional", [callback])
     assert int(other.optimizer.iterations.numpy()) == 0
 
 
-@every_hook
+@every_callback
 def test_ending_twice_does_nothing(name, tmp_path):
-    hook = made(name, tmp_path)
-    fit(models.compiled("functional"), "functional", [hook])
-    before = [path.read_bytes() for path in sorted((tmp_path / hook.run).iterdir())]
-    hook.on_train_end()
-    hook.on_train_end()
-    assert [path.read_bytes() for path in sorted((tmp_path / hook.run).iterdir())] == before
+    callback = made(name, tmp_path)
+    fit(models.compiled("functional"), "functional", [callback])
+    before = [path.read_bytes() for path in sorted((tmp_path / callback.run).iterdir())]
+    callback.on_train_end()
+    callback.on_train_end()
+    assert [path.read_bytes() for path in sorted((tmp_path / callback.run).iterdir())] == before
     assert open_files(tmp_path) == []
 
 
@@ -197,23 +207,25 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@every_hook
+@every_callback
 def test_an_exception_in_training_leaves_nothing_behind(name, tmp_path):
     call = keras.layers.Layer.__call__
-    model, hook = models.compiled("functional"), made(name, tmp_path)
+    model, callback = models.compiled("functional"), made(name, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, "functional", [hook, Stop()])
+        fit(model, "functional", [callback, Stop()])
     assert keras.layers.Layer.__call__ is call
     assert open_files(tmp_path) == []
-    step = steps(hook)[-1]
+    step = steps(callback)[-1]
     assert step == 2
-    tag = next(tags.tag(r.measure, Place(r.layer, r.site)) for r in hook.history if r.step == step)
-    assert list(events.series(tmp_path / hook.run, tag))[-1] == 2  # on disk already
-    fit(model, "functional", [hook])
-    assert steps(hook)[-1] == 5
+    tag = next(
+        tags.tag(r.measure, Place(r.layer, r.site)) for r in callback.history if r.step == step
+    )
+    assert list(events.series(tmp_path / callback.run, tag))[-1] == 2  # on disk already
+    fit(model, "functional", [callback])
+    assert steps(callback)[-1] == 5
 
 
-@every_hook
+@every_callback
 def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
     """However many records there are."""
     from kbn import backend
@@ -236,23 +248,23 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
     model.compile("sgd", "mse")
     fit(model, "functional", [])
     calls.clear()
-    hook = made(name, tmp_path)
-    fit(model, "functional", [hook], epochs=5)
+    callback = made(name, tmp_path)
+    fit(model, "functional", [callback], epochs=5)
     most = 3 if name == "MovingStatistics" else 1  # its probe, and the losses of both modes
-    assert len(hook.history)
+    assert len(callback.history)
     assert len(traced) <= 2
     assert 1 <= len(calls) <= most
 
 
 def test_all_of_them_together_are_as_quiet(tmp_path):
-    hooks = all_of_them(tmp_path)
-    watched = trained("functional", [*hooks.values()])
+    callbacks = all_of_them(tmp_path)
+    watched = trained("functional", [*callbacks.values()])
     assert_the_same(plain("functional"), watched)
-    for name, hook in hooks.items():
-        assert_recorded(name, hook, tmp_path)
+    for name, callback in callbacks.items():
+        assert_recorded(name, callback, tmp_path)
 
 
-@every_hook
+@every_callback
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -269,11 +281,11 @@ def test_all_of_them_together_are_as_quiet(tmp_path):
 def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_path):
     given = {"log_dir": tmp_path / "log", "probe_data": (models.X, models.Y), **options}
     with pytest.raises(error, match=re.escape(message)):
-        HOOKS[name](**given)
+        CALLBACKS[name](**given)
     assert not (tmp_path / "log").exists()
 
 
-@every_hook
+@every_callback
 @pytest.mark.parametrize("built", [True, False])
 def test_other_backends_are_refused(name, built, tmp_path, monkeypatch):
     model = models.compiled("functional" if built else "subclassed")

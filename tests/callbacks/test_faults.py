@@ -18,11 +18,11 @@ import kbn
 from kbn.records import catalogue, tags
 from tests.conftest import needed
 from tests.support import ROOT, events, models
-from tests.support.callbacks import HOOKS, first_step, steps
+from tests.support.callbacks import CALLBACKS, first_step, steps
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
-every_hook = pytest.mark.parametrize("name", HOOKS)
+every_callback = pytest.mark.parametrize("name", CALLBACKS)
 
 
 @pytest.fixture
@@ -40,87 +40,89 @@ def disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def trained(hook, *callbacks, epochs=10):
+def trained(callback, *callbacks, epochs=10):
     """Train for 8 steps an epoch; return the texts of all warnings but advice."""
     model = models.compiled("functional")
     with user_warnings() as texts:
-        model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=[hook, *callbacks])
+        model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=[callback, *callbacks])
     assert int(model.optimizer.iterations.numpy()) == 8 * epochs
     return [text for text in texts if "inference will be off" not in text]
 
 
 def made(name, folder):
-    return HOOKS[name](folder, (X[:16], Y[:16]), every_steps=1, json_lines=True)
+    return CALLBACKS[name](folder, (X[:16], Y[:16]), every_steps=1, json_lines=True)
 
 
-def scalar_tag(hook):
-    row = hook.history[0]
+def scalar_tag(callback):
+    row = callback.history[0]
     return tags.tag(row.measure, tags.Place(row.layer, row.site))
 
 
-@every_hook
+@every_callback
 def test_a_full_disk(name, disk):
     folder, _ = disk
-    hook = made(name, folder)
-    texts = trained(hook, epochs=12)
+    callback = made(name, folder)
+    texts = trained(callback, epochs=12)
     assert len(texts) == 2
     failed_at = int(re.search(r"failed at step (\d+)", texts[0])[1])
     assert "No space left on device" in texts[0]
-    assert texts[1] == f"{name} lost {hook.lost_records} records in all."
-    written = list(events.series(folder / hook.run, scalar_tag(hook)))  # TensorBoard reads it
-    assert written == steps(hook)
-    assert steps(hook)[-1] <= failed_at
-    assert len(written) + hook.lost_records == 97 - first_step(name)
-    assert 0 < hook.lost_records < 97
+    assert texts[1] == f"{name} lost {callback.lost_records} records in all."
+    written = list(
+        events.series(folder / callback.run, scalar_tag(callback))
+    )  # TensorBoard reads it
+    assert written == steps(callback)
+    assert steps(callback)[-1] <= failed_at
+    assert len(written) + callback.lost_records == 97 - first_step(name)
+    assert 0 < callback.lost_records < 97
 
 
-@every_hook
+@every_callback
 def test_a_full_disk_with_room_again(name, disk):
     folder, remount = disk
-    hook = made(name, folder)
+    callback = made(name, folder)
     (folder / "ballast").write_bytes(b"0" * 40_000)
     room = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: epoch == 6 and remount("size=8m")
     )
-    texts = trained(hook, room, epochs=10)
+    texts = trained(callback, room, epochs=10)
     assert len(texts) == 2
-    assert hook.lost_records > 0
-    written = list(events.series(folder / hook.run, scalar_tag(hook)))
-    assert written == steps(hook)
+    assert callback.lost_records > 0
+    written = list(events.series(folder / callback.run, scalar_tag(callback)))
+    assert written == steps(callback)
     assert set(range(49, 81)) <= set(written)
-    lines = (folder / hook.run / "history.jsonl").read_text().splitlines()
-    assert len(lines) == len(hook.history)
+    lines = (folder / callback.run / "history.jsonl").read_text().splitlines()
+    assert len(lines) == len(callback.history)
 
 
-@every_hook
+@every_callback
 def test_a_read_only_folder(name, disk):
     folder, remount = disk
     remount("ro")
-    hook = made(name, folder / "log")
-    texts = trained(hook, epochs=2)
+    callback = made(name, folder / "log")
+    texts = trained(callback, epochs=2)
     lost = 17 - first_step(name)
     assert len(texts) == 2
     assert texts[0].startswith(f"{name} failed at step {first_step(name)} and training goes")
     assert "Read-only file system" in texts[0]
     assert texts[1] == f"{name} lost {lost} records in all."
-    assert (hook.lost_records, len(hook.history)) == (lost, 0)
+    assert (callback.lost_records, len(callback.history)) == (lost, 0)
 
 
-@every_hook
+@every_callback
 def test_a_folder_removed_during_training(name, tmp_path):
-    hook = made(name, tmp_path / "log")
+    callback = made(name, tmp_path / "log")
     remove = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: batch == 4 and shutil.rmtree(tmp_path / "log")
     )
-    texts = trained(hook, remove, epochs=1)
+    texts = trained(callback, remove, epochs=1)
     first = first_step(name)
     assert texts == [
         f"{name} failed at step 5 and training goes on: the files in "
-        f"{str(tmp_path / 'log' / hook.run)!r} were removed. Lost records: {5 - first} so far.",
+        f"{str(tmp_path / 'log' / callback.run)!r} were removed. Lost records: {5 - first} so far.",
         f"{name} lost {5 - first} records in all.",
     ]
-    assert steps(hook) == list(range(first, 9))
-    written = list(events.series(tmp_path / "log" / hook.run, scalar_tag(hook)))
+    assert steps(callback) == list(range(first, 9))
+    written = list(events.series(tmp_path / "log" / callback.run, scalar_tag(callback)))
     assert written == [5, 6, 7, 8]
 
 
@@ -136,7 +138,7 @@ class Limited(keras.layers.Layer):
             return tf.identity(x)
 
 
-@every_hook
+@every_callback
 def test_a_probe_that_stops_fitting(name, tmp_path):
     """The layer refuses the probe, not the batches, from the third epoch to the sixth."""
     limited = Limited()
@@ -144,12 +146,12 @@ def test_a_probe_that_stops_fitting(name, tmp_path):
     x = kbn.BatchNormalization(name="bn")(keras.layers.Dense(4)(limited(inputs)))
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     model.compile("sgd", "mse")
-    hook = HOOKS[name](tmp_path, (X[:16] + 50, Y[:16]), every_steps=1)
+    callback = CALLBACKS[name](tmp_path, (X[:16] + 50, Y[:16]), every_steps=1)
     limits = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: limited.limit.assign(30.0 if 2 <= epoch < 6 else 1e9)
     )
     with user_warnings() as texts:
-        model.fit(X, Y, batch_size=60, epochs=8, verbose=0, callbacks=[hook, limits])
+        model.fit(X, Y, batch_size=60, epochs=8, verbose=0, callbacks=[callback, limits])
     texts = [text for text in texts if "inference will be off" not in text]
     assert int(model.optimizer.iterations.numpy()) == 8
     assert len(texts) == 2
@@ -157,10 +159,10 @@ def test_a_probe_that_stops_fitting(name, tmp_path):
         f"{name} failed at step 3 and training goes on: InvalidArgumentError"
     )
     assert texts[1] == f"{name} lost 4 records in all."
-    assert steps(hook) == sorted({first_step(name), 1, 2, 7, 8})
+    assert steps(callback) == sorted({first_step(name), 1, 2, 7, 8})
 
 
-@every_hook
+@every_callback
 def test_a_layer_that_python_runs_and_that_fails(name, tmp_path):
     class Moody(keras.layers.Layer):
         fails = False
@@ -180,12 +182,12 @@ def test_a_layer_that_python_runs_and_that_fails(name, tmp_path):
     x = kbn.BatchNormalization(name="bn")(keras.layers.Dense(4)(moody(inputs)))
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     model.compile("sgd", "mse")
-    hook = HOOKS[name](tmp_path, (X[:16], Y[:16]), every_steps=1)
+    callback = CALLBACKS[name](tmp_path, (X[:16], Y[:16]), every_steps=1)
     fail = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: setattr(moody, "fails", epoch >= 1)
     )
     with user_warnings() as texts:
-        model.fit(X, Y, batch_size=60, epochs=3, verbose=0, callbacks=[hook, fail])
+        model.fit(X, Y, batch_size=60, epochs=3, verbose=0, callbacks=[callback, fail])
     texts = [text for text in texts if "inference will be off" not in text]
     assert int(model.optimizer.iterations.numpy()) == 3
     assert "not today" in texts[0]
@@ -195,20 +197,20 @@ def test_a_layer_that_python_runs_and_that_fails(name, tmp_path):
 KILLED = """
 import os, sys
 import numpy as np, keras, tensorflow as tf
-from tests import models
-from tests.hooks import HOOKS
+from tests.support import models
+from tests.support.callbacks import CALLBACKS
 name, folder = sys.argv[1:]
-hook = HOOKS[name](folder, (models.X[:16], models.Y[:16]), every_steps=1)
+callback = CALLBACKS[name](folder, (models.X[:16], models.Y[:16]), every_steps=1)
 tell = keras.callbacks.LambdaCallback(
-    on_train_batch_end=lambda batch, logs: print(hook.history[-1].step, flush=True)
+    on_train_batch_end=lambda batch, logs: print(callback.history[-1].step, flush=True)
 )
 models.compiled("functional").fit(
-    models.X, models.Y, batch_size=8, epochs=10**6, verbose=0, callbacks=[hook, tell]
+    models.X, models.Y, batch_size=8, epochs=10**6, verbose=0, callbacks=[callback, tell]
 )
 """
 
 
-@every_hook
+@every_callback
 def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KILLED), name, tmp_path],
@@ -224,12 +226,12 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     told = max([told, *(int(line) for line in process.stdout)])
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
-    hook = HOOKS[name]
-    (file,) = (tmp_path / hook.run).glob("events*")
+    callback = CALLBACKS[name]
+    (file,) = (tmp_path / callback.run).glob("events*")
     accumulator = events.accumulate(file.parent)
     tag = next(
         tag for tag in accumulator.Tags()["tensors"]
-        if tag.split("/")[0] in catalogue.scalars(hook.run)
+        if tag.split("/")[0] in catalogue.scalars(callback.run)
     )  # fmt: skip
     written = [event.step for event in accumulator.Tensors(tag)]
     assert written == list(range(first_step(name), written[-1] + 1))
@@ -239,33 +241,33 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
 
 
 def test_json_lines_that_are_removed_alone_begin_anew(tmp_path):
-    hook = made("LossLandscape", tmp_path)
-    lines = tmp_path / hook.run / "history.jsonl"
+    callback = made("LossLandscape", tmp_path)
+    lines = tmp_path / callback.run / "history.jsonl"
     remove = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: batch == 4 and lines.unlink()
     )
-    texts = trained(hook, remove, epochs=1)
+    texts = trained(callback, remove, epochs=1)
     assert texts == [
         "LossLandscape failed at step 5 and training goes on: history.jsonl in "
-        f"{str(tmp_path / hook.run)!r} was removed, and is begun anew. Lost records: 0 so far."
+        f"{str(tmp_path / callback.run)!r} was removed, and is begun anew. Lost records: 0 so far."
     ]
     assert {json.loads(line)["step"] for line in lines.read_text().splitlines()} == {5, 6, 7, 8}
-    assert list(events.series(tmp_path / hook.run, scalar_tag(hook))) == list(range(9))
+    assert list(events.series(tmp_path / callback.run, scalar_tag(callback))) == list(range(9))
 
 
-@every_hook
+@every_callback
 @pytest.mark.parametrize("rate", [1e3, 1e10, 1e30])
 def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):
     """Nor does NumPy warn of its inf and NaN: warnings are errors here."""
     model = models.functional()
     model.compile(keras.optimizers.SGD(rate), "mse")
-    hook = made(name, tmp_path)
+    callback = made(name, tmp_path)
     with user_warnings() as texts:
-        model.fit(X, Y, batch_size=20, epochs=3, verbose=0, callbacks=[hook])
+        model.fit(X, Y, batch_size=20, epochs=3, verbose=0, callbacks=[callback])
     assert [text for text in texts if "inference will be off" not in text] == []
-    assert hook.lost_records == 0
-    assert steps(hook) == list(range(first_step(name), 10))
+    assert callback.lost_records == 0
+    assert steps(callback) == list(range(first_step(name), 10))
     values = [
-        row.value for row in hook.history if row.step == 9 and row.measure != catalogue.MONITOR
+        row.value for row in callback.history if row.step == 9 and row.measure != catalogue.MONITOR
     ]
     assert not np.isfinite(values).all()

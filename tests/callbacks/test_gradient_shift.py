@@ -14,28 +14,10 @@ from kbn.callbacks.probing.mixed_weights import in_order
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import catalogue, tags
 from tests.support import events, models
+from tests.support.scalar_net import by_layer, scalar_net
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
-
-
-def scalar_net(rate):
-    """y = w₂·w₁·x with all weights 1, and L = ½(y − T)²."""
-    ones = {"use_bias": False, "kernel_initializer": "ones"}
-    model = keras.Sequential([
-        keras.Input((1,)), keras.layers.Dense(1, name="one", **ones),
-        keras.layers.Dense(1, name="two", **ones),
-    ])  # fmt: skip
-    model.compile(keras.optimizers.SGD(rate), lambda y, p: 0.5 * keras.ops.square(p - y))
-    return model
-
-
-def by_layer(shift, step):
-    return {
-        (row.layer, row.measure): row.value
-        for row in shift.history
-        if row.step == step and row.site == tags.PROBE
-    }
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])

@@ -8,47 +8,47 @@ import pytest
 
 from kbn.callbacks.recording.cost import Cost
 from tests.support import events, models
-from tests.support.callbacks import HOOKS, first_step, steps
+from tests.support.callbacks import CALLBACKS, first_step, steps
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
-every_hook = pytest.mark.parametrize("name", HOOKS)
+every_callback = pytest.mark.parametrize("name", CALLBACKS)
 
 
-def fitted(hook, **options):
+def fitted(callback, **options):
     with user_warnings():
         models.compiled("functional").fit(
-            X, Y, verbose=0, callbacks=[hook], **{"batch_size": 8, **options}
+            X, Y, verbose=0, callbacks=[callback], **{"batch_size": 8, **options}
         )
 
 
-@every_hook
+@every_callback
 def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
-    hook = HOOKS[name](tmp_path, (X, Y), every_steps=2)
-    fitted(hook)
+    callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=2)
+    fitted(callback)
     spent = {
-        site: {row.step: row.value for row in hook.history if row[1:3] == ("record", site)}
+        site: {row.step: row.value for row in callback.history if row[1:3] == ("record", site)}
         for site in ("milliseconds", "bytes")
     }
-    assert list(spent["milliseconds"]) == list(spent["bytes"]) == steps(hook)
+    assert list(spent["milliseconds"]) == list(spent["bytes"]) == steps(callback)
     assert min(spent["milliseconds"].values()) > 0
-    run = tmp_path / hook.run
+    run = tmp_path / callback.run
     for site, values in spent.items():
         written = events.series(run, f"monitor/record/{site}")
         assert {step: float(value) for step, value in written.items()} == values
     (file,) = run.glob("events*")
     # The header, the layout and the table are no records' bytes.
-    assert sum(spent["bytes"].values()) < hook.cost.bytes < file.stat().st_size
-    assert hook.cost.records == len(steps(hook))
+    assert sum(spent["bytes"].values()) < callback.cost.bytes < file.stat().st_size
+    assert callback.cost.records == len(steps(callback))
 
 
 def test_json_lines_count_among_the_bytes(tmp_path):
-    hook = HOOKS["LossLandscape"](tmp_path, (X, Y), every_steps=2, json_lines=True)
-    fitted(hook)
-    lines = (tmp_path / hook.run / "history.jsonl").stat().st_size
-    plain = HOOKS["LossLandscape"](tmp_path / "plain", (X, Y), every_steps=2)
+    callback = CALLBACKS["LossLandscape"](tmp_path, (X, Y), every_steps=2, json_lines=True)
+    fitted(callback)
+    lines = (tmp_path / callback.run / "history.jsonl").stat().st_size
+    plain = CALLBACKS["LossLandscape"](tmp_path / "plain", (X, Y), every_steps=2)
     fitted(plain)
-    assert hook.cost.bytes == pytest.approx(plain.cost.bytes + lines, abs=8)
+    assert callback.cost.bytes == pytest.approx(plain.cost.bytes + lines, abs=8)
 
 
 def test_a_look_before_the_step_is_part_of_the_record():
@@ -65,38 +65,38 @@ def test_a_look_before_the_step_is_part_of_the_record():
 
 
 def test_a_record_that_fails_is_none(tmp_path):
-    class Failing(HOOKS["LossLandscape"]):
+    class Failing(CALLBACKS["LossLandscape"]):
         def record(self, step):
             if step == 4:
                 raise ValueError("on purpose")
             return super().record(step)
 
-    hook = Failing(tmp_path, (X, Y), every_steps=2)
-    fitted(hook)
-    assert (hook.cost.records, hook.lost_records) == (4, 1)
+    callback = Failing(tmp_path, (X, Y), every_steps=2)
+    fitted(callback)
+    assert (callback.cost.records, callback.lost_records) == (4, 1)
 
 
-@every_hook
+@every_callback
 def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
-    hook = HOOKS[name](tmp_path, (X, Y), every_steps=4)
-    fitted(hook)
-    ((step, text),) = events.series(tmp_path / hook.run, "monitor/cost").items()
+    callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=4)
+    fitted(callback)
+    ((step, text),) = events.series(tmp_path / callback.run, "monitor/cost").items()
     assert step == 8
     table = text.item().decode().splitlines()
     names, values = (re.findall(r"[^|]+?(?= \|)", line) for line in (table[0], table[2]))
     numbers = dict(zip(map(str.strip, names), map(str.strip, values), strict=True))
-    assert int(numbers["records"]) == len(steps(hook))
-    assert float(numbers["ms"]) == pytest.approx(1e3 * hook.cost.seconds, abs=0.1)
-    assert int(numbers["bytes"]) == hook.cost.bytes
-    assert 0 < hook.cost.share() < 1
+    assert int(numbers["records"]) == len(steps(callback))
+    assert float(numbers["ms"]) == pytest.approx(1e3 * callback.cost.seconds, abs=0.1)
+    assert int(numbers["bytes"]) == callback.cost.bytes
+    assert 0 < callback.cost.share() < 1
 
 
-@every_hook
+@every_callback
 def test_a_budget_stretches_the_cadence(name, tmp_path):
-    tight = HOOKS[name](tmp_path / "tight", (X, Y), every_steps=1, budget=1e-9)
-    wide = HOOKS[name](tmp_path / "wide", (X, Y), every_steps=1, budget=1.0)
-    for hook in (tight, wide):
-        fitted(hook)
+    tight = CALLBACKS[name](tmp_path / "tight", (X, Y), every_steps=1, budget=1e-9)
+    wide = CALLBACKS[name](tmp_path / "wide", (X, Y), every_steps=1, budget=1.0)
+    for callback in (tight, wide):
+        fitted(callback)
     first = first_step(name)
     assert steps(tight) == [first]  # the first is always taken
     assert tight.cost.postponed == 8 - first
@@ -126,41 +126,41 @@ def test_a_slow_first_record_is_no_measure_of_the_next():
 
 
 def test_json_lines_hold_the_rows(tmp_path):
-    hook = HOOKS["CovariateShift"](tmp_path, X, every_steps=4, json_lines=True)
-    fitted(hook)
-    lines = (tmp_path / hook.run / "history.jsonl").read_text().splitlines()
+    callback = CALLBACKS["CovariateShift"](tmp_path, X, every_steps=4, json_lines=True)
+    fitted(callback)
+    lines = (tmp_path / callback.run / "history.jsonl").read_text().splitlines()
     read = [tuple(json.loads(line).values()) for line in lines]
-    assert read == [tuple(row) for row in hook.history]
+    assert read == [tuple(row) for row in callback.history]
     assert list(json.loads(lines[0])) == ["step", "layer", "site", "measure", "value"]
 
 
 def test_a_second_fit_adds_its_lines(tmp_path):
-    hook = HOOKS["LossLandscape"](tmp_path, (X, Y), every_steps=4, json_lines=True)
+    callback = CALLBACKS["LossLandscape"](tmp_path, (X, Y), every_steps=4, json_lines=True)
     model = models.compiled("functional")
     for _ in range(2):
-        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[hook])
-    lines = (tmp_path / hook.run / "history.jsonl").read_text().splitlines()
-    assert len(lines) == len(hook.history)
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    lines = (tmp_path / callback.run / "history.jsonl").read_text().splitlines()
+    assert len(lines) == len(callback.history)
 
 
 def test_history_is_a_table(tmp_path):
-    hook = HOOKS["MovingStatistics"](tmp_path, (X, Y), every_steps=4)
-    fitted(hook)
-    frame = hook.to_frame()
+    callback = CALLBACKS["MovingStatistics"](tmp_path, (X, Y), every_steps=4)
+    fitted(callback)
+    frame = callback.to_frame()
     assert list(frame.columns) == ["step", "layer", "site", "measure", "value"]
     read = [tuple(row) for row in frame.itertuples(index=False)]
-    assert repr(read) == repr([tuple(row) for row in hook.history])  # NaN is no other NaN
+    assert repr(read) == repr([tuple(row) for row in callback.history])  # NaN is no other NaN
     gaps = frame[(frame.layer == "bn") & (frame.measure == "mean_gap")].set_index("step").value
     assert gaps.to_dict() == {
-        row.step: row.value for row in hook.history if row[1] == "bn" and row[3] == "mean_gap"
+        row.step: row.value for row in callback.history if row[1] == "bn" and row[3] == "mean_gap"
     }
 
 
 MEMORY = """
 import os, sys, tempfile, warnings
 import numpy as np, keras
-from tests.hooks import HOOKS
-from tests import models
+from tests.support.callbacks import CALLBACKS
+from tests.support import models
 warnings.simplefilter("ignore")
 
 def resident():
@@ -175,19 +175,19 @@ def look(batch, logs):
 
 x, y = np.tile(models.X, (10, 1)), np.tile(models.Y, (10, 1))
 folder = tempfile.mkdtemp(dir=sys.argv[1])
-hooks = [hook(folder, (x, y), every_steps=1) for hook in HOOKS.values()]
+callbacks = [callback(folder, (x, y), every_steps=1) for callback in CALLBACKS.values()]
 model = models.compiled("functional")
 model.fit(x, y, batch_size=10, epochs=34, verbose=0,
-          callbacks=[*hooks, keras.callbacks.LambdaCallback(on_train_batch_end=look)])
-records = min(hook.cost.records for hook in hooks)
+          callbacks=[*callbacks, keras.callbacks.LambdaCallback(on_train_batch_end=look)])
+records = min(callback.cost.records for callback in callbacks)
 print("RESULT", records, seen[2000] - seen[100])
 """
 
 
 def test_two_thousand_records_take_no_more_memory_than_a_hundred(tmp_path, python, summary):
-    """Of every hook at once, in one process."""
+    """Of every callback at once, in one process."""
     done = python("-c", MEMORY, str(tmp_path), PYTHONPATH=str(models.ROOT))
     records, grown = (float(x) for x in done.stdout.split("RESULT")[1].split())
-    summary(f"memory: +{grown:.1f} MB from record 100 to 2,000 of all hooks together")
+    summary(f"memory: +{grown:.1f} MB from record 100 to 2,000 of all callbacks together")
     assert records >= 2000
     assert grown < 20

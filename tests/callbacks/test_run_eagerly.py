@@ -16,7 +16,8 @@ from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import tags
 from kbn.records.tags import Place
-from tests.callbacks.test_any_model import (
+from tests.support import models
+from tests.support.any_model import (
     EVERY_STEP,
     INSIDE,
     SEQUENCES,
@@ -28,8 +29,7 @@ from tests.callbacks.test_any_model import (
     trained,
     values,
 )
-from tests.support import models
-from tests.support.callbacks import HOOKS, first_step, steps
+from tests.support.callbacks import CALLBACKS, first_step, steps
 from tests.support.replicas import mirrored
 from tests.support.warned import user_warnings
 
@@ -76,26 +76,26 @@ def plain():
     return outcome([])
 
 
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_training_ends_bit_for_bit_the_same(name, tmp_path):
     call = keras.layers.Layer.__call__
-    hook = HOOKS[name](tmp_path, (X[:16], Y[:16]), every_steps=1)
-    model, variables, history = outcome([hook])
+    callback = CALLBACKS[name](tmp_path, (X[:16], Y[:16]), every_steps=1)
+    model, variables, history = outcome([callback])
     _, expected, expected_history = plain()
     assert history == expected_history
     for one, other in zip(variables, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert keras.layers.Layer.__call__ is call
     assert model.losses == []
-    assert hook.lost_records == 0
-    assert steps(hook) == list(range(first_step(name), 7))
+    assert callback.lost_records == 0
+    assert steps(callback) == list(range(first_step(name), 7))
 
 
 def test_records_have_the_numbers_of_the_weights(tmp_path):
     run = trained(python_alone(), tmp_path)
     assert_recorded(run, EVERY_STEP, tmp_path)
     assert_right(run, earlier=("dense", "bn", "again"))
-    shift = run.hooks["CovariateShift"]
+    shift = run.callbacks["CovariateShift"]
     watched = {row.layer for row in shift.history if row.layer != "record"}
     assert watched == {"dense", "bn", "again:0", "again:1", "dropout", "head"}
     y = run.model.bn(run.model.dense(run.probe.x), training=True)
@@ -123,9 +123,9 @@ def test_inside_the_scope_of_a_strategy():
 
 
 def test_dropout_masks_are_the_same_in_every_record(tmp_path):
-    hook = CovariateShift(tmp_path, X, layers="dropout", every_steps=1)
-    python_alone(0.0).fit(X, Y, batch_size=20, verbose=0, callbacks=[hook])
-    moved = {row.value for row in hook.history if row.measure == "wasserstein"}
+    callback = CovariateShift(tmp_path, X, layers="dropout", every_steps=1)
+    python_alone(0.0).fit(X, Y, batch_size=20, verbose=0, callbacks=[callback])
+    moved = {row.value for row in callback.history if row.measure == "wasserstein"}
     assert moved == {0.0}
 
 
@@ -144,7 +144,7 @@ class Deepening(keras.Model):
         return self.head(x)
 
 
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_places_stand_in_the_records_that_have_them(name, tmp_path):
     """By the name that they had first."""
     model = Deepening()
@@ -154,15 +154,15 @@ def test_places_stand_in_the_records_that_have_them(name, tmp_path):
     deepen = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: model.depth.assign(depths[batch + 1])
     )
-    hook = HOOKS[name](tmp_path, (X, Y), every_steps=1)
+    callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=1)
     with user_warnings() as texts:
-        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, callbacks=[deepen, hook])
+        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, callbacks=[deepen, callback])
     assert [text for text in texts if "inference will be off" not in text] == []
-    assert hook.lost_records == 0
-    assert steps(hook) == list(range(first_step(name), 4))
+    assert callback.lost_records == 0
+    assert steps(callback) == list(range(first_step(name), 4))
     if name in ("CovariateShift", "MovingStatistics"):
         places = [
-            sorted({r.layer for r in hook.history if r.step == step} - {"record", tags.MODEL})
+            sorted({r.layer for r in callback.history if r.step == step} - {"record", tags.MODEL})
             for step in range(4)
         ]
         assert places == [["layer"], ["layer", "layer:1", "layer:2"], ["layer"], []]
@@ -176,10 +176,10 @@ def test_a_place_that_was_away_is_compared_with_its_last_record(tmp_path):
     deepen = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: model.depth.assign(depths[batch])
     )
-    hook = CovariateShift(tmp_path, X, sites="output", every_steps=1)
+    callback = CovariateShift(tmp_path, X, sites="output", every_steps=1)
     with user_warnings():  # Keras's, of weights without a gradient
-        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, callbacks=[deepen, hook])
-    moved = {row.step: row.value for row in hook.history if row.measure == "wasserstein"}
+        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, callbacks=[deepen, callback])
+    moved = {row.step: row.value for row in callback.history if row.measure == "wasserstein"}
     assert list(moved) == [0, 2, 3]
     assert moved[0] == 0
     assert moved[2] > 0  # by the first step
@@ -192,7 +192,7 @@ def test_what_an_rnn_calls_in_its_loop_is_left_out_as_ever(kind, tmp_path):
     model.run_eagerly = True
     run = trained(model, tmp_path, SEQUENCES, names=["CovariateShift", "GradientShift"])
     assert_recorded(run, EVERY_STEP, tmp_path, texts=[", ".join(INSIDE[kind])])
-    watched = {row.layer for row in run.hooks["CovariateShift"].history} - {"record"}
+    watched = {row.layer for row in run.callbacks["CovariateShift"].history} - {"record"}
     assert watched == {*layer_paths(model)} - {*INSIDE[kind]}
     assert_shifted(run, "head", ("rnn",))
 
@@ -203,7 +203,7 @@ def test_what_an_unrolled_rnn_calls_is_watched_turn_by_turn(tmp_path):
     model = keras.Model(inputs, layers.Dense(1, name="head")(x))
     model.compile("sgd", "mse", run_eagerly=True)
     run = trained(model, tmp_path, SEQUENCES, names=["CovariateShift"])
-    watched = {row.layer for row in run.hooks["CovariateShift"].history} - {"record"}
+    watched = {row.layer for row in run.callbacks["CovariateShift"].history} - {"record"}
     assert watched == {"rnn", "head", *(f"rnn/gru_cell:{turn}" for turn in range(4))}
 
 
@@ -227,11 +227,11 @@ def test_a_look_that_fails_spoils_no_later_record():
     assert probe() == {Place("bn", "output"): (60, 4)}
 
 
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_what_python_cannot_run_is_told_before_the_first_step(name, tmp_path):
-    hook = HOOKS[name](tmp_path / "log", (X[:, :5], Y))
+    callback = CALLBACKS[name](tmp_path / "log", (X[:, :5], Y))
     with pytest.raises(ValueError, match=r"cannot be run on probe_data: .*shape \(60, 5\)"):
-        python_alone().fit(X, Y, verbose=0, callbacks=[hook])
+        python_alone().fit(X, Y, verbose=0, callbacks=[callback])
     assert not (tmp_path / "log").exists()
 
 

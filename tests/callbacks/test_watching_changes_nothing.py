@@ -1,4 +1,4 @@
-"""CovariateShift on every layer; tests/callbacks/test_contract.py asks all hooks, in every mode."""
+"""CovariateShift on every layer; test_contract.py asks all callbacks, in every mode."""
 
 import keras
 import numpy as np

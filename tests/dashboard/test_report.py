@@ -1,7 +1,6 @@
 """`kbn report`: one file that opens from disk with the network off."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from kbn.callbacks.writing.event_file import EventFile, Record
 from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
-from tests.support.logs import HOSTILE, buckets, write
+from tests.support.logs import HOSTILE, hostile_log, write
 
 SHIFT = "wasserstein"
 
@@ -127,25 +126,6 @@ def test_what_could_not_be_read_is_said(tmp_path, capsys):
     for text in (printed, page.all):
         assert "events.out.tfevents.0.host: empty" in text
         assert "cut off or damaged" in text
-
-
-def hostile_log(folder):
-    """Write runs and layers whose names would do harm, and damaged files beside them."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    values = {name: [0.0, 1.0, 2.0] for name in HOSTILE}
-    measures = dict.fromkeys((SHIFT, "jeffreys", *catalogue.PERCENTILES), values)
-    shapes = {name: [buckets(rng)] * 3 for name in HOSTILE}
-    for run in ("<img src=x onerror=window.pwned=5>", "'\"><script>window.pwned=6<"):
-        write(folder / run, measures, histograms=shapes)
-    (folder / "empty").mkdir()
-    empty = folder / "empty" / "events.out.tfevents.1.<b>host"
-    empty.touch()
-    (file, *_) = (file for file in folder.rglob("*tfevents*") if file != empty)
-    file.write_bytes(file.read_bytes()[:-9])
-    for each in (empty, file):
-        os.utime(each, (0, 0))  # what is written just now may look damaged
 
 
 def test_a_hostile_log_stays_text(tmp_path, capsys):

@@ -11,8 +11,7 @@ import pytest
 
 from kbn.dashboard import explained
 from kbn.records import tags
-from tests.dashboard.test_report import hostile_log
-from tests.support.logs import HOSTILE, write
+from tests.support.logs import HOSTILE, hostile_log, write
 from tests.support.servers import Server
 
 SHIFT = "wasserstein"

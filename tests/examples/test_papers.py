@@ -1,4 +1,4 @@
-"""The experiments on the papers' own claims; tests/examples/test_experiments.py has the others and the rule.
+"""The experiments on the papers' own claims; test_experiments.py has the others.
 
 Two files, because files run side by side.
 """

@@ -1,4 +1,4 @@
-"""The benchmarks' fits by turns: which steps a hook gets, and what is taken for its share."""
+"""The benchmarks' fits by turns: which steps a callback gets, and what is taken for its share."""
 
 import keras
 import numpy as np
@@ -29,28 +29,28 @@ def fit(callback, steps, epochs=1):
     model.fit(x, x, batch_size=1, epochs=epochs, verbose=0, callbacks=[callback])
 
 
-def test_a_hook_gets_every_second_turn_from_a_records_step_on():
-    hook = Noted()
-    turns = ByTurns(hook)
+def test_a_callback_gets_every_second_turn_from_a_records_step_on():
+    callback = Noted()
+    turns = ByTurns(callback)
     fit(turns, 3 * PERIOD)
     expected = [step for step in range(3 * PERIOD) if (step + 1) % PERIOD < TURN]
-    assert hook.begun == hook.ended == expected
+    assert callback.begun == callback.ended == expected
     assert (len(turns.laps), len(turns.calls)) == (3 * PERIOD, len(expected))
 
 
 def test_a_hundred_steps_are_made_of_what_is_usual():
     turns = ByTurns(Noted())
-    first, with_hook, without = 50.0, 1.25, 1.0
-    period = [first, *[with_hook] * (TURN - 1), *[without] * TURN]
+    first, with_callback, without = 50.0, 1.25, 1.0
+    period = [first, *[with_callback] * (TURN - 1), *[without] * TURN]
     turns.laps = [9.0] * (WARM * PERIOD - 1) + period * 5 + period[:3]
     turns.laps[WARM * PERIOD + 30] = 1000.0  # a stall
     turns.calls = [48.0, *[0.125] * (TURN - 1)] * 5
     hundred, added = turns.usual(100)
     assert hundred == 100 * without
-    assert added == pytest.approx(first + 9 * with_hook - TURN * without + 90 * 0.125)
+    assert added == pytest.approx(first + 9 * with_callback - TURN * without + 90 * 0.125)
 
 
-def test_laps_hold_what_the_hook_takes():
+def test_laps_hold_what_the_callback_takes():
     turns = ByTurns(Noted())
     fit(turns, 2 * PERIOD, epochs=2)
     assert min(turns.in_fit, turns.in_epochs, *turns.calls) > 0
@@ -58,16 +58,16 @@ def test_laps_hold_what_the_hook_takes():
     assert all(call < lap for call, lap in zip(turns.calls, on, strict=True))
 
 
-def test_the_hook_takes_its_records_at_the_first_steps_of_its_turns(tmp_path):
+def test_the_callback_takes_its_records_at_the_first_steps_of_its_turns(tmp_path):
     x = np.ones((8, 1))
-    hook = CovariateShift(tmp_path, x, every_steps=PERIOD, layers="*")
+    callback = CovariateShift(tmp_path, x, every_steps=PERIOD, layers="*")
 
     def missed(steps):
-        hook._steps.calls += steps
+        callback._steps.calls += steps
 
-    turns = ByTurns(hook, missed)
+    turns = ByTurns(callback, missed)
     fit(turns, 4 * PERIOD, epochs=2)
-    steps = sorted({row.step for row in hook.history})
+    steps = sorted({row.step for row in callback.history})
     assert steps == list(range(0, 8 * PERIOD + 1, PERIOD))
     # As many reads as records: it must not look more often for being handed every second turn.
-    assert hook._steps.calls_needed == PERIOD
+    assert callback._steps.calls_needed == PERIOD

@@ -5,16 +5,16 @@ import os
 import kbn.callbacks
 from kbn.records.catalogue import RUNS
 
-HOOKS = {run.callback: getattr(kbn.callbacks, run.callback) for run in RUNS}
+CALLBACKS = {run.callback: getattr(kbn.callbacks, run.callback) for run in RUNS}
 
 
 def first_step(name):
     """Return the step of the first record of a fit that starts at 0 and records every step."""
-    return 1 if HOOKS[name].compares_steps else 0
+    return 1 if CALLBACKS[name].compares_steps else 0
 
 
-def steps(hook):
-    return sorted({row.step for row in hook.history})
+def steps(callback):
+    return sorted({row.step for row in callback.history})
 
 
 def open_files(folder):

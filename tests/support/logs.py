@@ -72,3 +72,20 @@ def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
         }
         write(os.path.join(log_dir, run), values)
     return names
+
+
+def hostile_log(folder):
+    """Write runs and layers whose names would do harm, and damaged files beside them."""
+    rng = np.random.default_rng(0)
+    values = {name: [0.0, 1.0, 2.0] for name in HOSTILE}
+    measures = dict.fromkeys(("wasserstein", "jeffreys", *catalogue.PERCENTILES), values)
+    shapes = {name: [buckets(rng)] * 3 for name in HOSTILE}
+    for run in ("<img src=x onerror=window.pwned=5>", "'\"><script>window.pwned=6<"):
+        write(folder / run, measures, histograms=shapes)
+    (folder / "empty").mkdir()
+    empty = folder / "empty" / "events.out.tfevents.1.<b>host"
+    empty.touch()
+    (file, *_) = (file for file in folder.rglob("*tfevents*") if file != empty)
+    file.write_bytes(file.read_bytes()[:-9])
+    for each in (empty, file):
+        os.utime(each, (0, 0))  # what is written just now may look damaged

@@ -1,4 +1,4 @@
-"""Small models of every kind that a hook must watch, with dropout and normalization in each."""
+"""Small models of every kind that a callback must watch, with dropout and normalization in each."""
 
 import keras
 import numpy as np

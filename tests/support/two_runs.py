@@ -27,16 +27,16 @@ def train(folder):
     rng = np.random.default_rng(0)
     x = rng.normal(1, 2, (STEPS * 16, 6)).astype("float32")
     y = x.sum(axis=1, keepdims=True)
-    hooks = {}
+    callbacks = {}
     for run in RUNS:
         keras.utils.set_random_seed(0)
         log_dir, often = folder / run, {"every_steps": EVERY}
-        hooks[run] = [
+        callbacks[run] = [
             CovariateShift(log_dir, x, layers="sigmoid_*", **often),
             GradientShift(log_dir, (x, y), **often),
             LossLandscape(log_dir, (x, y), **often),
         ]
         if run == "normalized":
-            hooks[run].append(MovingStatistics(log_dir, x, **often))
-        network(run == "normalized").fit(x, y, batch_size=16, verbose=0, callbacks=hooks[run])
-    return hooks
+            callbacks[run].append(MovingStatistics(log_dir, x, **often))
+        network(run == "normalized").fit(x, y, batch_size=16, verbose=0, callbacks=callbacks[run])
+    return callbacks

@@ -10,8 +10,8 @@ from kbn.callbacks import CovariateShift, GradientShift
 X, Y = np.random.default_rng(0).normal(size=(96, 3)), np.zeros((96, 1))
 
 
-def steps_of(hook):
-    return list(dict.fromkeys(row.step for row in hook.history))
+def steps_of(callback):
+    return list(dict.fromkeys(row.step for row in callback.history))
 
 
 class Stop(keras.callbacks.Callback):
@@ -28,20 +28,22 @@ class Stop(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("kind", [CovariateShift, GradientShift])
-@pytest.mark.parametrize("first", ["the hook", "the backup"])
-def test_where_the_same_hook_goes_on_from_a_backup_its_steps_go_on_too(first, kind, tmp_path):
+@pytest.mark.parametrize("first", ["the callback", "the backup"])
+def test_where_the_same_callback_goes_on_from_a_backup_its_steps_go_on_too(first, kind, tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), kbn.BatchNormalization()])
     model.compile("sgd", "mse")
-    hook = kind(tmp_path / "log", (X, Y), every_steps=4)
+    callback = kind(tmp_path / "log", (X, Y), every_steps=4)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    callbacks = [hook, backup, Stop(21)] if first == "the hook" else [backup, hook, Stop(21)]
+    callbacks = (
+        [callback, backup, Stop(21)] if first == "the callback" else [backup, callback, Stop(21)]
+    )
     options = {"batch_size": 8, "epochs": 4, "verbose": 0, "callbacks": callbacks}
     with pytest.raises(RuntimeError, match="on purpose"):
         model.fit(X, Y, **options)
-    before = steps_of(hook)
+    before = steps_of(callback)
     assert before[-1] == 20
     model.fit(X, Y, **options)
-    found = steps_of(hook)
+    found = steps_of(callback)
     assert found == sorted(set(found))
     # The backup is of step 12, of 48 in all.
     assert len(found) - len(before) == pytest.approx(36 / 4, abs=1)
@@ -69,9 +71,9 @@ def test_no_gradient_is_compared_with_that_of_an_older_step_than_the_last(
     model = Hurrying([keras.layers.Dense(1)])
     model.compile("sgd", "mse", run_eagerly=True)
     model.paces = paces
-    hook = GradientShift(tmp_path, (X, Y), on_steps=on_steps)
+    callback = GradientShift(tmp_path, (X, Y), on_steps=on_steps)
     x, y = X[: len(paces)], Y[: len(paces)]
-    model.fit(x, y, batch_size=1, verbose=0, callbacks=[hook])
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[callback])
     assert int(model.optimizer.iterations.numpy()) == sum(paces)
-    assert steps_of(hook) == recorded
-    assert hook.cost.postponed == 1
+    assert steps_of(callback) == recorded
+    assert callback.cost.postponed == 1
