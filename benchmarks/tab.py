@@ -18,7 +18,7 @@ import numpy as np
 
 from kbn.callbacks.recording.settings import layers_in_order
 from kbn.callbacks.writing.event_file import EventFile, Record
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -58,16 +58,16 @@ def _visits(chromium: str, folder: str) -> dict[str, float]:
 
 def _write(folder: Path, layers: int, steps: int, seed: int) -> None:
     places = [Place(f"block_{i // 10}/layer_{i}", "input") for i in range(layers)]
-    measures = (tags.WASSERSTEIN, tags.JEFFREYS, *tags.PERCENTILE_MEASURES)
+    measures = ("wasserstein", "jeffreys", *catalogue.PERCENTILES)
     values = np.random.default_rng(seed).lognormal(-2 - seed, 1, (steps, layers, len(measures)))
-    file = EventFile(str(folder / tags.RUN_DIRECTORY), places, restarts=False, json_lines=False)
+    file = EventFile(str(folder / "covariate_shift"), places, restarts=False, json_lines=False)
     for step, by_layer in enumerate(values.tolist()):
         found = {
             place: dict(zip(measures, of, strict=True))
             for place, of in zip(places, by_layer, strict=True)
         }
         rows = Rows(100 * step, found)
-        texts = {} if step else {tags.LAYERS: layers_in_order(rows)}
+        texts = {} if step else {catalogue.LAYERS: layers_in_order(rows)}
         file.write(100 * step, Record(rows, texts=texts))
     file.close()
 

@@ -1,19 +1,11 @@
 """Keras callbacks that record how training moves a network; loaded on first use."""
 
 from kbn.common import lazy
+from kbn.records.catalogue import RUNS
 
 _EXPORTS = {
-    "CovariateShift": "kbn.callbacks.covariate_shift",
-    "GradientShift": "kbn.callbacks.gradient_shift",
-    "LossLandscape": "kbn.callbacks.loss_landscape",
-    "MovingStatistics": "kbn.callbacks.moving_statistics",
-    "Recalibrate": "kbn.callbacks.recalibrate",
+    **{run.callback: f"kbn.callbacks.{run.name}" for run in RUNS},
+    "Recalibrate": "kbn.callbacks.recalibrate",  # records nothing, so it has no run
 }
-__all__ = [
-    "CovariateShift",
-    "GradientShift",
-    "LossLandscape",
-    "MovingStatistics",
-    "Recalibrate",
-]
+__all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy.attach(__name__, _EXPORTS)

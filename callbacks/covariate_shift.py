@@ -15,9 +15,10 @@ from kbn.callbacks.recording.schedule import Thinning, schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.worst_layers import Movements
 from kbn.common import checks
+from kbn.distributions.distances import DEFAULTS, DISTANCES
 from kbn.distributions.sketch import DistributionSketch
 from kbn.introspection.layer_tree import check_layers, layer_paths, select
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -96,7 +97,7 @@ class CovariateShift(Recorder):
             the model refuses the probe, or `layers` matches nothing (the message lists the paths).
     """
 
-    run = tags.RUN_DIRECTORY
+    run = catalogue.run_of("CovariateShift")
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class CovariateShift(Recorder):
         every_steps: int | None = None,
         every_epochs: int | None = None,
         on_steps: Sequence[int] | None = None,
-        measures: Sequence[str] = (tags.WASSERSTEIN, tags.JEFFREYS),
+        measures: Sequence[str] = DEFAULTS,
         reference: str | int = "previous",
         histograms: bool = True,
         max_samples: int = 2**13,
@@ -121,7 +122,7 @@ class CovariateShift(Recorder):
         check_layers(layers)
         self.layers = layers
         self.sites = _names("sites", sites, tags.SITES)
-        self.measures = _names("measures", measures, tags.DISTANCES)
+        self.measures = _names("measures", measures, tuple(DISTANCES))
         self.reference = _checked_reference(reference)
         self.histograms = checks.boolean("histograms", histograms)
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
@@ -139,7 +140,7 @@ class CovariateShift(Recorder):
         first = puts_channels_first(paths.values())
         look = activations(self.sites, self.max_samples, channels_first=first)
         self._compiled = Probe(model, self.probe, chosen, look)
-        self._compiled.tell_unseen(self.layers)
+        self._compiled.report_unseen(self.layers)
         return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -18,10 +18,10 @@ from kbn.introspection.layer_tree import (
     Preferred,
     check_layers,
     layer_paths,
+    report_unwatched,
     select,
-    tell_unwatched,
 )
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -96,7 +96,7 @@ class GradientShift(Recorder):
             the model refuses the probe, has no loss, or `layers` matches nothing.
     """
 
-    run = tags.GRADIENT_RUN
+    run = catalogue.run_of("GradientShift")
     compares_steps = True
 
     def __init__(
@@ -133,7 +133,7 @@ class GradientShift(Recorder):
         if not self._watched_layers:
             raise ValueError(f"{problem}: {', '.join(missed)}. Received: layers={self.layers!r}")
         if missed:
-            tell_unwatched(problem, self.layers, missed, paths)
+            report_unwatched(problem, self.layers, missed, paths)
         return ()
 
     def look_before(self) -> None:
@@ -175,5 +175,8 @@ def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
         cosine = float(np.clip((gradient / size) @ (moved / size_moved), -1, 1))
     else:
         cosine = math.nan
-    measured = (shift, relative, cosine)
-    return dict(zip(tags.GRADIENT_SHIFT, measured, strict=True))
+    return {
+        "gradient_shift": shift,
+        "gradient_shift_relative": relative,
+        "gradient_cosine": cosine,
+    }

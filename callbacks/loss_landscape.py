@@ -12,7 +12,7 @@ from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -65,7 +65,7 @@ class LossLandscape(Recorder):
             the model refuses the probe or has no loss.
     """
 
-    run = tags.LANDSCAPE_RUN
+    run = catalogue.run_of("LossLandscape")
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class LossLandscape(Recorder):
 # A net that diverged has inf and NaN; where the gradient is 0, smoothness is 0/0.
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
-    """Return the measures of `tags.LOSS_LANDSCAPE` at the model's weights.
+    """Return the measures of the run `loss_landscape` at the model's weights.
 
     Args:
         loss: the loss and its gradient.
@@ -126,9 +126,15 @@ def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
         )
     size = _norm(_double(gradient))
     smoothness = np.max(np.array(changes) / (lengths * size))
-    ends = [float(end(of)) for of in (losses, changes) for end in (np.min, np.max)]  # NaN stays
-    measured = (here, *ends, float(smoothness), size)
-    return dict(zip(tags.LOSS_LANDSCAPE, measured, strict=True))
+    return {
+        "loss": here,
+        "loss_lowest": float(np.min(losses)),  # NaN stays
+        "loss_highest": float(np.max(losses)),
+        "predictiveness_lowest": float(np.min(changes)),
+        "predictiveness_highest": float(np.max(changes)),
+        "beta_smoothness": float(smoothness),
+        "gradient_norm": size,
+    }
 
 
 def _double(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

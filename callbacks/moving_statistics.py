@@ -18,7 +18,7 @@ from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
 from kbn.introspection.layer_tree import Preferred, check_layers, layer_paths, select
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -90,7 +90,7 @@ class MovingStatistics(Recorder):
             the model refuses the probe, or `layers` matches nothing or another kind of layer.
     """
 
-    run = tags.STATISTICS_RUN
+    run = catalogue.run_of("MovingStatistics")
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class MovingStatistics(Recorder):
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
         self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
-        self._compiled.tell_unseen(self.layers)
+        self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
         self._refused, self._batches_before = _refusals(chosen), self._steps.batches
         return ()
@@ -150,8 +150,11 @@ class MovingStatistics(Recorder):
             found[place] = {**gap.measured, **share}
         if self._losses is not None:
             training, inference = self._losses()
-            measured = (training, inference, inference - training)
-            found[Place(tags.MODEL, tags.PROBE)] = dict(zip(tags.LOSSES, measured, strict=True))
+            found[Place(tags.MODEL, tags.PROBE)] = {
+                "loss_training": training,
+                "loss_inference": inference,
+                "loss_gap": inference - training,
+            }
         return Record(Rows(step, found))
 
     def summarise(self) -> Record:
@@ -195,7 +198,7 @@ class MovingStatistics(Recorder):
 
 
 def _refusals(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    found = {path: normalizations.refusals(layer) for path, layer in layers.items()}
+    found = {path: normalizations.skipped_updates(layer) for path, layer in layers.items()}
     return {path: refused for path, refused in found.items() if refused is not None}
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import kbn
-from kbn.records import tags
 
 
 def network(normalized: bool) -> keras.Model:
@@ -52,7 +51,7 @@ def main() -> None:
         )
         print(f"{name}: validation accuracy {fitted.history['val_accuracy'][-1]:.3f}")
         for layer in ("relu_1", "relu_2", "relu_3"):
-            wanted = (layer, "input", tags.WASSERSTEIN)
+            wanted = (layer, "input", "wasserstein")
             rows = [r.value for r in shift.history if (r.layer, r.site, r.measure) == wanted]
             print(f"  {layer}: input moved {np.mean(rows[1:]):.3f} σ from record to record")
     print(f"tensorboard --logdir {options.log_dir}")

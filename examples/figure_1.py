@@ -18,7 +18,6 @@ from plotly.subplots import make_subplots
 import kbn
 from kbn.demo import datasets
 from kbn.demo import demonstration as demo
-from kbn.records import tags
 
 NETS = {"plain": False, "normalized": True}
 LEAST = 6000  # samples of an epoch
@@ -97,7 +96,7 @@ def moved(shift: kbn.callbacks.CovariateShift) -> dict[str, float]:
     The first is from the initial weights, per the small width that they gave it; it would hide
     all others in a mean.
     """
-    _, first, *later = [row.value for row in shift.history if row.measure == tags.WASSERSTEIN]
+    _, first, *later = [row.value for row in shift.history if row.measure == "wasserstein"]
     half = len(later) // 2
     parts = {"first": [first], "first half": later[:half], "second half": later[half:]}
     return {f"shift, {name}, σ": float(np.mean(values)) for name, values in parts.items()}

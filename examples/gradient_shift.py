@@ -20,7 +20,6 @@ from plotly.subplots import make_subplots
 
 import kbn
 from kbn.demo import datasets
-from kbn.records import tags
 
 NETS = ("plain", "normalized", "noisy")
 BLOCKS = (16, 32, 64)
@@ -31,7 +30,7 @@ MEASURES = {
     "gradient shift": "gradient_shift", "gradient shift, relative": "gradient_shift_relative",
     "gradient cosine": "gradient_cosine",
     "β-smoothness": "beta_smoothness", "highest loss": "loss_highest",
-    "predictiveness": "predictiveness_highest", "distribution shift, σ": tags.WASSERSTEIN,
+    "predictiveness": "predictiveness_highest", "distribution shift, σ": "wasserstein",
 }  # fmt: skip
 DRAWN = [name for name in MEASURES if name != "gradient shift"]  # the relative one is comparable
 

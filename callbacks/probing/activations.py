@@ -1,4 +1,4 @@
-"""The look that `CovariateShift` takes: what goes into a layer and what comes out."""
+"""What `CovariateShift` extracts: the inputs and the outputs of a layer."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from kbn.backend.tensorflow import tracing
+from kbn import backend
 from kbn.callbacks.probing.probe import Extract, Extraction, RefusalError
 from kbn.distributions.reduction import Reduction
 from kbn.introspection.layer_calls import LayerCall
@@ -23,12 +23,12 @@ _BOUNDS = {
 
 
 def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Extract:
-    """Return a look at the activations at `sites`, each reduced to `max_samples` values.
+    """Return an extraction of the activations at `sites`, each reduced to `max_samples` values.
 
     Args:
         sites: which sides of a layer.
         max_samples: the most values that are kept of one activation.
-        channels_first: whether images have their channels in axis 1 where a layer does not say.
+        channels_first: whether images have their channels in axis 1 if a layer does not say.
     """
 
     @functools.cache
@@ -36,9 +36,9 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
         shape: tuple[int, ...], axis: int, bounds: tuple[float, float] | None
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
         reduction = Reduction(shape, axis, max_samples, bounds)
-        return tracing.shared(reduction.on_device), reduction.on_host
+        return backend.shared(reduction.on_device), reduction.on_host
 
-    def extract(path: str, call: LayerCall) -> list[tuple[str, Extraction]]:
+    def extract(_: backend.Mapping, path: str, call: LayerCall) -> list[tuple[str, Extraction]]:
         found = []
         for site, value in (("input", call.inputs), ("output", call.outputs)):
             bounds = _bounds(call.layer) if site == "output" else None
@@ -63,7 +63,7 @@ def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
             )
         if None in x.shape:
             raise RefusalError(
-                "A layer can be watched only where the shape of its activations follows from "
+                "A layer can be watched only if the shape of its activations follows from "
                 f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
             )
     names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]

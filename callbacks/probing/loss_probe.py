@@ -7,12 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kbn.backend.tensorflow import replicas, tracing
-from kbn.callbacks.probing.probe import RefusalError, build, told_by_shape
+from kbn import backend
+from kbn.callbacks.probing.probe import RefusalError, build, compile_beside
 from kbn.callbacks.probing.probe_data import Batch
-from kbn.introspection.layer_calls import runs_eagerly, seeds, training_argument
-
-Tensor = Any
+from kbn.common.types import Tensor
+from kbn.introspection.layer_calls import seeds, training_argument
 
 
 class LossProbe:
@@ -52,14 +51,8 @@ class LossProbe:
         # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
         scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
         self._scale = float(keras.ops.convert_to_numpy(scale))
-        with told_by_shape(batch.x):
-            self._run = tracing.compile_for(
-                lambda arrays, values, scale: self._evaluated(Batch(**arrays), values, scale),
-                _given(batch),
-                [variable.value for variable in self.variables],
-                np.float32(1),
-                eagerly=runs_eagerly(model),
-            )
+        values = [variable.value for variable in self.variables]
+        self._run = compile_beside(model, self._evaluated, _given(batch), values, np.float32(1))
 
     def values(self) -> list[Any]:
         """Return a copy of the model's trainable weights as they are now."""
@@ -76,15 +69,20 @@ class LossProbe:
             scale = max(scale / 16, 1.0)  # it may have been the scale that overflowed
 
     def _evaluated(
-        self, batch: Batch, values: list[Tensor], scale: Tensor
+        self,
+        mapping: backend.Mapping,
+        arrays: dict[str, Any],
+        values: list[Tensor],
+        scale: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
+        batch = Batch(**arrays)
         read: dict[int, None] = {}
 
         def loss(values: list[Tensor]) -> Tensor:
-            mapping = list(zip(self.variables, values, strict=True))
-            return loss_of(self._model, batch, mapping, self._who, training=True, read=read)
+            weights = [*mapping, *zip(self.variables, values, strict=True)]
+            return loss_of(self._model, batch, weights, self._who, training=True, read=read)
 
-        found = tracing.value_and_gradients(loss, values, scale)
+        found = backend.value_and_gradients(loss, values, scale)
         place_of = {id(variable): place for place, variable in enumerate(self.variables)}
         self.used = [place_of[each] for each in read if each in place_of]
         return found
@@ -97,14 +95,14 @@ class LossesOfBothModes:
         """Trace the model; arguments and errors as for `LossProbe`."""
         _check(model, batch, who)
 
-        def losses(arrays: dict[str, Any]) -> list[Tensor]:
+        def losses(mapping: backend.Mapping, arrays: dict[str, Any]) -> list[Tensor]:
             of = Batch(**arrays)
             # As they are: without a value in its scope, Keras hands None to a weight's regularizer.
             weights = [(variable, variable.value) for variable in model.trainable_variables]
+            weights += mapping
             return [loss_of(model, of, weights, who, training=each) for each in (True, False)]
 
-        with told_by_shape(batch.x):
-            self._run = tracing.compile_for(losses, _given(batch), eagerly=runs_eagerly(model))
+        self._run = compile_beside(model, losses, _given(batch))
 
     def __call__(self) -> tuple[float, float]:
         """Return the loss in training mode and in inference mode."""
@@ -115,7 +113,7 @@ class LossesOfBothModes:
 class _Scope(keras.StatelessScope):
     """Notes whose values are read, in which order."""
 
-    def __init__(self, mapping: list[tuple[Any, Tensor]], read: dict[int, None]) -> None:
+    def __init__(self, mapping: backend.Mapping, read: dict[int, None]) -> None:
         super().__init__(mapping, collect_losses=True)
         self._read = read
 
@@ -128,7 +126,7 @@ class _Scope(keras.StatelessScope):
 def loss_of(
     model: keras.Model,
     batch: Batch,
-    weights: list[tuple[Any, Tensor]],
+    weights: backend.Mapping,
     who: str,
     *,
     training: bool,
@@ -139,7 +137,7 @@ def loss_of(
     Args:
         model: the model, called as `fit` or `evaluate` calls it.
         batch: tensors.
-        weights: pairs of a variable and what stands for it; all trainable ones.
+        weights: pairs of a variable and its value; all trainable ones.
         who: who asks, for messages.
         training: which mode.
         read: takes the ids of the variables that are read, in the order of their first reading.
@@ -147,7 +145,7 @@ def loss_of(
     takes_training = "training" in inspect.signature(model.compute_loss).parameters
     mode = {"training": training} if takes_training else {}
     mapping = [*weights, *seeds(model)]
-    with _Scope(mapping, {} if read is None else read), replicas.alone():
+    with _Scope(mapping, {} if read is None else read), backend.undisturbed():
         y_pred = model(batch.x, **training_argument(model, training))
         _check_losses(model, who)
         loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)
@@ -156,7 +154,6 @@ def loss_of(
 
 
 def _check(model: keras.Model, batch: Batch, who: str) -> None:
-    tracing.check_backend("kbn.callbacks")
     if batch.y is None and getattr(model, "loss", None) is not None:
         raise RefusalError(
             f"{who} needs the loss, so probe_data must hold targets too: (x, y) or "

@@ -8,12 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from kbn import backend
 from kbn.callbacks.probing.probe import Extraction
 from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
 from kbn.ops.masks import weights_for, where_kept
 from kbn.ops.moments import center
+from kbn.ops.precision import widened
 
 
 class Gap(NamedTuple):
@@ -22,7 +24,7 @@ class Gap(NamedTuple):
     Attributes:
         layer: the layer.
         measured: by the names of `tags.MOVING_STATISTICS`.
-        number: how many values of a channel the batch's statistics are of.
+        number: number of values per channel in the batch.
     """
 
     layer: keras.layers.BatchNormalization
@@ -30,17 +32,18 @@ class Gap(NamedTuple):
     number: float
 
 
-def extract(_: str, call: LayerCall) -> list[tuple[str, Extraction]]:
-    """Keep the batch's moments per channel, and how far the outputs of both modes lie apart."""
+def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str, Extraction]]:
+    """Extract the batch's moments per channel, and the gap between the outputs of both modes."""
     layer, x = call.layer, call.inputs
     if not ops.is_tensor(x):
         return []
     axis = layer.axis % len(x.shape)
     axes = [i for i in range(len(x.shape)) if i != axis]
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    wide = widened(x)
     weights = weights_for(call.mask, wide, axis)
     batch = center(wide, axes, weights).moments
-    with keras.StatelessScope():  # of its own: the statistics as they are, not as just moved
+    # A scope of its own: the statistics as they are, not as just moved.
+    with keras.StatelessScope(state_mapping=mapping):
         mask = {} if call.mask is None else {"mask": call.mask}
         inference = layer(x, training=False, **mask)
     apart = ops.cast(call.outputs, wide.dtype) - ops.cast(inference, wide.dtype)
@@ -96,7 +99,7 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
 
 
 def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
-    """Return what the moving statistics tend to where all batches are like this one."""
+    """Return what the moving statistics tend to if all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= 1:
         return batch
     variance = (batch.variance - layer.epsilon) * count / (count - 1) + layer.epsilon
@@ -104,7 +107,7 @@ def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
 
 
 def momentum_of(layer: keras.layers.BatchNormalization, batch: float) -> Momentum:
-    """Return how the layer's moving statistics forget, where an update brings `batch` values."""
+    """Return how the layer's moving statistics forget, if an update brings `batch` values."""
     if layer.momentum is None:
         return Momentum(None, _double(layer.mean_count), max(batch, 1.0))
     if getattr(layer, "zero_debias", False):
@@ -112,9 +115,9 @@ def momentum_of(layer: keras.layers.BatchNormalization, batch: float) -> Momentu
     return Momentum(layer.momentum)
 
 
-def refusals(layer: keras.layers.BatchNormalization) -> np.ndarray | None:
-    """Return how many updates each channel (C,) has refused; None for a layer that refuses none."""
-    return layer.refused_updates if hasattr(layer, "refused_updates") else None
+def skipped_updates(layer: keras.layers.BatchNormalization) -> np.ndarray | None:
+    """Return how many updates each channel (C,) has skipped; None for a layer of Keras's."""
+    return getattr(layer, "skipped_updates", None)
 
 
 def _double(values: Any) -> np.ndarray:

@@ -4,15 +4,17 @@ Layer calls are observed only while the compiled function is traced, so that any
 watched (nested, subclassed, shared layers) and nothing stays attached to it.
 """
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 from keras import tree
 
-from kbn.backend.tensorflow import replicas, tracing
+from kbn import backend
+from kbn.common.types import Nested, Tensor
 from kbn.introspection.layer_calls import (
     LayerCall,
     observe_calls,
@@ -20,7 +22,7 @@ from kbn.introspection.layer_calls import (
     seeds,
     training_argument,
 )
-from kbn.introspection.layer_tree import Layers, layer_paths, tell_unwatched
+from kbn.introspection.layer_tree import Layers, layer_paths, report_unwatched
 from kbn.records.tags import Place
 
 Finish = Callable[[list[dict[str, Any]]], list[Any]]
@@ -31,38 +33,39 @@ class Extraction(NamedTuple):
 
     Attributes:
         tensors: tensors of bounded size, by name; they leave the device.
-        finish: makes of them, as NumPy arrays, what the record is about: of all places at once that
-            have the same `finish`, in a list, for each one thing.
+        finish: takes the tensors of all places with this `finish`, as NumPy arrays, to one finding
+            per place.
     """
 
-    tensors: dict[str, Any]
+    tensors: dict[str, Tensor]
     finish: Finish
 
 
-Extract = Callable[[str, LayerCall], list[tuple[str, Extraction]]]
-"""What to keep of a layer's call, given its path: for each place worth a name of its own a site,
-and what is kept."""
+Extract = Callable[[backend.Mapping, str, LayerCall], list[tuple[str, Extraction]]]
+"""Takes the mapping for scopes, a layer's path and one call of it to (site, extraction) pairs.
+
+An empty list leaves the call out."""
 
 
 class RefusalError(ValueError):
-    """What is asked for cannot be had of this model; the message says all of it."""
+    """The model cannot provide what was requested; the message says all of it."""
 
 
 class Probe:
-    """A compiled look at `layers` of `model` on a fixed batch, as training would see it.
+    """A compiled run of `model` on a fixed batch, as in training, with extractions of `layers`.
 
     The model runs as in `fit` (`training=True`: normalization by batch statistics, dropout on)
     in a `keras.StatelessScope`: what it would assign is dropped. Dropout masks are the same in
     every record, so that activations differ only where weights do.
 
     A model that runs eagerly is run so here too. Python may then call its layers more often, or
-    not at all, in another record: places appear in the records that have them, each the i-th call
-    under the name that it had first.
+    not at all, in another record. A place appears in the records that have it; the i-th call of a
+    layer keeps the name that it had first.
 
     Attributes:
         layers: the layers, by path.
-        places: the places that are watched, in the order in which the model calls them; of a model
-            that runs eagerly, those of the last time.
+        places: the places that are watched, in the order in which the model calls them; if it runs
+            eagerly, those of the last run.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
             or calls them inside a loop, whose tensors cannot leave it.
     """
@@ -71,19 +74,17 @@ class Probe:
         """Trace the model.
 
         Raises:
-            ValueError: where the model refuses the inputs.
+            ValueError: if the model refuses the inputs.
         """
         self.places: list[Place] = []
         self.unseen: list[str] = []
         self._model, self.layers, self._extract, self._extracting = model, layers, extract, False
         self._several: dict[str, bool] = {}  # by path, whether calls have a number
-        tracing.check_backend("kbn.callbacks")
-        with told_by_shape(inputs):
-            self._run = tracing.compile_for(self._looked_at, inputs, eagerly=runs_eagerly(model))
+        self._run = compile_beside(model, self._extracted, inputs)
 
     def __call__(self) -> dict[Place, Any]:
-        """Run the model on the batch and return what the looks made of it, place by place."""
-        kept = self._run()  # first: where Python runs the model, it finds the places anew
+        """Run the model on the batch and return the finding of each place."""
+        kept = self._run()  # first: if Python runs the model, it finds the places anew
         groups: dict[Finish, list[int]] = {}
         for number, finish in enumerate(self._finish):
             groups.setdefault(finish, []).append(number)
@@ -92,8 +93,8 @@ class Probe:
             found.update(zip(numbers, finish([kept[i] for i in numbers]), strict=True))
         return {place: found[number] for number, place in enumerate(self.places)}
 
-    def tell_unseen(self, layers: Any) -> None:
-        """Warn of layers that cannot be watched; raise where one was named, or none is left.
+    def report_unseen(self, layers: Any) -> None:
+        """Warn of layers that cannot be watched; raise if one was named, or none is left.
 
         Args:
             layers: the user's argument.
@@ -108,11 +109,11 @@ class Probe:
                 f"{problem}: {names}. Name others in layers. Received: layers={layers!r}"
             )
         if self.unseen:
-            tell_unwatched(problem, layers, self.unseen, layer_paths(self._model))
+            report_unwatched(problem, layers, self.unseen, layer_paths(self._model))
 
-    def _looked_at(self, inputs: Any) -> list[dict[str, Any]]:
+    def _extracted(self, mapping: backend.Mapping, inputs: Nested) -> list[dict[str, Tensor]]:
         paths = {id(layer): path for path, layer in self.layers.items()}
-        trace, calls, looped = tracing.current_trace(), Counter[str](), set()
+        trace, calls, looped = backend.current_trace(), Counter[str](), set()
         seen: list[tuple[tuple[str, int, str], Extraction]] = []
 
         def observe(call: LayerCall) -> None:
@@ -123,18 +124,17 @@ class Probe:
                 looped.add(path)
                 return
             number, calls[path] = calls[path], calls[path] + 1
-            self._extracting = True  # a look may call the layer itself
+            self._extracting = True  # an extraction may call the layer itself
             try:
-                seen.extend(
-                    ((path, number, site), kept) for site, kept in self._extract(path, call)
-                )
+                found = self._extract(mapping, path, call)
+                seen.extend(((path, number, site), kept) for site, kept in found)
             finally:
                 self._extracting = False
 
-        scope = keras.StatelessScope(state_mapping=seeds(self._model))
-        with observe_calls(observe), scope, replicas.alone():
+        scope = keras.StatelessScope(state_mapping=[*mapping, *seeds(self._model)])
+        with observe_calls(observe), scope, backend.undisturbed():
             self._model(inputs, **training_argument(self._model, True))
-        # Of a loop's calls the first may stand outside it, and would pass for the whole.
+        # The first call of a loop may stand outside of it, and would pass for the whole.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]
         self._several = {path: calls[path] > 1 for path in calls} | self._several
         self.places = [self._place(*key) for key, _ in seen]
@@ -146,39 +146,46 @@ class Probe:
         return Place(f"{path}:{call}" if call or self._several[path] else path, site)
 
 
-def build(model: keras.Model, inputs: Any) -> None:
+def build(model: keras.Model, inputs: Nested) -> None:
     """Create the weights of a model that has none yet, as its first call would.
 
     Raises:
-        ValueError: where the model refuses the inputs.
+        ValueError: if the model refuses the inputs.
     """
-    tracing.check_backend("kbn.callbacks")  # every hook comes here first
     if all(layer.built for layer in (model, *layer_paths(model).values())):
         return
 
-    def call(x: Any) -> list[Any]:
-        with keras.StatelessScope(state_mapping=seeds(model)):
+    def call(mapping: backend.Mapping, x: Nested) -> list[Tensor]:
+        with keras.StatelessScope(state_mapping=[*mapping, *seeds(model)]):
             model(x, **training_argument(model, True))
         return []
 
-    with told_by_shape(inputs):
-        tracing.compile_for(call, inputs, eagerly=runs_eagerly(model))
+    compile_beside(model, call, inputs)
 
 
-class told_by_shape:  # noqa: N801 - reads as the context manager it is
-    """Tells what a model says against the probe, with the shapes that it was given."""
+def compile_beside(
+    model: keras.Model, function: Callable[..., Nested], inputs: Nested, *varying: Nested
+) -> Callable[..., Nested]:
+    """Compile what runs `model` beside training; arguments as for `kbn.backend.compile_for`.
 
-    def __init__(self, inputs: Any) -> None:
-        self._inputs = inputs
+    Raises:
+        ValueError: if the model refuses the inputs, with their shapes.
+    """
+    with _shapes_in_errors(inputs):
+        return backend.compile_for(
+            function, model.variables, inputs, *varying, eagerly=runs_eagerly(model)
+        )
 
-    def __enter__(self) -> None:
-        """Begin."""
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Raise ValueError with the reason."""
-        if not isinstance(error, Exception) or isinstance(error, RefusalError):
-            return
-        shapes = tree.map_structure(lambda x: tuple(x.shape), self._inputs)
+@contextlib.contextmanager
+def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
+    """Raise what a model says against the probe as ValueError, with the shapes of `inputs`."""
+    try:
+        yield
+    except (RefusalError, backend.MissingCapabilityError):
+        raise
+    except Exception as error:
+        shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
         raise ValueError(
             f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
             f"shape {shapes} (the samples axis included)"

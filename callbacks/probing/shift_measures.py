@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kbn.distributions.distances import MEASURES
+from kbn.distributions.distances import DISTANCES
 from kbn.distributions.sketch import Channels, DistributionSketch, means_of_known
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 Sketches = Mapping[Place, DistributionSketch]
@@ -23,7 +23,7 @@ def measured(
     longer than the numbers themselves.
 
     Args:
-        distances: names in `tags.DISTANCES`; each gives the mean over channels and, as
+        distances: names in `DISTANCES`; each gives the mean over channels and, as
             `<name>_worst`, that of the channel that moved most.
         sketches: of this record.
         references: what they are compared with; where Python runs the model, one may have another
@@ -62,7 +62,7 @@ def _together(
     if references:
         before = Channels.side_by_side(references)
         for name in distances:
-            distances_of = MEASURES[name](now, before).means_and_worsts(spans)
+            distances_of = DISTANCES[name].function(now, before).means_and_worsts(spans)
             for values, (mean, worst) in zip(found, distances_of, strict=True):
                 values[name], values[f"{name}_worst"] = mean, worst
     return found
@@ -76,9 +76,8 @@ def _spans(sketches: Sequence[Channels]) -> list[slice]:
 
 def _of_one(sketch: DistributionSketch, kurtosis: float) -> dict[str, float]:
     """Return every scalar of a place that needs no other record."""
-    percentiles = map(sketch.percentile, tags.PERCENTILES)
     scalars = {
-        **dict(zip(tags.PERCENTILE_MEASURES, percentiles, strict=True)),
+        **{name: sketch.percentile(q) for name, q in catalogue.PERCENTILES.items()},
         "mean": sketch.pooled_mean(),
         "std": sketch.pooled_std(),
         "kurtosis": kurtosis,

@@ -19,7 +19,7 @@ from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record, check_log_dir
 from kbn.common import checks
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.history import History, Rows
 from kbn.records.tags import Place
 
@@ -168,7 +168,7 @@ class Recorder(keras.callbacks.Callback):
         """Write what it all cost, close the event file and forget what was compiled."""
         if self._file is not None and self.cost.records:
             self._tell_vanished()
-            texts = {tags.COST: self.cost.table()}
+            texts = {catalogue.COST: self.cost.table()}
             self._guarded(self._file.write, self._steps.now, Record(texts=texts))
         self._close()
         self._faults.sum_up()
@@ -210,9 +210,9 @@ class Recorder(keras.callbacks.Callback):
 
     def _introduced(self, record: Record) -> Record:
         """Return `record` with what a reader of the file must know first."""
-        texts = {tags.SETTINGS: settings(self, self._schedule, self._budget)}
+        texts = {catalogue.SETTINGS: settings(self, self._schedule, self._budget)}
         if record.rows:
-            texts[tags.LAYERS] = layers_in_order(record.rows)
+            texts[catalogue.LAYERS] = layers_in_order(record.rows)
         return replace(record, texts={**record.texts, **texts})
 
     def _write_cost(self, step: int, size: int) -> None:
@@ -220,8 +220,9 @@ class Recorder(keras.callbacks.Callback):
         with self.cost.spending():
             self.cost.bytes += size
             spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
-            by_place = {Place("record", site): {tags.MONITOR: one} for site, one in spent.items()}
-            rows = Rows(step, by_place)
+            rows = Rows(step, {
+                Place("record", site): {catalogue.MONITOR: one} for site, one in spent.items()
+            })  # fmt: skip
             self.cost.bytes += self._file.write(step, Record(rows))
             self.history.add(rows)
 

@@ -22,7 +22,7 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from kbn.callbacks.writing.picture import Picture
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import Key, Rows
 from kbn.records.tags import Place
 
@@ -82,14 +82,14 @@ class Builder:
         return summary
 
     def _add_histogram(self, summary: Summary, place: Place, buckets: np.ndarray) -> None:
-        tag = tags.tag(tags.HISTOGRAM, place)
+        tag = tags.tag(catalogue.HISTOGRAM, place)
         value = summary.value.add(tag=tag)
         value.tensor.dtype = 2  # DT_DOUBLE; make_tensor_proto takes ten times as long
         for size in buckets.shape:
             value.tensor.tensor_shape.dim.add(size=size)
         value.tensor.tensor_content = buckets.astype("<f8").tobytes()
         if self._is_new(tag):
-            text = tags.DESCRIPTIONS[tags.HISTOGRAM]
+            text = catalogue.measures()[catalogue.HISTOGRAM].meaning
             metadata = histogram_metadata.create_summary_metadata("", text)
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_TENSOR))
 
@@ -108,7 +108,9 @@ class Builder:
 
     def _describe_scalar(self, value: Summary.Value, measure: str) -> None:
         if self._is_new(value.tag):
-            metadata = scalar_metadata.create_summary_metadata("", tags.DESCRIPTIONS[measure])
+            metadata = scalar_metadata.create_summary_metadata(
+                "", catalogue.measures()[measure].meaning
+            )
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_SCALAR))
 
     def _add_picture(self, summary: Summary, tag: str, picture: Picture) -> None:
@@ -117,7 +119,7 @@ class Builder:
         value = summary.value.add(tag=tag, tensor=make_tensor_proto(content, dtype=np.object_))
         if self._is_new(tag):
             metadata = image_metadata.create_summary_metadata(
-                "", tags.DESCRIPTIONS[tag], converted_to_tensor=None
+                "", catalogue.measures()[tag].meaning, converted_to_tensor=None
             )
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_BLOB_SEQUENCE))
 
@@ -125,7 +127,7 @@ class Builder:
         content = make_tensor_proto(text.encode(), dtype=np.object_)
         value = summary.value.add(tag=tag, tensor=content)
         if self._is_new(tag):
-            about = tags.DESCRIPTIONS[tag.split("/")[0]]
+            about = catalogue.measures()[tag.split("/")[0]].meaning
             metadata = text_metadata.create_summary_metadata("", about)
             value.metadata.CopyFrom(_with_class(metadata, DATA_CLASS_TENSOR))
 
@@ -163,7 +165,7 @@ def layout(places: Iterable[Place]) -> Summary:
 
 
 def _percentile_category(places: Iterable[Place]) -> layout_pb2.Category:
-    low, middle, high = tags.PERCENTILE_MEASURES
+    low, middle, high = catalogue.PERCENTILES
     charts = [
         layout_pb2.Chart(
             title=f"{place.layer} {place.site}",

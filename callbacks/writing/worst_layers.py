@@ -7,7 +7,7 @@ import numpy as np
 
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.picture import heat_map
-from kbn.records import markdown, tags
+from kbn.records import catalogue, markdown
 from kbn.records.tags import Place
 
 LINES = 24
@@ -44,7 +44,7 @@ class Movements:
         worst = np.sort(_worst_first(values)[:LINES])  # as many as fit, in the order of the model
         drawn = heat_map(_fewer_columns(values[worst]), [places[i] for i in worst], steps.tolist())
         text = _table(places, values[:, -1], int(steps[-1]), self._measure)
-        return Record(pictures={tags.HEAT_MAP: drawn}, texts={tags.WORST_LAYERS: text})
+        return Record(pictures={catalogue.HEAT_MAP: drawn}, texts={catalogue.WORST_LAYERS: text})
 
 
 def _worst_first(values: np.ndarray) -> np.ndarray:

@@ -1,1 +1,60 @@
-"""The seam between kbn and the array library."""
+"""The seam between kbn and the array library, chosen once by `keras.backend.backend()`.
+
+`interface.py` says what each function does.
+"""
+
+import importlib
+from typing import Any, cast
+
+import keras
+
+from kbn.backend import portable
+from kbn.backend.interface import Backend, Kernel, Mapping, MissingCapabilityError
+
+__all__ = [
+    "ExportedState",
+    "Kernel",
+    "Mapping",
+    "MissingCapabilityError",
+    "compile_for",
+    "compile_for_batches",
+    "current_trace",
+    "differentiable",
+    "gather",
+    "is_chief",
+    "iterations",
+    "kernel",
+    "normalize",
+    "normalize_batch",
+    "several_replicas",
+    "shared",
+    "sum_terms",
+    "undisturbed",
+    "value_and_gradients",
+]
+SUPPORTED = ("tensorflow",)
+
+
+def load(name: str) -> Backend:
+    """Return the backend that Keras calls `name`; on others the layer runs, its portable path."""
+    module: Any = importlib.import_module(f"kbn.backend.{name}") if name in SUPPORTED else portable
+    return cast(Backend, module)
+
+
+_backend = load(keras.backend.backend())
+ExportedState = _backend.ExportedState
+compile_for = _backend.compile_for
+compile_for_batches = _backend.compile_for_batches
+current_trace = _backend.current_trace
+differentiable = _backend.differentiable
+gather = _backend.gather
+is_chief = _backend.is_chief
+iterations = _backend.iterations
+kernel = _backend.kernel
+normalize = _backend.normalize
+normalize_batch = _backend.normalize_batch
+several_replicas = _backend.several_replicas
+shared = _backend.shared
+sum_terms = _backend.sum_terms
+undisturbed = _backend.undisturbed
+value_and_gradients = _backend.value_and_gradients

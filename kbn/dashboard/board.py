@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kbn.dashboard import figures
 from kbn.dashboard.reader import Measures, RunReader
 from kbn.diagnosis import summary
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Dashboard:
     def distance(self) -> str | None:
         """Name of the distance that is shown where nobody chooses one: the first recorded."""
         known = self.measures
-        return next((name for name in tags.DISTANCES if name in known), None)
+        return next((name for name in catalogue.distances() if name in known), None)
 
     def places(self, measure: str | None = None) -> list[Place]:
         """Return (layer, site) of all runs, in the order of the model.
@@ -68,9 +68,9 @@ class Dashboard:
     @property
     def layers(self) -> list[str]:
         """Paths of all layers, in the order of the model."""
-        of_model = {*tags.LOSS_LANDSCAPE, *tags.LOSSES}
         return list(dict.fromkeys(
-            place.layer for name in self.measures if name not in of_model for place in self.places(name)
+            place.layer for name in self.measures if catalogue.measures()[name].whose == "layer"
+            for place in self.places(name)
         ))  # fmt: skip
 
     @property
@@ -97,14 +97,14 @@ class Dashboard:
             layer: one or several; None: six, spread over the depth of the model.
             site: of them.
         """
-        middle = tags.PERCENTILE_MEASURES[1]
+        _, middle, _ = catalogue.PERCENTILES
         places = self._at(middle, site)
         if layer is None:
             chosen = [places[i] for i in figures.style.evenly(len(places), MANY)]
         else:
             names = [layer] if isinstance(layer, str) else layer
             chosen = [self._place(name, site, places) for name in names]
-        return figures.percentiles(self._of(tags.PERCENTILE_MEASURES, chosen), chosen)
+        return figures.percentiles(self._of(catalogue.PERCENTILES, chosen), chosen)
 
     def ridge(self, layer: str, site: str | None = None) -> "Figure":
         """Draw how the histogram of a layer changes."""
@@ -125,16 +125,16 @@ class Dashboard:
     def gradient_shift(self, layer: str | None = None) -> "Figure":
         """Draw how far gradients move when the layers below take their step; of one, or of all."""
         place = None if layer is None else Place(layer, tags.PROBE)
-        return figures.gradient_shift(self._of(tags.GRADIENT_SHIFT), place)
+        return figures.gradient_shift(self._of(catalogue.scalars("gradient_shift")), place)
 
     def landscape(self) -> "Figure":
         """Draw the landscape of the loss along the gradient."""
-        return figures.landscape(self._of(tags.LOSS_LANDSCAPE))
+        return figures.landscape(self._of(catalogue.scalars("loss_landscape")))
 
     def statistics_gap(self, layer: str | None = None) -> "Figure":
         """Draw how far moving statistics are from those of the probe; of one layer, or of all."""
         place = None if layer is None else Place(layer, tags.PROBE)
-        return figures.statistics_gap(self._of(tags.MOVING_STATISTICS), place)
+        return figures.statistics_gap(self._of(catalogue.scalars("moving_statistics")), place)
 
     def worst_layers(
         self, measure: str | None = None, site: str | None = None, most: int = 20
@@ -155,7 +155,7 @@ class Dashboard:
 
     def settings(self) -> dict[str, dict[str, str]]:
         """Return what each callback of each run was given, as Markdown."""
-        return {run: self._log.texts(run, tags.SETTINGS) for run in self.runs}
+        return {run: self._log.texts(run, catalogue.SETTINGS) for run in self.runs}
 
     def to_frame(self) -> Any:
         """Return all scalars as a `pandas.DataFrame`: run, step, layer, site, measure, value.
@@ -230,7 +230,7 @@ class Dashboard:
         )
 
     def _chosen(self, measure: str | None) -> str:
-        known, usual = self.measures, self.distance or tags.WASSERSTEIN
+        known, usual = self.measures, self.distance or catalogue.distances()[0]
         if known and measure not in (None, usual, *known):
             raise ValueError(f"measure must be one of {known}. Received: measure={measure!r}")
         return usual if measure is None else measure

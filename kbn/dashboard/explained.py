@@ -1,6 +1,6 @@
 """What each figure shows, in a sentence or two: the report and the tab share it."""
 
-from kbn.records import tags
+from kbn.records import catalogue
 
 FIGURES = {
     "heat_map": (
@@ -50,4 +50,4 @@ FIGURES = {
 
 def measure(name: str) -> str:
     """Return what a measure is."""
-    return tags.DESCRIPTIONS.get(name, "")
+    return catalogue.measures()[name].meaning

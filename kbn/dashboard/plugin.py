@@ -20,7 +20,7 @@ from kbn.dashboard import explained
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import UnreadableFiles
 from kbn.dashboard.reader import KINDS, RunReader
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class CovariateShiftPlugin(TBPlugin):
     def _state(self, request: Request) -> dict[str, Any]:
         """Return what there is to choose from."""
         log, board = self._opened(request)
-        known = [name for name in board.measures if name not in tags.LOSSES]
+        known = [name for name in board.measures if catalogue.measures()[name].offered]
         asked = request.args.get("measure")
         measure = asked if asked in known else board.distance or next(iter(known), None)
         places = board.places(measure) if measure else []
@@ -233,5 +233,5 @@ def _draw_anything() -> None:
 
         _packed_plotly()
         point = Series(np.zeros(1, np.int64), np.ones(1))
-        figure = heat_map({"run": {Place("layer", tags.SITES[0]): point}}, tags.WASSERSTEIN)
+        figure = heat_map({"run": {Place("layer", tags.SITES[0]): point}}, "wasserstein")
         style.themed(figure, dark=False).to_json()

@@ -16,10 +16,10 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from kbn.dashboard.cache import Cache
-from kbn.records import markdown, tags
+from kbn.records import catalogue, markdown, tags
 from kbn.records.tags import Place
 
-KINDS = (tags.RUN_DIRECTORY, tags.GRADIENT_RUN, tags.LANDSCAPE_RUN, tags.STATISTICS_RUN)
+KINDS = tuple(run.name for run in catalogue.RUNS)
 ALL_STEPS = 1_000_000
 TEXTS = 10  # of a tag, which TensorBoard keeps
 
@@ -114,9 +114,9 @@ class RunReader:
         return [f"{at}: {tag} is not shown ({why})." for (at, tag), why in self._refused.items()]
 
     def measures(self, runs: Iterable[str]) -> list[str]:
-        """Return the scalars that any of `runs` has, in the order of `kbn.records.tags`."""
+        """Return the scalars that any of `runs` has, in the order of the catalogue."""
         found = {measure for run in runs for measure in self._runs.get(run, {})}
-        return [measure for measure in tags.DESCRIPTIONS if measure in found]
+        return [measure for measure in catalogue.measures() if measure in found]
 
     def places(self, run: str, measure: str) -> list[Place]:
         """Return where `run` has `measure`."""
@@ -189,12 +189,12 @@ class RunReader:
             for place, measure, tag in numbers:
                 self._runs.setdefault(run, {}).setdefault(measure, {})[place] = at, tag
             for place, measure, tag in shapes:
-                if measure == tags.HISTOGRAM:
+                if measure == catalogue.HISTOGRAM:
                     self._histograms.setdefault(run, {})[place] = at, tag
 
     def _order(self, at: str) -> dict[str, int]:
         """Return the place of each layer in the order of the model, as far as it was written."""
-        read = self._tensors(text_metadata.PLUGIN_NAME, at, tags.LAYERS, TEXTS)
+        read = self._tensors(text_metadata.PLUGIN_NAME, at, catalogue.LAYERS, TEXTS)
         layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
         return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
 

@@ -12,7 +12,7 @@ from kbn.common import versions
 from kbn.dashboard import explained
 from kbn.dashboard.board import Dashboard
 from kbn.dashboard.page import Section, page
-from kbn.records import markdown, tags
+from kbn.records import markdown
 
 WORST = 15  # layers in the table
 RIDGES = 2  # layers whose distributions are drawn
@@ -84,7 +84,7 @@ def _sections(board: Dashboard) -> Iterator[Section]:
         yield _section("heat_map", board.heat_map(), text=explained.measure(board.distance))
         yield Section(*explained.FIGURES["worst_layers"], tables=[_worst(board)])
         yield _section("compared", board.compared())
-    if tags.PERCENTILE_MEASURES[1] in known:
+    if "percentile_50" in known:
         yield _section("percentiles", board.percentiles())
     ridges = _ridges(board)
     if ridges:

@@ -18,7 +18,6 @@ from rich.table import Table
 
 import kbn
 from kbn.demo import datasets
-from kbn.records import tags
 from kbn.records.tags import Row
 
 BATCH_SIZE = 60
@@ -90,7 +89,7 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
 
 def _clear_earlier(log_dir: str, console: Console) -> None:
     """Remove an earlier demonstration's event files: TensorBoard would draw both on one axis."""
-    runs = [Path(log_dir) / name / tags.RUN_DIRECTORY for name in RUNS]
+    runs = [Path(log_dir) / name / "covariate_shift" for name in RUNS]
     earlier = [file for run in runs for file in run.glob("events.out.tfevents.*")]
     for file in earlier:
         file.unlink()
@@ -170,7 +169,7 @@ def _shift_table(runs: dict[str, Run]) -> Table:
     title = "Mean shift of each sigmoid's input\n(Wasserstein-1 / σ, per record)"
     table = Table("layer", *runs, title=title)
     rows = (row for one in runs.values() for row in one.history)
-    layers = dict.fromkeys(row.layer for row in rows if row.measure == tags.WASSERSTEIN)
+    layers = dict.fromkeys(row.layer for row in rows if row.measure == "wasserstein")
     for layer in layers:
         table.add_row(layer, *(f"{mean_shift(one.history, layer):.3f}" for one in runs.values()))
     return table
@@ -178,7 +177,7 @@ def _shift_table(runs: dict[str, Run]) -> Table:
 
 def mean_shift(history: Sequence[Row], layer: str) -> float:
     """Return the mean over records of how far the layer's inputs moved since the record before."""
-    wanted = (layer, "input", tags.WASSERSTEIN)
+    wanted = (layer, "input", "wasserstein")
     moved = [row.value for row in history if (row.layer, row.site, row.measure) == wanted]
     return float(np.mean(moved[1:]))  # the first record has nothing before it
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kbn.dashboard.reader import Places, RunReader
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 SIMILAR = 0.1  # shifts that differ by less than this share are called about equal
@@ -41,8 +41,8 @@ class Moved(NamedTuple):
 
 
 def far(values: Any, measure: str) -> Any:
-    """Return how far `values` are from where nothing moves: from 1 for a cosine, else from 0."""
-    return np.abs(1 - values) if measure == "gradient_cosine" else np.abs(values)
+    """Return how far `values` are from the value of `measure` if nothing moves."""
+    return np.abs(values - catalogue.measures()[measure].still)
 
 
 def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
@@ -53,7 +53,7 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
         measure: what their values are.
     """
     # A record compared with itself, as the first is, tells nothing.
-    begin = 1 if measure.removesuffix("_worst") in tags.DISTANCES else 0
+    begin = 1 if catalogue.measures()[measure].is_distance else 0
     found = []
     for run, places in runs.items():
         for place, series in places.items():

@@ -6,12 +6,11 @@ if something did; it is NaN only where no finite value is left at all.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from kbn.distributions.sketch import Channels
-from kbn.records import tags
 
 BINS = 10
 
@@ -63,9 +62,51 @@ class ByChannel(NamedTuple):
         return self.mean_and_worst()[1]
 
 
-Measure = Callable[[Channels, Channels], ByChannel]
+Compare = Callable[[Channels, Channels], ByChannel]
 
 
+class Distance(NamedTuple):
+    """The catalogue's row of a distance.
+
+    Attributes:
+        name: as users give it, and as in tags; `<name>_worst` is that of the worst channel.
+        function: takes the sketches of a record and of its reference.
+        meaning: the beginning of a sentence, which the catalogue ends.
+        unit: of its values; empty if they have none.
+        by_default: whether `CovariateShift` records it if no measures are chosen.
+        scale: of the colors that show its values.
+    """
+
+    name: str
+    function: Compare
+    meaning: str
+    unit: str = ""
+    by_default: bool = False
+    scale: Literal["linear", "logarithmic"] = "logarithmic"
+
+
+DISTANCES: dict[str, Distance] = {}
+"""By name, in the order of this module, in which the dashboard shows them too."""
+
+
+def distance(
+    name: str, meaning: str, unit: str = "", *, by_default: bool = False
+) -> Callable[[Compare], Compare]:
+    """Add the function below to `DISTANCES`, with its row."""
+
+    def add(function: Compare) -> Compare:
+        DISTANCES[name] = Distance(name, function, meaning, unit, by_default)
+        return function
+
+    return add
+
+
+@distance(
+    "wasserstein",
+    "Wasserstein-1 distance to the reference record, in standard deviations of the reference",
+    "σ of the reference",
+    by_default=True,
+)
 def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
     """Return W₁ / σ_ref.
 
@@ -79,6 +120,12 @@ def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
     return ByChannel(distance, moved, usable=~reference.constant)
 
 
+@distance(
+    "jeffreys",
+    "Jeffreys divergence to the reference record in nats, both taken as Gaussian",
+    "nats",
+    by_default=True,
+)
 def jeffreys_gaussian(now: Channels, reference: Channels) -> ByChannel:
     """Return the Jeffreys divergence of two Gaussians, in nats.
 
@@ -94,6 +141,12 @@ def jeffreys_gaussian(now: Channels, reference: Channels) -> ByChannel:
     return ByChannel(distance, moved, usable=~now.constant & ~reference.constant)
 
 
+@distance(
+    "wasserstein_gaussian",
+    "Wasserstein-2 distance to the reference record in the unit of the activation, both taken as "
+    "Gaussian",
+    "unit of the activation",
+)
 def wasserstein_gaussian(now: Channels, reference: Channels) -> ByChannel:
     """Return W₂ of two Gaussians, √(Δμ² + Δσ²), in the unit of the activation."""
     shift = now.mean - reference.mean
@@ -103,19 +156,29 @@ def wasserstein_gaussian(now: Channels, reference: Channels) -> ByChannel:
     return ByChannel(distance, distance, usable=known)
 
 
+@distance(
+    "jensen_shannon",
+    "Jensen-Shannon divergence to the reference record, in bits, 0 to 1, over ten bins of equal "
+    "share of both records",
+    "bits",
+)
 def jensen_shannon(now: Channels, reference: Channels) -> ByChannel:
     """Return the Jensen-Shannon divergence in bits, in [0, 1].
 
     Over ten bins that hold equal shares of both records together. 1: they have no bin in common.
     """
 
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         edges = _inner_quantiles(np.sort(np.concatenate([a, b]), axis=0))
         return jensen_shannon_of(_shares(a, edges), _shares(b, edges))
 
-    return _each(distance, now, reference)
+    return _each(of, now, reference)
 
 
+@distance(
+    "psi",
+    "Population stability index against the reference record, over the reference's deciles",
+)
 def population_stability(now: Channels, reference: Channels) -> ByChannel:
     """Return the population stability index Σ (p − q) ln(p/q) over the reference's deciles.
 
@@ -123,52 +186,52 @@ def population_stability(now: Channels, reference: Channels) -> ByChannel:
     are constant in the reference have no deciles and are left out.
     """
 
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         edges = _inner_quantiles(b)
         p, q = _shares(a, edges), _shares(b, edges)
         nowhere = (p == 0) & (q == 0)  # between edges that coincide
         p, q = np.maximum(p, 0.5 / len(a)), np.maximum(q, 0.5 / len(b))
         return population_stability_of(np.where(nowhere, 1, p), np.where(nowhere, 1, q))
 
-    by_channel = _each(distance, now, reference)
+    by_channel = _each(of, now, reference)
     return by_channel._replace(
         moved=wasserstein(now.values, reference.values), usable=~reference.constant
     )
 
 
+@distance(
+    "kolmogorov_smirnov",
+    "Kolmogorov-Smirnov distance to the reference record, 0 to 1",
+)
 def kolmogorov_smirnov(now: Channels, reference: Channels) -> ByChannel:
     """Return sup |F − G| of the two distribution functions, in [0, 1]."""
 
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         points, gap = _gap(a, b)
         # Where values repeat, only the last of them has seen all of its value.
         last = np.append(np.diff(points, axis=0) > 0, np.ones((1, points.shape[1]), bool), axis=0)
         return np.abs(np.where(last, gap, 0)).max(axis=0)
 
-    return _each(distance, now, reference)
+    return _each(of, now, reference)
 
 
+@distance(
+    "energy",
+    "Squared energy distance to the reference record, in the unit of the activation",
+    "unit of the activation",
+)
 def energy(now: Channels, reference: Channels) -> ByChannel:
     """Return the squared energy distance 2 ∫ (F − G)², in the unit of the activation."""
 
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         points, gap = _gap(a, b)
         return 2 * np.sum(np.square(gap[:-1]) * np.diff(points, axis=0), axis=0)
 
-    return _each(distance, now, reference)
+    return _each(of, now, reference)
 
 
-MEASURES: dict[str, Measure] = dict(
-    zip(
-        tags.DISTANCES,
-        (
-            wasserstein_normalised, jeffreys_gaussian, wasserstein_gaussian, jensen_shannon,
-            population_stability, kolmogorov_smirnov, energy,
-        ),
-        strict=True,
-    )
-)  # fmt: skip
-"""By the names that users give and tags have."""
+DEFAULTS = tuple(row.name for row in DISTANCES.values() if row.by_default)
+"""What `CovariateShift` records if no measures are chosen."""
 
 
 def jensen_shannon_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -6,16 +6,18 @@ and sums leave. Those are taken block by block, so that no copy of a very large 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from kbn.backend.tensorflow import fused_kernel, native_kernels
+from kbn import backend
+from kbn.common.types import Tensor
 from kbn.distributions.sketch import ChannelMoments, DistributionSketch, sorted_values
-
-Tensor = Any
+from kbn.ops.merging import merge, variance_about_mean
+from kbn.ops.moments import by_kernel
+from kbn.ops.precision import widened
 
 # Fewer rows than this per channel would make channel-wise distances coarse; wide layers give up
 # channels instead.
@@ -51,7 +53,7 @@ class Reduction:
         shape: of the activation, known whole.
         channel_axis: the axis of its channels; all others are pooled.
         max_samples: the most values that a sketch keeps.
-        bounds: least and greatest value that the activation can have, where it has both.
+        bounds: least and greatest value that the activation can have, if it has both.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Reduction:
         """Return tensors of bounded size that hold what `on_host` needs; inside a trace."""
         x = ops.reshape(x, self._planes)
         if math.prod(self._planes) <= WHOLE:
-            return {"whole": _real(x), **self._moments_of_whole(x)}
+            return {"whole": widened(x), **self._moments_of_whole(x)}
         moments = _moments(x)
         mean, variance, number = moments
         return {
@@ -96,7 +98,7 @@ class Reduction:
         ]
 
     def _moments_of_whole(self, x: Tensor) -> dict[str, Tensor]:
-        """Return mean and variance where a kernel has them at once; else the host finds them."""
+        """Return mean and variance if a kernel has them at once; else the host finds them."""
         if not math.prod(self._planes) or not _has_kernel(x):
             return {}
         mean, variance = _moments_by_kernel(x)
@@ -135,7 +137,7 @@ class Reduction:
         """Return the kept values (R, C') of `x`, (outer, channels, inner)."""
         (_, columns, inner), kept = self._planes, self._kept
         row = (kept.rows // inner * columns * inner + kept.rows % inner)[:, None]
-        return _real(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
+        return widened(ops.take(ops.reshape(x, (-1,)), row + kept.columns * inner, axis=0))
 
 
 def _moments_on_host(
@@ -172,10 +174,6 @@ def _spread(size: int, kept: int) -> np.ndarray:
     return np.random.default_rng(0).integers(edges[:-1], edges[1:])
 
 
-def _real(x: Tensor) -> Tensor:
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
 def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
     """Return (outer, channels, inner), as which an activation can be seen without copying it."""
     rank = len(shape)
@@ -203,17 +201,18 @@ def _moments(x: Tensor) -> ChannelMoments:
 
 def _moments_of_block(x: Tensor) -> ChannelMoments:
     def among_finite() -> list[Tensor]:
-        kept = _real(x)
+        kept = widened(x)
         finite = ops.isfinite(kept)
         count = ops.sum(ops.cast(finite, "float64"), axis=(0, 2))
         number = ops.maximum(count, 1)
         mean = _total(ops.where(finite, kept, ops.zeros_like(kept))) / number
         kept = ops.where(finite, kept - ops.cast(mean, kept.dtype)[:, None], ops.zeros_like(kept))
-        return [*_around(mean, _total(kept) / number, _total(ops.square(kept)) / number), count]
+        offset, square = _total(kept) / number, _total(ops.square(kept)) / number
+        return [mean + offset, variance_about_mean(offset, square, ops), count]
 
     count = ops.full((x.shape[1],), x.shape[0] * x.shape[2], "float64")
     mean, variance = _fast_moments(x)
-    # Most activations are finite: the moments tell, and save a look at every value.
+    # Most activations are finite. Their moments show it, without a look at every value.
     all_finite = ops.isfinite(ops.sum(variance))
     return ChannelMoments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
 
@@ -222,25 +221,24 @@ def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance, (C,) float64, of finite values; else NaN or inf."""
     if _has_kernel(x):
         return _moments_by_kernel(x)  # one reading, and exact
-    x = _real(x)
+    x = widened(x)
     rows = _spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
     pivot = ops.mean(ops.take(x, rows, axis=0), axis=(0, 2))
-    difference, number = x - pivot[:, None], x.shape[0] * x.shape[2]
-    sums = (_total(each) / max(number, 1) for each in (difference, ops.square(difference)))
-    return _around(ops.cast(pivot, "float64"), *sums)
+    difference, number = x - pivot[:, None], max(x.shape[0] * x.shape[2], 1)
+    offset, square = _total(difference) / number, _total(ops.square(difference)) / number
+    return ops.cast(pivot, "float64") + offset, variance_about_mean(offset, square, ops)
 
 
 def _has_kernel(x: Tensor) -> bool:
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    return on_tensorflow and dtype in fused_kernel.DTYPES and native_kernels.load().active
+    kernel = backend.kernel(keras.backend.standardize_dtype(x.dtype))
+    return kernel.obstacle is None and kernel.exact
 
 
 def _moments_by_kernel(x: Tensor) -> tuple[Tensor, Tensor]:
     columns = x.shape[1]
     x = ops.reshape(x, (-1, columns)) if x.shape[2] == 1 else x
     ones, zeros = ops.ones((columns,)), ops.zeros((columns,))
-    _, moments = fused_kernel.normalize_batch(x, 1, ones, zeros, epsilon=1e-3)
+    _, moments = by_kernel(x, 1, ones, zeros, epsilon=1e-3)
     return ops.cast(moments.mean, "float64"), ops.cast(moments.variance, "float64")
 
 
@@ -248,31 +246,23 @@ def _total(x: Tensor) -> Tensor:
     return ops.cast(ops.sum(x, axis=(0, 2)), "float64")
 
 
-def _around(pivot: Tensor, offset: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance, given the means of x − pivot and of its square."""
-    variance = square - ops.square(offset)
-    return pivot + offset, ops.where(variance < 0, ops.zeros_like(variance), variance)
-
-
 def _merged(one: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
-    """Return the moments of both together (Chan, Golub & LeVeque 1979)."""
-    count = one.number + other.number
-    share = other.number / ops.maximum(count, 1)
-    apart = other.mean - one.mean
-    apart = ops.where((one.number > 0) & (other.number > 0), apart, ops.zeros_like(apart))
-    mean = ops.where(one.number > 0, one.mean + apart * share, other.mean)
-    variance = one.variance + (other.variance - one.variance) * share
-    return ChannelMoments(mean, variance + ops.square(apart) * share * (1 - share), count)
+    pairs = (ops.stack(pair) for pair in zip(one, other, strict=True))
+    return ChannelMoments(*merge(*pairs, axis=0, xp=ops))
 
 
 def _pooled(moments: ChannelMoments) -> dict[str, Tensor]:
-    """Merge the moments of all channels; 0 where there is no finite value."""
-    mean, variance, number = moments
-    total = ops.maximum(ops.sum(number), 1)
-    pooled = ops.sum(mean * number) / total
-    square = variance + ops.square(mean - pooled)
-    return {
-        "pooled_mean": pooled,
-        "pooled_variance": ops.sum(square * number) / total,
-        "pooled_number": ops.sum(number),
-    }
+    """Merge the moments of all channels; 0 without a finite value."""
+    pooled = ChannelMoments(*merge(*moments, axis=0, xp=ops))
+    return {f"pooled_{name}": value for name, value in pooled._asdict().items()}
+
+
+def sketched(x: Tensor, channel_axis: int = -1, max_samples: int = 2**13) -> DistributionSketch:
+    """Return the sketch of an array or a tensor outside a trace; arguments as for `Reduction`."""
+    x = ops.convert_to_tensor(x)
+    reduction = Reduction(x.shape, channel_axis, max_samples)
+    reduced = reduction.on_device(x)
+    (found,) = reduction.on_host(
+        [{name: ops.convert_to_numpy(each) for name, each in reduced.items()}]
+    )
+    return found

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kbn.ops.merging import merge, variance_about_mean
+
 # TensorBoard's Distributions tab reads these percentiles (±½, ±1, ±1½ σ of a normal), and the
 # paper's figure 15/50/85: a bucket edge on each makes both exact. The others give the Histograms
 # tab its shape, tails included.
@@ -47,7 +49,7 @@ class ChannelMoments(NamedTuple):
             away -= first  # so that little cancels below
             offset = weights @ away
             away *= away
-            variance = np.maximum(weights @ away - offset * offset, 0)
+            variance = variance_about_mean(offset, weights @ away, np)
         mean = first.sum(axis=-2) + offset
         return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
 
@@ -72,11 +74,7 @@ class ChannelMoments(NamedTuple):
 
     def merged(self) -> "ChannelMoments":
         """Return the moments (...) of the values of all channels, the last axis, together."""
-        total = self.number.sum(axis=-1)
-        share = self.number / np.maximum(total, 1)[..., None]
-        mean = np.sum(share * self.mean, axis=-1)
-        square = self.variance + np.square(self.mean - mean[..., None])
-        return ChannelMoments(mean, np.sum(share * square, axis=-1), total)
+        return ChannelMoments(*merge(*self, axis=-1, xp=np))
 
 
 class Channels:
@@ -171,21 +169,6 @@ class DistributionSketch(Channels):
         self._pooled_moments = float(pooled.mean), float(pooled.variance)
         self.zero_share = kept.zero_share
         self.saturated_share = None if bounds is None else self._saturated(*bounds)
-
-    @classmethod
-    def of(cls, x: Any, channel_axis: int = -1, max_samples: int = 2**13) -> "DistributionSketch":
-        """Sketch an array at once, outside any trace."""
-        from keras import ops
-
-        from kbn.distributions.reduction import Reduction
-
-        x = ops.convert_to_tensor(x)
-        reduction = Reduction(x.shape, channel_axis, max_samples)
-        reduced = reduction.on_device(x)
-        (sketch,) = reduction.on_host(
-            [{name: ops.convert_to_numpy(each) for name, each in reduced.items()}]
-        )
-        return sketch
 
     def _saturated(self, low: float, high: float) -> float:
         margin = 0.01 * (high - low)

@@ -1,4 +1,4 @@
-"""Look at every layer's call while a function runs or is traced; nothing stays attached."""
+"""Observe every layer's call while a function runs or is traced; nothing stays attached."""
 
 import contextlib
 import inspect
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
-from kbn.backend.tensorflow import tracing
+from kbn import backend
+from kbn.common.types import Nested, Tensor
 
 
 class LayerCall(NamedTuple):
@@ -20,14 +21,14 @@ class LayerCall(NamedTuple):
         inputs: its first argument, in the order of its `call`, that holds a tensor; or None.
         mask: the mask that came with it, as an argument or on the tensor, or None.
         outputs: what it returned.
-        trace: the trace it ran in (see `tracing.current_trace`), or the RNN whose loop did.
+        trace: the trace it ran in (see `kbn.backend.current_trace`), or the RNN whose loop did.
     """
 
     layer: keras.layers.Layer
-    inputs: Any
-    mask: Any
-    outputs: Any
-    trace: Any
+    inputs: Nested
+    mask: Tensor | None
+    outputs: Nested
+    trace: object
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -35,7 +36,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextlib.contextmanager
 def observe_calls(observe: Callable[[LayerCall], None]) -> Iterator[None]:
-    """Tell `observe` of every layer's call in this thread."""
+    """Hand every layer's call in this thread to `observe`."""
     # Two threads' patches would be taken off in the wrong order.
     with _ONE_AT_A_TIME:
         yield from _observe_alone(observe)
@@ -44,8 +45,8 @@ def observe_calls(observe: Callable[[LayerCall], None]) -> Iterator[None]:
 def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
     original = keras.layers.Layer.__call__
     owner = threading.get_ident()
-    # Where Python runs a loop, nothing tells its turns from other calls; and an RNN calls its
-    # cell once more, to see what comes out.
+    # If Python runs a loop, its turns look like other calls; and an RNN calls its cell once more,
+    # to see what comes out.
     loops: list[keras.layers.Layer] = []
 
     def observed_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +58,7 @@ def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
             outputs = original(layer, *args, **kwargs)
         finally:
             del loops[len(loops) - len(inside) :]
-        trace = loops[-1] if loops else tracing.current_trace()
+        trace = loops[-1] if loops else backend.current_trace()
         observe(_call(layer, args, kwargs, outputs, trace))
         return outputs
 
@@ -68,7 +69,9 @@ def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
         keras.layers.Layer.__call__ = original
 
 
-def _call(layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Any, trace: Any) -> LayerCall:
+def _call(
+    layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Nested, trace: object
+) -> LayerCall:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
     # Keras lets masks travel on the tensor, and takes an argument first.
@@ -94,11 +97,11 @@ def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:
 
 
 def runs_eagerly(model: keras.Model) -> bool:
-    """Say whether `fit` has Python run every step: a trace may fail, or compute otherwise."""
+    """Return whether `fit` has Python run every step: a trace may fail, or compute otherwise."""
     return bool(getattr(model, "run_eagerly", False))
 
 
-def seeds(model: keras.Model, number: Any = 0) -> list[tuple[Any, Any]]:
+def seeds(model: keras.Model, number: Tensor | int = 0) -> backend.Mapping:
     """Return a state for every seed of `model`, always the same for a given `number`.
 
     For a `keras.StatelessScope`: the seeds themselves stay where they are.

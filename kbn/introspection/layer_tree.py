@@ -109,7 +109,7 @@ def check_layers(layers: Any) -> None:
         _matcher(entry)
 
 
-def tell_unwatched(problem: str, layers: Any, unwatched: Iterable[str], paths: Layers) -> None:
+def report_unwatched(problem: str, layers: Any, unwatched: Iterable[str], paths: Layers) -> None:
     """Warn of layers that cannot be watched, or raise where the user named one of them.
 
     Args:

@@ -1,17 +1,25 @@
 """The one place that chooses how a batch is normalized: by the fused kernel or in portable ops."""
 
-from typing import Any, NamedTuple
+import functools
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
-import keras
+from kbn import backend
+from kbn.common import checks
 
-from kbn.backend.tensorflow import fused_kernel, native_kernels, replicas, tracing
+if TYPE_CHECKING:
+    from kbn.layers.batch_normalization import BatchNormalization
+
+ENVIRONMENT = "KBN_FUSED"
+"""The environment variable that says what fused="auto" means: one of `FORCED`."""
+FORCED = ("auto", "off")
 
 
 class Path(NamedTuple):
     """How a layer computes, and why.
 
     Attributes:
-        fused: whether TensorFlow's fused kernel does it.
+        fused: whether the fused kernel does it.
         reason: why, a clause for people.
     """
 
@@ -22,49 +30,48 @@ class Path(NamedTuple):
         return f"{'fused' if self.fused else 'portable'}: {self.reason}"
 
 
-def choose(layer: Any, dtype: str, *, training: bool, masked: bool) -> Path:
+def choose(layer: "BatchNormalization", dtype: str, *, training: bool, masked: bool) -> Path:
     """Return the path of a call.
 
     Args:
         layer: the layer; its options are read.
         dtype: that of the inputs.
-        training: whether the batch's own moments are wanted.
+        training: whether the batch's own moments normalize it.
         masked: whether there is a mask.
 
     Raises:
-        ValueError: where `fused=True` demands what cannot be had.
+        ValueError: if `fused=True` and the kernel cannot do it, with the reason.
     """
     if layer.fused is False:
         return Path(False, "fused=False")
-    reason = _obstacle(layer, dtype, training=training, masked=masked)
-    if reason is None:
-        return Path(True, f"FusedBatchNormV3, {native_kernels.load().reason}")
+    obstacle = _obstacle(layer, training=training, masked=masked)
+    if obstacle is None:
+        obstacle, description, _ = backend.kernel(dtype)
+    if obstacle is None:
+        return Path(True, description)
     if layer.fused is True:
         raise ValueError(
-            f"fused=True, but {reason}. Use fused='auto' to take the portable path there. "
+            f"fused=True, but {obstacle}. Use fused='auto' to take the portable path. "
             f"Received: layer={layer.name!r}, inputs.dtype={dtype}, training={training}"
         )
-    return Path(False, reason)
+    return Path(False, obstacle)
 
 
-def _obstacle(layer: Any, dtype: str, *, training: bool, masked: bool) -> str | None:
-    """Return why the fused kernel must not be used, or None."""
-    obstacles = {
-        "it is a kernel of TensorFlow": keras.backend.backend() != "tensorflow",
-        f"it has no {dtype}": dtype not in fused_kernel.DTYPES,
-        "it knows no mask": masked,
-        **(_training_obstacles(layer) if training else {}),
-    }
-    found = next((reason for reason, holds in obstacles.items() if holds), None)
-    if found is None and tracing.inside_xla():
-        return "inside XLA it computes wrong variances where the mean is large"
-    return found
+def _obstacle(layer: "BatchNormalization", *, training: bool, masked: bool) -> str | None:
+    """Return why the fused kernel cannot do what the layer is to compute, or None."""
+    if _forced() == "off":
+        return f"{ENVIRONMENT}=off"
+    if masked:
+        return "the fused kernel does not support masks"
+    if not training:
+        return None
+    if layer.virtual_batch_size is not None:
+        return "the fused kernel does not support virtual batches"
+    if layer.synchronized and backend.several_replicas():
+        return "the fused kernel cannot share statistics with other replicas"
+    return "the fused kernel does not support renorm" if layer.renorm else None
 
 
-def _training_obstacles(layer: Any) -> dict[str, bool]:
-    """Return the options for which no batch can be normalized by the kernel."""
-    return {
-        "it knows no virtual batches": layer.virtual_batch_size is not None,
-        "it cannot share statistics with other replicas": layer.synchronized and replicas.several(),
-        "it cannot correct a batch by renorm": layer.renorm,
-    }
+@functools.cache
+def _forced() -> str:
+    return checks.one_of(ENVIRONMENT, os.environ.get(ENVIRONMENT, "auto"), FORCED)

@@ -1,8 +1,47 @@
-"""The options that Keras's layer does not have: what is allowed, and what contradicts what."""
+"""The options: what is allowed, and what contradicts what."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import keras
 
 from kbn.common import checks
+
+if TYPE_CHECKING:
+    from kbn.layers.batch_normalization import BatchNormalization
+
+
+def check_functions(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments that are initializers, regularizers or constraints; return them."""
+    for getter, kind, optional in (
+        (keras.initializers.get, "_initializer", False),
+        (keras.regularizers.get, "_regularizer", True),
+        (keras.constraints.get, "_constraint", True),
+    ):
+        chosen = {name: value for name, value in arguments.items() if name.endswith(kind)}
+        checks.functions(getter, optional=optional, **chosen)
+    return arguments
+
+
+def check_input_shape(layer: "BatchNormalization", shape: tuple[int | None, ...]) -> None:
+    """Check that `layer` can normalize inputs of `shape`.
+
+    Raises:
+        ValueError: if the channel axis is missing, of unknown size, or the axis that virtual
+            batches cut.
+    """
+    rank, received = len(shape), f"axis={layer.axis}, input_shape={tuple(shape)}"
+    if not -rank <= layer.axis < rank:
+        raise ValueError(
+            f"axis must lie in [{-rank}, {rank - 1}] for an input of rank {rank}. "
+            f"Received: {received}"
+        )
+    if shape[layer.axis] is None:
+        raise ValueError(f"The channel axis must have a known size. Received: {received}")
+    if layer.virtual_batch_size is not None and layer.axis % rank == 0:
+        raise ValueError(
+            "virtual_batch_size cuts axis 0, so it cannot be the channel axis. Received: "
+            f"virtual_batch_size={layer.virtual_batch_size}, {received}"
+        )
 
 
 def checked_zero_debias(zero_debias: Any, momentum: float | None) -> bool:
@@ -33,8 +72,8 @@ def checked_fused(fused: Any, *, renorm: bool, synchronized: bool, virtual: Any)
     """Check `fused` against what the fused kernel cannot do."""
     if fused is True and (renorm or synchronized or virtual is not None):
         raise ValueError(
-            "fused=True contradicts renorm, synchronized and virtual_batch_size, which the fused "
-            "kernel does not know: use fused='auto'. Received: fused=True, "
+            "The fused kernel does not support renorm, synchronized or virtual_batch_size. Use "
+            "fused='auto'. Received: fused=True, "
             f"renorm={renorm}, synchronized={synchronized}, virtual_batch_size={virtual}"
         )
     return checks.one_of("fused", fused, ("auto", True, False))

@@ -1,16 +1,15 @@
-"""The layer's memory of the batches: variables that move, and the count of refused updates."""
+"""The layer's state: variables that follow the batches, and the count of skipped updates."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from kbn.backend.tensorflow import replicas
+from kbn import backend
+from kbn.common.types import Tensor
 from kbn.ops import moving_average
 from kbn.ops.moments import Moments
 from kbn.ops.moving_average import Contribution, Update
-
-Tensor = Any
 
 
 class Average:
@@ -23,81 +22,90 @@ class Average:
             1 − momentumᵗ (zero debias); None for the plain exponential average.
     """
 
-    def __init__(self, variable: Any, momentum: float | None, seen: Any = None) -> None:
+    def __init__(
+        self, variable: keras.Variable, momentum: float | None, seen: keras.Variable | None = None
+    ) -> None:
         self.variable, self.momentum, self.seen = variable, momentum, seen
 
-    def follow(self, value: Tensor, tells: Tensor) -> None:
-        """Move by (C,) `value` where it tells something; for the plain exponential average."""
+    def follow(self, value: Tensor, updatable: Tensor) -> None:
+        """Move by (C,) `value` in the updatable channels; for the plain exponential average."""
         old = self.variable.value
         rate = 1.0 - (self.momentum or 0.0)
         new = moving_average.exponential(old, Update(value, rate, None))
-        self.variable.assign(ops.where(tells, new, old))
+        self.variable.assign(ops.where(updatable, new, old))
 
-    def move(self, step: Update) -> None:
-        """Take the step."""
+    def move(self, update: Update) -> None:
+        """Take the update."""
         old = self.variable.value
         if self.seen is None:
-            self.variable.assign(moving_average.exponential(old, step))
+            self.variable.assign(moving_average.exponential(old, update))
             return
         rule = moving_average.cumulative if self.momentum is None else moving_average.debiased
-        new, seen = rule(old, step, self.seen.value)
+        new, seen = rule(old, update, self.seen.value)
         self.variable.assign(new)
         self.seen.assign(seen)
 
 
-Observation = tuple[Average, Tensor, Tensor]  # what it is shown, and where it may use it
+Observation = tuple[Average, Tensor, Tensor]
+"""An average, the value that a batch has for it, and the channels in which it may be used."""
 
 
 class RunningStatistics:
-    """The statistics that inference normalizes with, and how many batches they refused.
+    """The statistics that inference normalizes with, and how many updates they skipped.
 
     Args:
         mean: the average of batch means.
         variance: the average of batch variances.
-        refused: (C,) int64 variable, the number of batches that told no variance.
-        unbiased: whether the latter averages m/(m−1)·σ_B² or σ_B².
+        skipped: (C,) int64 variable, the number of batches that could not update the variance.
+        unbiased: whether `variance` averages m/(m−1)·σ_B² or σ_B².
         synchronized: whether all replicas see the same moments, so that nothing is to be agreed.
     """
 
     def __init__(
-        self, mean: Average, variance: Average, *, refused: Any, unbiased: bool, synchronized: bool
+        self,
+        mean: Average,
+        variance: Average,
+        *,
+        skipped: keras.Variable,
+        unbiased: bool,
+        synchronized: bool,
     ) -> None:
         self._mean, self._variance = mean, variance
         self._unbiased, self._synchronized = unbiased, synchronized
-        self._refused = refused
+        self._skipped = skipped
 
     def move(self, batch: Moments) -> None:
         """Let the batch, or the virtual batches one after the other, move the statistics."""
         observed = [_fitted(*observation) for observation in self._observed(batch)]
-        refused = _count(ops.logical_not(observed[1][2]))
-        alone = self._synchronized or not replicas.several()
+        skipped = _count(ops.logical_not(observed[1][2]))
+        alone = self._synchronized or not backend.several_replicas()
         if alone and self._is_plain(batch):
-            self._refused.assign_add(refused)
-            for average, value, tells in observed:
-                average.follow(value, tells)
+            self._skipped.assign_add(skipped)
+            for average, value, updatable in observed:
+                average.follow(value, updatable)
             return
-        steps = _steps(observed, batch.count)
+        updates = _updates(observed, batch.count)
         if not alone:
-            steps, refused = _agreed_over_replicas(steps, refused)
-        self._refused.assign_add(ops.cast(refused, "int64"))
-        self._take([average for average, _, _ in observed], steps)
+            updates, skipped = _agreed_over_replicas(updates, skipped)
+        self._skipped.assign_add(ops.cast(skipped, "int64"))
+        self._take([average for average, _, _ in observed], updates)
 
     def _is_plain(self, batch: Moments) -> bool:
-        """Say whether it is one batch for exponential averages: fewer ops do the same."""
+        """Return whether it is one batch for exponential averages: fewer ops do the same."""
         return len(batch.mean.shape) == 1 and self._mean.seen is None
 
     def _observed(self, batch: Moments) -> list[Observation]:
-        """Return what each average is shown, first that of the mean, then that of the variance."""
+        """Return one observation per average, first of the mean, then of the variance."""
         kept = self._kept_variance(batch)
-        tells_mean, tells_variance = moving_average.updatable(batch, kept)
-        return [(self._mean, batch.mean, tells_mean), (self._variance, kept, tells_variance)]
+        for_mean, for_variance = moving_average.updatable(batch, kept)
+        return [(self._mean, batch.mean, for_mean), (self._variance, kept, for_variance)]
 
     def _kept_variance(self, batch: Moments) -> Tensor:
         return moving_average.unbiased_variance(batch) if self._unbiased else batch.variance
 
-    def _take(self, averages: list[Average], steps: list[Update]) -> None:
-        for average, step in zip(averages, steps, strict=True):
-            average.move(step)
+    def _take(self, averages: list[Average], updates: list[Update]) -> None:
+        for average, update in zip(averages, updates, strict=True):
+            average.move(update)
 
 
 class RenormRunningStatistics(RunningStatistics):
@@ -115,7 +123,7 @@ class RenormRunningStatistics(RunningStatistics):
         renorm_stddev: the average σ.
         variance: (C,) variable that follows `stddev`.
         epsilon: ε.
-        clock: variable, the number of batches of which anything was taken; None if nobody asks.
+        clock: variable, the number of batches that moved any channel; None if it is not needed.
         **options: as for `RunningStatistics`.
     """
 
@@ -126,9 +134,9 @@ class RenormRunningStatistics(RunningStatistics):
         renorm_mean: Average,
         renorm_stddev: Average,
         *,
-        variance: Any,
+        variance: keras.Variable,
         epsilon: float,
-        clock: Any,
+        clock: keras.Variable | None,
         **options: Any,
     ) -> None:
         super().__init__(mean, stddev, **options)
@@ -141,44 +149,44 @@ class RenormRunningStatistics(RunningStatistics):
 
     def _observed(self, batch: Moments) -> list[Observation]:
         kept = self._kept_variance(batch)
-        tells_mean, tells_variance = moving_average.updatable(batch, kept)
+        for_mean, for_variance = moving_average.updatable(batch, kept)
         kept = ops.sqrt(kept + self._epsilon)
         biased = ops.sqrt(batch.variance + self._epsilon)
         return [
-            (self._mean, batch.mean, tells_mean),
-            (self._variance, kept, tells_variance),
-            (self._renorm_mean, batch.mean, tells_mean),
-            (self._renorm_stddev, biased, tells_variance),
+            (self._mean, batch.mean, for_mean),
+            (self._variance, kept, for_variance),
+            (self._renorm_mean, batch.mean, for_mean),
+            (self._renorm_stddev, biased, for_variance),
         ]
 
-    def _take(self, averages: list[Average], steps: list[Update]) -> None:
-        super()._take(averages, steps)
+    def _take(self, averages: list[Average], updates: list[Update]) -> None:
+        super()._take(averages, updates)
         if self._clock is not None:
-            taken = ops.any(steps[0].count > 0)
+            taken = ops.any(updates[0].count > 0)
             self._clock.assign(self._clock.value + ops.cast(taken, self._clock.dtype))
         follows = ops.relu(ops.square(averages[1].variable.value) - self._epsilon)
         old = self._variance_variable.value
-        self._variance_variable.assign(ops.where(steps[1].count > 0, follows, old))
+        self._variance_variable.assign(ops.where(updates[1].count > 0, follows, old))
 
 
-def _fitted(average: Average, value: Tensor, tells: Tensor) -> Observation:
+def _fitted(average: Average, value: Tensor, updatable: Tensor) -> Observation:
     """Return the observation in the dtype of the average, in which it may become infinite."""
     if value.dtype == average.variable.value.dtype:
-        return average, value, tells
+        return average, value, updatable
     value = ops.cast(value, average.variable.dtype)
-    return average, value, ops.logical_and(tells, ops.isfinite(value))
+    return average, value, ops.logical_and(updatable, ops.isfinite(value))
 
 
-def _steps(observed: list[Observation], count: Any) -> list[Update]:
-    """Return the step of each average; those that listen alike share the work."""
+def _updates(observed: list[Observation], count: Any) -> list[Update]:
+    """Return the update of each average; those of one kind share the work."""
     shared: dict[Any, Contribution] = {}
-    steps = []
+    updates = []
     for average, value, flags in observed:
         key = id(flags), average.momentum, average.variable.dtype
         if key not in shared:
             shared[key] = moving_average.contribution(flags, count, average.momentum, key[2])
-        steps.append(moving_average.update(value, shared[key]))
-    return steps
+        updates.append(moving_average.update(value, shared[key]))
+    return updates
 
 
 def _count(flags: Tensor) -> Tensor:
@@ -187,11 +195,10 @@ def _count(flags: Tensor) -> Tensor:
     return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
 
 
-def _agreed_over_replicas(steps: list[Update], refused: Tensor) -> tuple[list[Update], Tensor]:
-    """Return the step of all replicas for each of `steps`, and all refusals; one collective."""
-    dtype = keras.backend.result_type(*(step.value.dtype for step in steps))
-    rows = [ops.cast(row, dtype) for row in [refused, *(row for step in steps for row in step)]]
-    refusals, *gathered = ops.unstack(replicas.gather(ops.stack(rows)), axis=1)
+def _agreed_over_replicas(updates: list[Update], skipped: Tensor) -> tuple[list[Update], Tensor]:
+    """Return each update as all replicas agree on it, and all skips; one collective."""
+    dtype = keras.backend.result_type(*(update.value.dtype for update in updates))
+    rows = [ops.cast(row, dtype) for row in [skipped, *(row for each in updates for row in each)]]
+    skips, *gathered = ops.unstack(backend.gather(ops.stack(rows)), axis=1)
     triples = [Update(*gathered[i : i + 3]) for i in range(0, len(gathered), 3)]
-    agreed = [moving_average.agreed(triple) for triple in triples]
-    return agreed, ops.sum(refusals, 0)
+    return [moving_average.agreed(triple) for triple in triples], ops.sum(skips, 0)

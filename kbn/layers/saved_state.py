@@ -1,12 +1,13 @@
-"""What a layer's saved state must hold, and what follows where an older or plainer one lacks it.
+"""The state beyond Keras's: variables of kbn's own, and what a saved file must hold of them.
 
-Keras's variables are stored by number, as Keras stores them, so that files move both ways; what
-kbn adds is stored by name, and is the first thing a file of Keras's layer does not have.
+Keras's variables are stored by number, as Keras stores them, so that files move both ways. What
+kbn adds is stored by name; a file of Keras's layer has none of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 RENORM_VARIABLES = 3  # moving_stddev, renorm_mean, renorm_stddev; Keras puts them last
@@ -14,12 +15,68 @@ RENORM_VARIABLES = 3  # moving_stddev, renorm_mean, renorm_stddev; Keras puts th
 MISSING = {"mean_debias": 1.0, "variance_debias": 1.0, "renorm_step": 0.0}
 
 
-def save(keras_variables: Sequence[Any], own_variables: Sequence[Any], store: Any) -> None:
-    """Write the variables into `store`."""
-    for number, variable in enumerate(keras_variables):
-        store[str(number)] = variable
-    for variable in own_variables:
-        store[variable.name] = variable
+class SavedState(keras.layers.BatchNormalization):
+    """A layer with variables of its own after those of Keras's layer, saved and loaded."""
+
+    _own_names: list[str]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write Keras's variables as Keras does, and kbn's own by name."""
+        for number, variable in enumerate(self._keras_variables()):
+            store[str(number)] = variable
+        for variable in self._own_variables():
+            store[variable.name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state from a file of kbn's or Keras's layer, with or without renorm.
+
+        What the file lacks follows from what it holds: the statistics of `renorm=True` from the
+        moving ones, and with `zero_debias=True` loaded statistics count as settled.
+
+        Raises:
+            ValueError: if variables do not fit, or `momentum=None` finds no counts.
+        """
+        if not self.built:
+            self._check_load_own_variables(store)
+        self._assign(numbered(store), store)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the values of all `weights`, or of those that Keras's layer has.
+
+        What is not given follows from the rest, as if a file was loaded.
+        """
+        if len(weights) == len(self.weights):
+            super().set_weights(weights)
+        else:
+            self._assign(list(weights), {})
+
+    def _assign(self, values: list[Any], own: Mapping[str, Any]) -> None:
+        variables = self._keras_variables()
+        fitting = adapted(values, len(variables), self.renorm, self.epsilon)
+        if fitting is None:
+            raise ValueError(
+                f"Layer {self.name!r} expects {len(variables)} variables of Keras's layer, "
+                f"{[v.name for v in variables]}, or those with or without renorm's. "
+                f"Received: {len(values)} variables"
+            )
+        fitting += [own_value(v, own, self.name) for v in self._own_variables()]
+        check_shapes(self.weights, fitting, self.name)
+        for variable, value in zip(self.weights, fitting, strict=True):
+            variable.assign(value)
+
+    def _add_state(self, name: str, shape: tuple[int, ...]) -> None:
+        """Add a variable that Keras's layer does not have, after those that it has."""
+        variable = self.add_weight(
+            shape=shape, name=name, initializer="zeros", trainable=False, autocast=False
+        )
+        setattr(self, name, variable)  # an attribute: checkpoints look for those
+        self._own_names = [*self._own_names, name]
+
+    def _keras_variables(self) -> list[keras.Variable]:
+        return list(self.weights[: len(self.weights) - len(self._own_names)])
+
+    def _own_variables(self) -> list[keras.Variable]:
+        return [getattr(self, name) for name in self._own_names]
 
 
 def numbered(store: Any) -> list[np.ndarray]:
@@ -29,7 +86,7 @@ def numbered(store: Any) -> list[np.ndarray]:
 
 
 def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> list[Any] | None:
-    """Return `values` for a layer of `wanted` Keras variables, or None where they cannot fit.
+    """Return `values` for a layer of `wanted` Keras variables, or None if they cannot fit.
 
     A layer with renorm begins with the statistics that one without it ended with, and the other
     way round: the moving statistics mean the same in both.
@@ -43,8 +100,8 @@ def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> lis
     return list(values) if len(values) == wanted else None
 
 
-def own_value(variable: Any, store: Any, layer: str) -> Any:
-    """Return what `store` holds for a variable of kbn's own, or what follows where it does not.
+def own_value(variable: keras.Variable, store: Mapping[str, Any], layer: str) -> Any:
+    """Return what `store` holds for a variable of kbn's own, or what follows if it holds nothing.
 
     Raises:
         ValueError: for the counts of `momentum=None`, which cannot be guessed.
@@ -53,9 +110,10 @@ def own_value(variable: Any, store: Any, layer: str) -> Any:
         return store[variable.name]
     if variable.name not in MISSING:
         raise ValueError(
-            f"The saved state of layer {layer!r} holds no {variable.name}: with momentum=None the "
-            "average cannot go on without the number of values it was taken over. Load it into a "
-            "layer with a momentum, or measure the statistics anew with kbn.recalibrate."
+            f"The saved state of layer {layer!r} holds no {variable.name}. With momentum=None the "
+            "average cannot continue without the number of values it was taken over. Load the "
+            "state into a layer with a momentum, or measure the statistics anew with "
+            "kbn.recalibrate."
         )
     return np.full(tuple(variable.shape), MISSING[variable.name])
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import backend, ops
 
-Tensor = Any
+from kbn.common.types import Tensor
 
 
 def weights_for(mask: Any, x: Tensor, axis: int) -> Tensor | None:

@@ -1,19 +1,22 @@
 """What one batch says about each channel: mean, biased variance and count of values.
 
 One routine for every kind of batch: plain, masked, weighted, cut into virtual batches, spread
-over replicas. The loops over the activation are in `channel_sums`.
+over replicas. The loops over the activation are in `channel_sums`; `by_kernel` asks the backend.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from keras import backend, ops
+from keras import ops
 
+from kbn import backend
+from kbn.common.types import Tensor
 from kbn.ops import channel_sums
 from kbn.ops.masks import is_mask, where_kept
+from kbn.ops.merging import merge, or_one, variance_about_mean
+from kbn.ops.precision import wide
 
-Tensor = Any
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -23,12 +26,11 @@ class Moments(NamedTuple):
     Attributes:
         mean: (C,) float, the mean μ_B.
         variance: (C,) float, the biased variance σ_B² = mean((x − μ_B)²).
-        count: the number m of values behind each channel: (C,) float; or, where it is the same for
-            all of them, () float, or a Python float if it is known before the batch is. With
-            weights, how many values of equal weight tell as much: (Σw)²/Σw² (Kish 1965), so
-            that m/(m−1)·σ_B² is unbiased for them too.
-        unbiased: (C,) float, m/(m−1)·σ_B², if it was computed on the way; where m is 1, σ_B²: 0, or
-            NaN where the value is not finite.
+        count: the number m of values of each channel: (C,) float; or, if all channels have as many,
+            () float, or a Python float if it is known before the batch is. With weights, the
+            effective number (Σw)²/Σw² (Kish 1965), so that m/(m−1)·σ_B² is unbiased for them too.
+        unbiased: (C,) float, m/(m−1)·σ_B², if it was computed on the way. If m is 1 it is σ_B²: 0,
+            or NaN if the value is not finite.
     """
 
     mean: Tensor
@@ -41,8 +43,8 @@ class Centered(NamedTuple):
     """A batch as seen from a pivot close to its mean, at which a large mean costs no accuracy.
 
     Attributes:
-        x: the batch. What is computed from this one has its gradient added in the same pass as that
-            of the moments.
+        x: the batch. The gradient of what is computed from it is added in the same pass as that of
+            the moments.
         pivot: the pivot, with the reduced axes kept as 1.
         offset: mean − pivot, likewise. So (x − pivot) − offset is x − mean.
         moments: the moments, reduced axes dropped.
@@ -58,7 +60,7 @@ class Part(NamedTuple):
     """One replica's share of a batch, or one batch's of a data set, per channel.
 
     Attributes:
-        weight: Σw, the number of values where there are no weights.
+        weight: Σw, the number of values if there are no weights.
         squared_weight: Σw².
         pivot: a constant close to the mean.
         offset: mean − pivot.
@@ -79,14 +81,14 @@ def center(
 
     The pivot is a constant for gradients; the mean of what is left corrects it (the shifted
     algorithm of Chan, Golub & LeVeque 1983). At mean/std = 10⁴ in float32, what is left is
-    still exact to a few ulp. Where there is no value, mean and variance are 0, and the count too.
+    still exact to a few ulp. Without any value, mean, variance and count are 0.
 
     Args:
         x: float tensor of any shape; its moments are computed in float32 at least.
-        axes: the axes to reduce; what is left is the channel axis, alone or behind groups.
+        axes: the axes to reduce; the channel axis is left, alone or after one of groups.
         weights: None, a bool mask, or float weights in [0, 1], of the rank of `x` and
             broadcastable to it. Values of weight 0 or False take no part, but must be finite.
-        gather: takes this replica's (k, C) to all replicas' (R, k, C); None where there is one.
+        gather: takes this replica's (k, C) to all replicas' (R, k, C); None if there is one.
     """
     axes = tuple(axes)
     x, part = local_part(x, axes, weights)
@@ -104,12 +106,29 @@ def center(
     return Centered(x, part.pivot, offset - (part.pivot - pivot), moments)
 
 
+def by_kernel(
+    x: Tensor, axis: int, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Moments]:
+    """Return γ·(x − μ_B)/√(σ_B² + ε) + β and the batch's moments, by the backend's kernel.
+
+    Arguments as for `kbn.backend.normalize_batch`.
+    """
+    outputs, mean, unbiased = backend.normalize_batch(x, axis, gamma, beta, epsilon)
+    count = count_of(x, [i for i in range(len(x.shape)) if i != axis])
+    return outputs, Moments(mean, unbiased * _biased_share(count), count, unbiased=unbiased)
+
+
+def _biased_share(count: Any) -> Any:
+    """Return (m−1)/m; 0 without any value."""
+    if isinstance(count, float):
+        return max(count - 1.0, 0.0) / max(count, 1.0)
+    return ops.maximum(count - 1.0, 0.0) / ops.maximum(count, 1.0)
+
+
 def count_of(x: Tensor, axes: Sequence[int]) -> Any:
-    """Return the number of values along `axes`: a Python float where known, else a () float."""
-    sizes = [x.shape[axis] for axis in axes]
-    if None not in sizes:
-        return float(math.prod(sizes))
-    return ops.cast(_size(x, axes), backend.result_type(x.dtype, "float32"))
+    """Return the number of values along `axes`: a Python float if known, else a () float."""
+    size = _size(x, axes)
+    return float(size) if isinstance(size, int) else ops.cast(size, wide(x.dtype))
 
 
 def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Part]:
@@ -117,9 +136,9 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tupl
 
     `weights` as for `center`.
     """
-    dtype = backend.result_type(x.dtype, "float32")
+    dtype = wide(x.dtype)
     weight, squared_weight = _weight(x, axes, weights, dtype)
-    divisor = or_one(weight)
+    divisor = or_one(weight, ops)
     if weights is None:
         pivot = ops.stop_gradient(_mean_of_sample(x, axes, dtype))
         x, first, second = channel_sums.shifted(x, pivot, axes)
@@ -130,13 +149,12 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tupl
         first = _total(values, weights, axes)
         second = _total(ops.square(values), weights, axes)
     offset = first / divisor
-    square = second / divisor
-    variance = ops.maximum(square - ops.square(offset), ops.zeros_like(square))
+    variance = variance_about_mean(offset, second / divisor, ops)
     return x, Part(weight, squared_weight, pivot, offset, variance)
 
 
 def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
-    """Return the mean of some 32 values of each channel, spread over the batch where it is known.
+    """Return the mean of some 32 values of each channel, spread over a batch of known size.
 
     By Cauchy and Schwarz it is within √(m/32) standard deviations of the mean, whatever they are.
     """
@@ -146,8 +164,7 @@ def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
         step = max((x.shape[axis] or 0) // each, 1)
         where[axis] = slice(0, each * step, step)
     sample = ops.cast(x[tuple(where)], dtype)
-    size = ops.cast(ops.maximum(_size(sample, axes), 1), dtype)
-    return ops.sum(sample, axes, keepdims=True) / size
+    return ops.sum(sample, axes, keepdims=True) / _float(_at_least_one(_size(sample, axes)), dtype)
 
 
 def _total(values: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -156,17 +173,14 @@ def _total(values: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge the replicas' parts by weight (Chan, Golub & LeVeque 1983, eq. 2.1)."""
+    """Return pivot, offset, variance and count of all replicas' parts together."""
     shape = ops.shape(part.pivot)
     rows = ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
     parts = Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
-    weight = ops.sum(parts.weight, 0)
-    divisor = or_one(weight)
-    pivot = ops.sum(parts.weight * parts.pivot, 0) / divisor
+    shares = parts.weight / or_one(ops.sum(parts.weight, 0), ops)
+    pivot = ops.sum(shares * parts.pivot, 0)
     means = (parts.pivot - pivot) + parts.offset
-    offset = ops.sum(parts.weight * means, 0) / divisor
-    squares = parts.weight * (parts.variance + ops.square(means - offset))
-    variance = ops.sum(squares, 0) / divisor
+    offset, variance, weight = merge(means, parts.variance, parts.weight, axis=0, xp=ops)
     whole = Part(weight, ops.sum(parts.squared_weight, 0), pivot, offset, variance)
     results = (pivot, offset, variance, _effective_count(whole))
     return tuple(ops.reshape(result, shape) for result in results)
@@ -178,11 +192,9 @@ def _weight(
     """Return Σw and Σw² over `axes`, without blowing the weights up to the shape of `x`."""
     size = _size(x, axes)
     if weights is None:
-        everything = ops.reshape(ops.cast(size, dtype), [1] * len(x.shape))
+        everything = ops.reshape(_float(size, dtype), [1] * len(x.shape))
         return everything, everything
-    repeats = ops.cast(
-        size // ops.maximum(_size(weights, axes), ops.ones((), dtype="int64")), dtype
-    )
+    repeats = _float(size // _at_least_one(_size(weights, axes)), dtype)
     weights, mask = ops.cast(weights, dtype), is_mask(weights)
     weight = ops.sum(weights, axes, keepdims=True) * repeats
     return weight, weight if mask else ops.sum(ops.square(weights), axes, keepdims=True) * repeats
@@ -191,15 +203,21 @@ def _weight(
 def _effective_count(part: Part) -> Tensor:
     if part.squared_weight is part.weight:
         return part.weight
-    return ops.square(part.weight) / or_one(part.squared_weight)
+    return ops.square(part.weight) / or_one(part.squared_weight, ops)
 
 
-def or_one(divisor: Tensor) -> Tensor:
-    """Return a divisor for sums that are 0 where `divisor` is."""
-    return ops.where(divisor > 0, divisor, ops.ones_like(divisor))
+def _float(size: Any, dtype: str) -> Tensor:
+    if isinstance(size, int):
+        return ops.convert_to_tensor(float(size), dtype)
+    return ops.cast(size, dtype)
 
 
-def _size(x: Tensor, axes: Sequence[int]) -> Tensor:
+def _at_least_one(size: Any) -> Any:
+    return max(size, 1) if isinstance(size, int) else ops.maximum(size, ops.ones_like(size))
+
+
+def _size(x: Tensor, axes: Sequence[int]) -> Any:
+    """Return the number of values along `axes`: an int if known, else a () int64."""
     size = math.prod(x.shape[axis] for axis in axes if x.shape[axis] is not None)
     unknown = [ops.cast(ops.shape(x)[axis], "int64") for axis in axes if x.shape[axis] is None]
-    return math.prod(unknown, start=ops.convert_to_tensor(size, dtype="int64"))
+    return math.prod(unknown, start=size)

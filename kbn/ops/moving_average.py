@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from kbn.ops.moments import Moments, or_one
-
-Tensor = Any
+from kbn.common.types import Tensor
+from kbn.ops.merging import or_one
+from kbn.ops.moments import Moments
 
 # Of weighted values, one alone has a count of 1 but for rounding.
 MORE_THAN_ONE = 1.0001
@@ -138,7 +138,7 @@ def debiased(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, Ten
         seen: 1 − momentumᵗ so far; 1 for an average whose start is long forgotten.
     """
     seen = seen * (1.0 - update.rate) + update.rate
-    share = update.rate / or_one(seen)
+    share = update.rate / or_one(seen, ops)
     return average * (1.0 - share) + update.value * share, seen
 
 
@@ -151,10 +151,10 @@ def cumulative(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, T
         seen: the number of values so far.
     """
     seen = seen + update.count
-    share = update.count / or_one(seen)
+    share = update.count / or_one(seen, ops)
     return average * (1.0 - share) + update.value * share, seen
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     # Weights of sum 1, so that no sum of large values overflows.
-    return ops.sum(values * (weights / or_one(ops.sum(weights, 0))), 0)
+    return ops.sum(values * (weights / or_one(ops.sum(weights, 0), ops)), 0)

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from kbn.common import checks
+from kbn.common.types import Tensor
 
-Tensor = Any
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 LIMITS = ("rmax", "rmin", "dmax")
 

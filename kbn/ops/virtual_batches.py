@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-Tensor = Any
+from kbn.common.types import Tensor
 
 
 def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

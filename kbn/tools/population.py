@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kbn.ops.merging import merge, or_one
 from kbn.ops.moments import Part
 
 
@@ -13,8 +14,8 @@ class InferenceStatistics(NamedTuple):
     Attributes:
         mean: the mean.
         variance: the variance.
-        mean_count: the number of values behind the mean; 0 where there was none.
-        variance_count: the number of values behind the variance; 0 where none told one.
+        mean_count: the number of values that the mean is of; 0 if there was none.
+        variance_count: the number of values that the variance is of; 0 if there was none.
     """
 
     mean: np.ndarray
@@ -26,35 +27,30 @@ class InferenceStatistics(NamedTuple):
 class Population:
     """Mean and variance of all values, however they are cut into batches.
 
-    Batches are merged one after the other by weight (Chan, Golub & LeVeque 1983, eq. 2.1).
+    Batches are merged one after the other by weight.
     """
 
     def __init__(self) -> None:
-        self._weight: np.ndarray | float = 0.0
+        self._merged: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._squared_weight: np.ndarray | float = 0.0
-        self._mean: np.ndarray | float = 0.0
-        self._squares: np.ndarray | float = 0.0
 
     def add(self, batch: Part) -> None:
         """Add a batch; its arrays are (C,)."""
-        before, self._weight = self._weight, self._weight + batch.weight
-        share = batch.weight / _or_one(self._weight)
-        distance = batch.pivot + batch.offset - self._mean
-        with np.errstate(invalid="ignore"):  # inf and NaN go on as NaN, and are told in the end
-            self._mean = self._mean + distance * share
-            self._squares = self._squares + batch.weight * batch.variance
-            self._squares = self._squares + np.square(distance) * before * share
+        part = (batch.pivot + batch.offset, batch.variance, np.asarray(batch.weight))
+        if self._merged is not None:
+            pairs = [np.stack(pair) for pair in zip(self._merged, part, strict=True)]
+            with np.errstate(invalid="ignore"):  # inf and NaN stay, and are reported in the end
+                part = merge(*pairs, axis=0, xp=np)
+        self._merged = part
         self._squared_weight = self._squared_weight + batch.squared_weight
 
     def statistics(self, unbiased: bool) -> InferenceStatistics:
         """Return the statistics, with the sample variance or that of the values as they are."""
-        count = np.asarray(np.square(self._weight) / _or_one(self._squared_weight))
-        variance = np.asarray(self._squares / _or_one(self._weight))
+        mean, variance, weight = self._merged or (np.zeros(()),) * 3
+        count = np.asarray(np.square(weight) / or_one(np.asarray(self._squared_weight), np))
         if unbiased:
-            variance = variance * count / _or_one(count - 1)
-        return InferenceStatistics(
-            np.asarray(self._mean), variance, count, np.where(count > 1, count, 0)
-        )
+            variance = variance * count / or_one(count - 1, np)
+        return InferenceStatistics(mean, variance, count, np.where(count > 1, count, 0))
 
 
 class BatchAverage:
@@ -68,8 +64,8 @@ class BatchAverage:
 
     def add(self, batch: Part) -> None:
         """Add a batch; its arrays are (C,)."""
-        m = np.square(batch.weight) / _or_one(batch.squared_weight)
-        unbiased = batch.variance * m / _or_one(m - 1)
+        m = np.square(batch.weight) / or_one(batch.squared_weight, np)
+        unbiased = batch.variance * m / or_one(m - 1, np)
         self._mean = self._mean + m * (batch.pivot + batch.offset)
         self._count = self._count + m
         several = m > 1
@@ -79,12 +75,8 @@ class BatchAverage:
     def statistics(self) -> InferenceStatistics:
         """Return the statistics; the paper's variance is unbiased."""
         return InferenceStatistics(
-            np.asarray(self._mean / _or_one(self._count)),
-            np.asarray(self._variance / _or_one(self._variance_count)),
+            np.asarray(self._mean / or_one(np.asarray(self._count), np)),
+            np.asarray(self._variance / or_one(np.asarray(self._variance_count), np)),
             np.asarray(self._count),
             np.asarray(self._variance_count),
         )
-
-
-def _or_one(divisor: np.ndarray | float) -> np.ndarray:
-    return np.where(np.asarray(divisor) > 0, divisor, 1.0)

@@ -2,14 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from kbn.backend.tensorflow import tracing
+from kbn import backend
 from kbn.common import checks
+from kbn.common.types import Data, Nested, Tensor
 from kbn.introspection.batches import Batches
 from kbn.introspection.layer_calls import (
     LayerCall,
@@ -28,7 +28,7 @@ ESTIMATORS = ("population", "paper")
 
 def recalibrate(
     model: keras.Model,
-    data: Any,
+    data: Data,
     *,
     steps: int | None = None,
     estimator: str = "population",
@@ -86,7 +86,6 @@ def recalibrate(
     """
     checks.one_of("estimator", estimator, ESTIMATORS)
     checks.boolean("verbose", verbose)
-    tracing.check_backend("kbn.recalibrate")
     batches = Batches(data, steps, batch_size)
     layers = _moved_layers(model, batches.first())
     saved = [(v, v.numpy()) for layer in layers for v in layer.non_trainable_variables]
@@ -99,7 +98,7 @@ def recalibrate(
         raise
 
 
-def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNormalization]:
+def _moved_layers(model: keras.Model, inputs: Nested) -> list[keras.layers.BatchNormalization]:
     """Return the normalization layers that training would move, in the order of their calls."""
     if not model.built:
         raise ValueError(
@@ -109,9 +108,9 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
     seen: list[keras.layers.BatchNormalization] = []
     moved: set[int] = set()
 
-    def look(inputs: Any) -> list[Any]:
-        trace = tracing.current_trace()
-        calls, scope = _calls(model, inputs, training=True)
+    def observe(mapping: backend.Mapping, inputs: Nested) -> list[Tensor]:
+        trace = backend.current_trace()
+        calls, scope = _calls(model, mapping, inputs, training=True)
         # Frozen, or called with training=False, a layer assigns nothing.
         moved.update(
             id(layer)
@@ -122,7 +121,7 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
         seen.extend(call.layer for call in calls if id(call.layer) not in looped)
         return []
 
-    tracing.compiled(look, eagerly=runs_eagerly(model))(inputs)
+    _compiled(observe, model)(inputs)
     in_order = list(dict.fromkeys(layer for layer in seen if id(layer) in moved))
     _refuse_unseen([x.name for x in norms if id(x) in moved and x not in in_order])
     if not moved:
@@ -134,7 +133,12 @@ def _moved_layers(model: keras.Model, inputs: Any) -> list[keras.layers.BatchNor
 
 
 def _calls(
-    model: keras.Model, inputs: Any, *, training: bool, number: Any = 0
+    model: keras.Model,
+    mapping: backend.Mapping,
+    inputs: Nested,
+    *,
+    training: bool,
+    number: Tensor | int = 0,
 ) -> tuple[list[LayerCall], keras.StatelessScope]:
     """Run `model` and return the calls of its normalization layers; it stays as it is.
 
@@ -146,7 +150,8 @@ def _calls(
         if isinstance(call.layer, keras.layers.BatchNormalization):
             calls.append(call)
 
-    with observe_calls(observe), keras.StatelessScope(state_mapping=seeds(model, number)) as scope:
+    state = [*mapping, *seeds(model, number)]
+    with observe_calls(observe), keras.StatelessScope(state_mapping=state) as scope:
         model(inputs, **training_argument(model, training))
     return calls, scope
 
@@ -205,21 +210,26 @@ def _parts(
     indices = {id(layer): index for index, layer in enumerate(layers)}
     order: list[int] = []
 
-    def look(numbered: Any) -> list[Any]:
+    def measure(mapping: backend.Mapping, numbered: Nested) -> list[Tensor]:
         inputs, number = numbered
-        calls, _ = _calls(model, inputs, training=training, number=number)
+        calls, _ = _calls(model, mapping, inputs, training=training, number=number)
         calls = [call for call in calls if id(call.layer) in indices]
         order[:] = [indices[id(call.layer)] for call in calls]
         return [_rows(call) for call in calls]
 
-    run = tracing.compiled(look, eagerly=runs_eagerly(model))
+    run = _compiled(measure, model)
     for number, inputs in enumerate(batches):
         measured = run((inputs, np.int64(number)))
         yield from ((index, Part(*rows)) for index, rows in zip(order, measured, strict=True))
         progress()
 
 
-def _rows(call: LayerCall) -> Any:
+def _compiled(function: Callable[..., Nested], model: keras.Model) -> Callable[[Nested], Nested]:
+    eagerly = runs_eagerly(model)
+    return backend.compile_for_batches(function, model.variables, eagerly=eagerly)
+
+
+def _rows(call: LayerCall) -> Tensor:
     """Reduce what a layer was called on to the (5, C) rows of a `Part`, in float64."""
     x = ops.cast(call.inputs, "float64")
     axis = call.layer.axis % len(x.shape)

@@ -14,8 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kbn
-from kbn.backend.tensorflow import fused_kernel, native_kernels
+from kbn import backend
+from kbn.backend.tensorflow import native_kernels
+from kbn.backend.tensorflow.normalization import DTYPES
+from kbn.ops.moments import by_kernel
 from tests.conftest import needed
+from tests.support import ROOT
 
 EPSILON = 1e-3
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
@@ -45,7 +49,7 @@ def computed(x, dy, axis, gamma, beta, dtype):
     gamma, beta = (tf.constant(a, "float32") for a in (gamma, beta))
     with tf.GradientTape() as tape:
         tape.watch([x, gamma, beta])
-        y, batch = fused_kernel.normalize_batch(x, axis, gamma, beta, EPSILON)
+        y, batch = by_kernel(x, axis, gamma, beta, EPSILON)
     gradients = tape.gradient(y, [x, gamma, beta], output_gradients=dy)
     assert y.dtype == gradients[0].dtype == dtype
     results = [y, batch.mean, batch.variance, *gradients]
@@ -106,7 +110,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", fused_kernel.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), LAYOUTS, ids=str)
 def test_agrees_with_the_formulas(shape, axis, dtype):
     compare(shape, axis, dtype)
@@ -119,7 +123,7 @@ def test_agrees_with_the_formulas(shape, axis, dtype):
     ),
     st.integers(0, 4),
     st.integers(1, 70),
-    st.sampled_from(fused_kernel.DTYPES),
+    st.sampled_from(DTYPES),
     st.integers(0, 2**32 - 1),
 )
 def test_agrees_with_the_formulas_on_any_shape(shape, axis, channels, dtype, seed):
@@ -141,7 +145,7 @@ def test_frozen_statistics_and_their_gradients(dtype, layout):
     inputs = [tf.cast(x, dtype), *(tf.constant(a) for a in (gamma, beta))]
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        y = fused_kernel.normalize(inputs[0], axis, *inputs[1:], mean, variance, EPSILON)
+        y = backend.normalize(inputs[0], axis, *inputs[1:], mean, variance, EPSILON)
     dx, dgamma, dbeta = tape.gradient(y, inputs, output_gradients=tf.cast(dy, dtype))
     inverse = (1 / np.sqrt(variance + EPSILON)).reshape(along)
     hat = (x - mean.reshape(along)) * inverse
@@ -198,7 +202,7 @@ def test_an_outlier_in_the_sample_for_the_pivot_costs_little():
     np.testing.assert_allclose(got[0], right[0], atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", fused_kernel.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_channel_is_not_finite_and_leaves_the_others(bad, dtype):
     x = np.random.default_rng(0).normal(size=(50, 20, 3)).astype("float32")
@@ -217,7 +221,7 @@ def test_half_precision_is_rounded_as_tensorflow_does(dtype):
     bits = np.arange(2**16, dtype="uint16").reshape(1, 1, -1, 1)
     x = tf.bitcast(bits, dtype)
     one, zero = tf.ones(1), tf.zeros(1)
-    y = fused_kernel.normalize(x, 3, one, zero, zero, one, 1e-12)
+    y = backend.normalize(x, 3, one, zero, zero, one, 1e-12)
     wide = tf.cast(x, "float32").numpy()
     finite = np.isfinite(wide) & ((np.abs(wide) >= 2.0**-126) | (wide == 0))
     np.testing.assert_array_equal(tf.cast(y, "float32").numpy()[finite], wide[finite])
@@ -225,7 +229,7 @@ def test_half_precision_is_rounded_as_tensorflow_does(dtype):
     # Values between two numbers of the format, ties included.
     values = np.random.default_rng(0).normal(size=4096).astype("float32")
     values = np.concatenate([values, 1 + np.arange(64, dtype="float32") / 2**12, [1e-7, 7e4]])
-    scaled = fused_kernel.normalize(
+    scaled = backend.normalize(
         tf.ones((1, 1, 1, len(values)), dtype), 3, tf.constant(values, "float32"),
         tf.zeros(len(values)), tf.zeros(len(values)), tf.ones(len(values)), 1e-12,
     )  # fmt: skip
@@ -303,13 +307,14 @@ def test_kbns_kernels_compute_what_tensorflows_do(onednn, python, tmp_path):
 THREADS = """
 import sys, numpy as np, tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
-from kbn.backend.tensorflow import fused_kernel, native_kernels
+from kbn.backend.tensorflow import native_kernels
+from kbn.ops.moments import by_kernel
 assert native_kernels.load().active and native_kernels.threads() == int(sys.argv[1])
 for shape, axis in (((300, 7, 5, 96), 3), ((30, 96, 35, 5), 1), ((2, 4, 400, 400), 1)):
     x = tf.random.stateless_normal(shape, (0, 0))
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y, batch = fused_kernel.normalize_batch(
+        y, batch = by_kernel(
             x, axis, tf.ones(shape[axis]), tf.zeros(shape[axis]), 1e-3)
         loss = tf.reduce_sum(y * x)
     for result in (y, batch.mean, batch.variance, tape.gradient(loss, x)):
@@ -360,7 +365,7 @@ def test_outputs_take_the_place_of_inputs_that_nobody_needs(python):
 
     def normalized(x, keep):
         y = tf.sin(x)
-        z = fused_kernel.normalize(y, 3, one, zero, zero, one, 1e-12)
+        z = backend.normalize(y, 3, one, zero, zero, one, 1e-12)
         return z, y if keep else None
 
     for keep in (True, False):
@@ -376,10 +381,7 @@ def test_two_kernels_at_once_do_not_disturb_each_other():
 
     @tf.function
     def many(x):
-        parts = [
-            fused_kernel.normalize_batch(x * float(i), 3, tf.ones(8), tf.zeros(8), 1e-12)[0]
-            for i in range(1, 9)
-        ]
+        parts = [by_kernel(x * float(i), 3, tf.ones(8), tf.zeros(8), 1e-12)[0] for i in range(1, 9)]
         return tf.stack(parts)
 
     for _ in range(5):
@@ -394,9 +396,6 @@ def test_tensorflows_own_kernels_pass_too(options, python):
     done = python("-m", "pytest", "-q", "--rootdir", ROOT, "-c", f"{ROOT}/setup.cfg",
                   f"{__file__}", PYTHONPATH=ROOT, check=False, **options)  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def test_why_kbns_kernels_do_not_run(python, monkeypatch):
@@ -414,7 +413,7 @@ def test_a_wrong_call_of_the_op_is_told():
     with pytest.raises(
         (tf.errors.InvalidArgumentError, ValueError), match=r"(?i)scale|channel|dim"
     ):
-        fused_kernel.normalize_batch(x, 3, two, two, EPSILON)
+        by_kernel(x, 3, two, two, EPSILON)
 
 
 def test_saved_models_run_without_kbn(python, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from kbn.backend.tensorflow import replicas
+from kbn import backend
 from tests.support.replicas import forward_and_gradients, mirrored, run_on, statistics
 from tests.support.workers import run_workers
 
@@ -65,7 +65,7 @@ def test_synchronized_replicas_equal_one_device(strategy, split, options, masked
             np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
     for value, wanted in zip(statistics(both), statistics(one), strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(both.refused_updates, one.refused_updates)
+    np.testing.assert_array_equal(both.skipped_updates, one.skipped_updates)
 
 
 def test_synchronized_weights_equal_one_device(strategy):
@@ -128,10 +128,10 @@ def test_replicas_that_tell_nothing_hold_nobody_back(strategy):
     run_on(strategy, lambda x: [layer(x, training=True)], cut(x, (7, 1)))
     np.testing.assert_allclose(layer.moving_variance, 0.5 + 0.5 * x[:7].var(0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(layer.moving_mean, 0.5 * x.mean(0), rtol=1e-5)
-    np.testing.assert_array_equal(layer.refused_updates, [1] * 4)
+    np.testing.assert_array_equal(layer.skipped_updates, [1] * 4)
     run_on(strategy, lambda x: [layer(x, training=True)], cut(x[:0], (0, 0)))
     np.testing.assert_allclose(layer.moving_mean, 0.5 * x.mean(0), rtol=1e-5)
-    np.testing.assert_array_equal(layer.refused_updates, [3] * 4)
+    np.testing.assert_array_equal(layer.skipped_updates, [3] * 4)
 
 
 @pytest.mark.parametrize("momentum", [None, 0.0])
@@ -164,7 +164,7 @@ def test_one_replicas_nan_poisons_nothing(strategy, synchronized):
 
 def test_gathered_rows_are_those_of_each_replica_even_beside_nan(strategy):
     rows = np.float32([[[1, 2]], [[np.nan, np.inf]]])
-    (gathered,) = run_on(strategy, lambda rows: [replicas.gather(rows)], rows)
+    (gathered,) = run_on(strategy, lambda rows: [backend.gather(rows)], rows)
     for received in gathered:
         np.testing.assert_array_equal(received, rows)
 
@@ -172,8 +172,8 @@ def test_gathered_rows_are_those_of_each_replica_even_beside_nan(strategy):
 @pytest.mark.parametrize("synchronized", [False, True])
 @pytest.mark.parametrize("renorm", [False, True])
 def test_one_collective_per_layer_and_forward_pass(strategy, monkeypatch, synchronized, renorm):
-    calls, original = [], replicas.gather
-    monkeypatch.setattr(replicas, "gather", lambda rows: calls.append(rows.shape) or original(rows))
+    calls, original = [], backend.gather
+    monkeypatch.setattr(backend, "gather", lambda rows: calls.append(rows.shape) or original(rows))
     layer = built(strategy, synchronized=synchronized, renorm=renorm)
     run_on(strategy, lambda x: [layer(x, training=True)], cut(data()[0], (4, 4)))
     assert len(calls) == 2  # one in each of two replicas
@@ -276,7 +276,7 @@ def test_two_worker_processes_agree_with_one(tmp_path):
 
 
 def test_a_layer_on_one_replica_asks_nobody(monkeypatch):
-    monkeypatch.setattr(replicas, "gather", None)
+    monkeypatch.setattr(backend, "gather", None)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         layer = built(synchronized=True)
     layer(data()[0], training=True)

@@ -17,7 +17,7 @@ from keras import layers
 
 import kbn
 from kbn.introspection.layer_tree import layer_paths
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.support import events
 from tests.support.any_model import (
@@ -379,11 +379,11 @@ def test_data_sets_give_what_their_arrays_give(build, tmp_path):
 
 
 def rows_but_cost(callback):
-    return [row for row in callback.history if row.measure != tags.MONITOR]
+    return [row for row in callback.history if row.measure != catalogue.MONITOR]
 
 
 def is_distance(measure):
-    return measure.removesuffix("_worst") in tags.DISTANCES
+    return measure.removesuffix("_worst") in catalogue.distances()
 
 
 class StopError(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
 from kbn.callbacks.probing.probe_data import Batch
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.support import events, models
 from tests.support.callbacks import CALLBACKS, first_step, open_files, steps
@@ -136,7 +136,8 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
         fit(alone, "functional", [callbacks[1]], steps_per_epoch=1)
         alone.set_weights(model.get_weights())  # moving statistics of replicas differ
         rows = [
-            [r for r in callback.history if r.measure != tags.MONITOR] for callback in callbacks
+            [r for r in callback.history if r.measure != catalogue.MONITOR]
+            for callback in callbacks
         ]
         assert [r[1:4] for r in rows[0]] == [r[1:4] for r in rows[1]]
         np.testing.assert_allclose(
@@ -227,12 +228,12 @@ def test_an_exception_in_training_leaves_nothing_behind(name, tmp_path):
 @every_callback
 def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
     """However many records there are."""
-    from kbn.backend.tensorflow import tracing
+    from kbn import backend
 
     traced = []
-    original = tracing.compile_for
+    original = backend.compile_for
     monkeypatch.setattr(
-        tracing, "compile_for", lambda *args, **how: traced.append(0) or original(*args, **how)
+        backend, "compile_for", lambda *args, **how: traced.append(0) or original(*args, **how)
     )
     calls = []
 

@@ -18,19 +18,19 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 import kbn
 from kbn.callbacks import CovariateShift
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.history import json_line
 from kbn.records.tags import Place, Row
 from tests.support import events, models
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
-SCALARS = set(tags.COVARIATE_SHIFT) - {tags.HISTOGRAM}
-DISTANCES = {f"{name}{end}" for name in tags.DISTANCES for end in ("", "_worst")}
-DEFAULTS = {tags.WASSERSTEIN, tags.JEFFREYS, f"{tags.WASSERSTEIN}_worst", f"{tags.JEFFREYS}_worst"}
+SCALARS = set(catalogue.scalars("covariate_shift"))
+DISTANCES = {f"{name}{end}" for name in catalogue.distances() for end in ("", "_worst")}
+DEFAULTS = {"wasserstein", "jeffreys", "wasserstein_worst", "jeffreys_worst"}
 ALWAYS = SCALARS - DISTANCES - {"saturated"} | DEFAULTS
-TEXTS = tags.COST, tags.LAYERS, tags.SETTINGS
-SUMMARIES = {tags.HEAT_MAP, tags.WORST_LAYERS, *TEXTS, "custom_scalars__config__"}
+TEXTS = catalogue.COST, catalogue.LAYERS, catalogue.SETTINGS
+SUMMARIES = {catalogue.HEAT_MAP, catalogue.WORST_LAYERS, *TEXTS, "custom_scalars__config__"}
 
 
 def fit(model, *callbacks, **options):
@@ -52,7 +52,7 @@ def written_scalars(run):
     return {
         (step, tag): float(value)
         for tag in events.tags(run)
-        if tag.split("/")[0] in {*SCALARS, tags.MONITOR} and tag not in TEXTS
+        if tag.split("/")[0] in {*SCALARS, catalogue.MONITOR} and tag not in TEXTS
         for step, value in events.series(run, tag).items()
     }
 
@@ -65,21 +65,25 @@ def kept_scalars(shift):
 def test_history_equals_the_event_file(kind, tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=3)
     fit(models.compiled(kind), shift)
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     assert written_scalars(run) == kept_scalars(shift)
     assert len(kept_scalars(shift)) == len(shift.history)
     assert steps(shift) == [0, 3, 6]
     assert {row.measure for row in watched(shift)} == ALWAYS
-    cost = {f"{tags.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
+    cost = {f"{catalogue.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
     about_layers = {tag for tag in events.tags(run) if tag not in cost | SUMMARIES}
     assert {*events.tags(run)} == about_layers | cost | SUMMARIES
-    assert {tag.split("/")[0] for tag in about_layers} == {tags.HISTOGRAM, *ALWAYS}
+    assert {tag.split("/")[0] for tag in about_layers} == {catalogue.HISTOGRAM, *ALWAYS}
     assert len(os.listdir(run)) == 1
 
 
 def test_every_measure_is_written_where_it_is_asked_for(tmp_path):
     shift = CovariateShift(
-        tmp_path, X[:16], layers=["twice", "dropout*"], measures=tags.DISTANCES, every_steps=4
+        tmp_path,
+        X[:16],
+        layers=["twice", "dropout*"],
+        measures=catalogue.distances(),
+        every_steps=4,
     )
     fit(models.compiled("shared"), shift)
     by_place = {}
@@ -90,7 +94,7 @@ def test_every_measure_is_written_where_it_is_asked_for(tmp_path):
         for place in by_place
     }
     assert len(by_place) == 8
-    assert written_scalars(tmp_path / tags.RUN_DIRECTORY) == kept_scalars(shift)
+    assert written_scalars(tmp_path / "covariate_shift") == kept_scalars(shift)
 
 
 def test_a_distance_alone(tmp_path):
@@ -98,7 +102,7 @@ def test_a_distance_alone(tmp_path):
     fit(models.compiled("functional"), shift)
     found = {row.measure for row in watched(shift)}
     assert found == ALWAYS - DEFAULTS | {"psi", "psi_worst"}
-    (text,) = events.series(tmp_path / tags.RUN_DIRECTORY, tags.WORST_LAYERS).values()
+    (text,) = events.series(tmp_path / "covariate_shift", catalogue.WORST_LAYERS).values()
     assert text.item().decode().startswith("| place | psi at step 8 |")
 
 
@@ -142,7 +146,9 @@ def test_while_no_weight_changes_nothing_moves(kind, tmp_path):
     model = models.BUILDERS[kind]()
     model.compile(keras.optimizers.SGD(0.0), "mse")
     layers = ["twice", "dropout*"] if kind == "shared" else "*"
-    shift = CovariateShift(tmp_path, X[:15], layers=layers, every_steps=1, measures=tags.DISTANCES)
+    shift = CovariateShift(
+        tmp_path, X[:15], layers=layers, every_steps=1, measures=catalogue.distances()
+    )
     fit(model, shift)
     assert len(steps(shift)) == 9
     moved = {(row.measure, row.value) for row in shift.history if row.measure in DISTANCES}
@@ -233,7 +239,7 @@ def test_a_second_fit_goes_on_at_the_right_step(tmp_path):
     model.compile("sgd", "mse")  # a new optimizer counts from 0
     fit(model, shift)
     assert steps(shift) == [0, 4, 8, 12, 16, 20, 24]
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     assert list(events.series(run, "mean/bn/input")) == steps(shift)
 
 
@@ -302,7 +308,7 @@ def test_channels_first_layers_are_measured_by_their_channels(tmp_path):
 def test_the_layout_shows_each_place_once_as_a_band(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], layers=["dense", "bn"], sites="input")
     fit(models.compiled("functional"), shift, epochs=3)
-    (value,) = events.series(tmp_path / tags.RUN_DIRECTORY, "custom_scalars__config__").values()
+    (value,) = events.series(tmp_path / "covariate_shift", "custom_scalars__config__").values()
     layout = layout_pb2.Layout.FromString(value.item())
     charts = [chart for category in layout.category for chart in category.chart]
     assert [chart.title for chart in charts] == ["bn input", "dense input"]  # page reverses
@@ -314,8 +320,8 @@ def test_the_layout_shows_each_place_once_as_a_band(tmp_path):
 
 def test_histograms_can_be_left_out(tmp_path):
     fit(models.compiled("functional"), CovariateShift(tmp_path, X[:16], histograms=False))
-    written = events.tags(tmp_path / tags.RUN_DIRECTORY)
-    assert not [tag for tag in written if tag.startswith(tags.HISTOGRAM)]
+    written = events.tags(tmp_path / "covariate_shift")
+    assert not [tag for tag in written if tag.startswith(catalogue.HISTOGRAM)]
 
 
 class StopError(Exception):
@@ -331,7 +337,7 @@ def test_when_training_raises_the_file_is_complete_and_closed(tmp_path):
     model = models.compiled("functional")
     with contextlib.suppress(StopError):
         fit(model, shift, keras.callbacks.LambdaCallback(on_train_batch_end=stop))
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     still_open = [
         os.readlink(f"/proc/self/fd/{fd}")
         for fd in os.listdir("/proc/self/fd")
@@ -371,7 +377,7 @@ def test_when_the_exception_is_kept_the_file_is_complete_all_the_same(tmp_path):
             keras.callbacks.LambdaCallback(on_train_batch_end=stop),
         )
     assert kept.value.__traceback__ is not None
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     assert list(events.series(run, "mean/bn/input")) == steps(shift) == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -381,8 +387,8 @@ def test_the_file_is_flushed_at_every_epochs_end(tmp_path):
     look = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: read.append(
             [
-                list(events.series(tmp_path / tags.RUN_DIRECTORY, tag))
-                for tag in ("mean/bn/input", tags.HEAT_MAP)
+                list(events.series(tmp_path / "covariate_shift", tag))
+                for tag in ("mean/bn/input", catalogue.HEAT_MAP)
             ]
         )
     )
@@ -395,7 +401,7 @@ def test_a_record_can_be_read_as_soon_as_it_is_taken(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     look = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: read.append(
-            len(events.series(tmp_path / tags.RUN_DIRECTORY, "mean/bn/input"))
+            len(events.series(tmp_path / "covariate_shift", "mean/bn/input"))
         )
     )
     fit(models.compiled("functional"), shift, look)
@@ -432,7 +438,7 @@ def test_a_removed_log_folder_does_not_end_training(tmp_path):
     with user_warnings() as texts:
         fit(model, shift, remove, epochs=2)
     assert int(model.optimizer.iterations.numpy()) == 16
-    run = tmp_path / "log" / tags.RUN_DIRECTORY
+    run = tmp_path / "log" / "covariate_shift"
     assert texts == [
         "CovariateShift failed at step 9 and training goes on: "
         f"the files in {str(run)!r} were removed. Lost records: 9 so far.",
@@ -504,7 +510,7 @@ def test_on_a_full_disk_what_was_written_stays_and_later_records_follow(
     model = models.compiled("functional")
     with user_warnings() as texts:
         fit(model, shift)
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     expected = [step for step in range(9) if step not in (full_from, full_from + 1)]
     assert steps(shift) == expected
     assert "No space left on device" in texts[0]
@@ -531,10 +537,10 @@ def test_a_record_whose_cost_found_no_room_is_not_lost(tmp_path, monkeypatch):
     shift = Filling(tmp_path, X[:16], every_steps=1)
     with user_warnings():
         fit(models.compiled("functional"), shift)
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     assert disk.room == math.inf
     assert steps(shift) == list(events.series(run, "mean/bn/input")) == list(range(9))
-    assert 4 not in events.series(run, f"{tags.MONITOR}/record/bytes")
+    assert 4 not in events.series(run, f"{catalogue.MONITOR}/record/bytes")
     assert written_scalars(run) == kept_scalars(shift)
     assert shift.lost_records == 0
 
@@ -544,7 +550,7 @@ def test_history_as_json_lines(tmp_path):
     model = models.compiled("functional")
     fit(model, shift)
     fit(model, shift)
-    lines = (tmp_path / tags.RUN_DIRECTORY / "history.jsonl").read_text().splitlines()
+    lines = (tmp_path / "covariate_shift" / "history.jsonl").read_text().splitlines()
     assert [Row(**json.loads(line)) for line in lines] == list(shift.history)
     assert steps(shift) == [0, 3, 6, 8, 9, 12, 15]
 
@@ -560,8 +566,8 @@ def test_each_epoch_with_records_ends_with_a_picture_and_a_table(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=12)
     fit(models.compiled("functional"), shift, epochs=5)
     assert steps(shift) == [0, 12, 24, 36]
-    run = tmp_path / tags.RUN_DIRECTORY
-    pictures = events.series(run, tags.HEAT_MAP)
+    run = tmp_path / "covariate_shift"
+    pictures = events.series(run, catalogue.HEAT_MAP)
     assert list(pictures) == [8, 16, 24, 40]
     for width, height, png in pictures.values():
         with Image.open(io.BytesIO(png)) as image:
@@ -569,9 +575,9 @@ def test_each_epoch_with_records_ends_with_a_picture_and_a_table(tmp_path):
     moved = [
         (row.value, f"{row.layer} {row.site}")
         for row in shift.history
-        if row.measure == tags.WASSERSTEIN and row.step == 24
+        if row.measure == "wasserstein" and row.step == 24
     ]
-    lines = events.series(run, tags.WORST_LAYERS)[24].item().decode().splitlines()
+    lines = events.series(run, catalogue.WORST_LAYERS)[24].item().decode().splitlines()
     assert lines[0] == "| place | wasserstein at step 24 |"
     assert lines[2:] == [f"| {place} | {value:.4g} |" for value, place in sorted(moved)[::-1]]
 
@@ -579,8 +585,8 @@ def test_each_epoch_with_records_ends_with_a_picture_and_a_table(tmp_path):
 def test_what_watching_cost_is_told_at_the_end(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     fit(models.compiled("functional"), shift)
-    run = tmp_path / tags.RUN_DIRECTORY
-    ((step, text),) = events.series(run, tags.COST).items()
+    run = tmp_path / "covariate_shift"
+    ((step, text),) = events.series(run, catalogue.COST).items()
     assert step == 8
     head, _, line = text.item().decode().splitlines()
     assert head == "| records | postponed | ms | ms per record | share of training time | bytes |"
@@ -610,13 +616,13 @@ def test_beyond_its_budget_watching_waits(tmp_path):
     assert steps(shift) == [0]
     assert (shift.cost.records, shift.cost.postponed) == (1, 8)
     assert shift.lost_records == 0
-    assert list(events.series(tmp_path / tags.RUN_DIRECTORY, "mean/bn/input")) == [0]
+    assert list(events.series(tmp_path / "covariate_shift", "mean/bn/input")) == [0]
 
 
 def test_no_more_histograms_than_tensorboard_shows(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], sites="input", every_steps=1)
     fit(models.compiled("functional"), shift, epochs=19)
-    run = tmp_path / tags.RUN_DIRECTORY
+    run = tmp_path / "covariate_shift"
     assert list(events.series(run, "mean/bn/input")) == list(range(153))
     assert list(events.series(run, "activations/bn/input")) == list(range(0, 153, 2))
 
@@ -871,8 +877,8 @@ def test_epochs_that_an_earlier_run_took_are_taken_off(tmp_path):
     """So that the histograms that are left are not thinned for their sake."""
     shift = CovariateShift(tmp_path, X[:16], every_steps=1)
     fit(models.compiled("functional"), shift, epochs=100, initial_epoch=95)
-    run = tmp_path / tags.RUN_DIRECTORY
-    assert list(events.series(run, f"{tags.HISTOGRAM}/bn/input")) == steps(shift)
+    run = tmp_path / "covariate_shift"
+    assert list(events.series(run, f"{catalogue.HISTOGRAM}/bn/input")) == steps(shift)
     assert len(steps(shift)) == 41
 
 

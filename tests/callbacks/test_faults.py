@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from tests.conftest import needed
 from tests.support import ROOT, events, models
 from tests.support.callbacks import CALLBACKS, first_step, steps
@@ -231,8 +231,7 @@ def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     accumulator = events.accumulate(file.parent)
     tag = next(
         tag for tag in accumulator.Tags()["tensors"]
-        if tag.split("/")[0] in tags.DESCRIPTIONS and not tag.startswith(tags.MONITOR)
-        and tag.split("/")[0] not in (tags.HISTOGRAM, tags.HEAT_MAP, tags.WORST_LAYERS)
+        if tag.split("/")[0] in catalogue.scalars(callback.run)
     )  # fmt: skip
     written = [event.step for event in accumulator.Tensors(tag)]
     assert written == list(range(first_step(name), written[-1] + 1))
@@ -269,6 +268,6 @@ def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):
     assert callback.lost_records == 0
     assert steps(callback) == list(range(first_step(name), 10))
     values = [
-        row.value for row in callback.history if row.step == 9 and row.measure != tags.MONITOR
+        row.value for row in callback.history if row.step == 9 and row.measure != catalogue.MONITOR
     ]
     assert not np.isfinite(values).all()

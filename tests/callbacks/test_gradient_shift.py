@@ -12,7 +12,7 @@ from kbn.callbacks import GradientShift
 from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.callbacks.probing.mixed_weights import in_order
 from kbn.callbacks.probing.probe_data import Batch
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from tests.support import events, models
 from tests.support.scalar_net import by_layer, scalar_net
 from tests.support.warned import user_warnings
@@ -235,8 +235,10 @@ def test_accumulated_gradients_make_a_step_of_several_batches(epochs, every, ste
 def test_every_tag_says_that_it_is_of_the_probe(tmp_path):
     shift = GradientShift(tmp_path, (X, Y))
     models.compiled("functional").fit(X, Y, verbose=0, callbacks=[shift])
-    run = tmp_path / tags.GRADIENT_RUN
-    written = [tag for tag in events.tags(run) if tag.split("/")[0] in tags.GRADIENT_SHIFT]
+    run = tmp_path / "gradient_shift"
+    written = [
+        tag for tag in events.tags(run) if tag.split("/")[0] in catalogue.scalars("gradient_shift")
+    ]
     assert len(written) == 6
     assert all(tag.endswith("/probe") for tag in written)
     assert (

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import kbn.dashboard
-from kbn.records import tags
+from kbn.records import catalogue
 from tests.support.logs import buckets, write
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_runs_and_layers_at_other_sites_are_shown_too(tmp_path):
 
 def test_forty_runs_have_percentiles(tmp_path):
     for run in range(40):
-        write(tmp_path / f"run_{run}", {name: {"a": [0, 1]} for name in tags.PERCENTILE_MEASURES})
+        write(tmp_path / f"run_{run}", {name: {"a": [0, 1]} for name in catalogue.PERCENTILES})
     assert len(kbn.dashboard.load(tmp_path).percentiles().data) == 3 * 40
 
 
@@ -154,7 +154,7 @@ def test_the_verdict_is_of_what_the_table_shows(tmp_path):
 
 def test_a_layer_may_be_called_model(tmp_path):
     write(tmp_path, {"gradient_shift": {"model": [0, 1]}}, sites=["probe"])
-    write(tmp_path, {"loss_lowest": {"model": [0, 1]}}, sites=["probe"], kind=tags.LANDSCAPE_RUN)
+    write(tmp_path, {"loss_lowest": {"model": [0, 1]}}, sites=["probe"], kind="loss_landscape")
     assert kbn.dashboard.load(tmp_path).layers == ["model"]
     write(tmp_path / "other", {"loss_lowest": {"model": [0, 1]}}, sites=["probe"])
     assert kbn.dashboard.load(tmp_path, "other").layers == []
@@ -162,7 +162,7 @@ def test_a_layer_may_be_called_model(tmp_path):
 
 def test_six_layers_spread_over_the_depth_where_nobody_chose(tmp_path):
     values = {f"layer_{i}": [0.0, 1.0] for i in range(50)}
-    write(tmp_path, dict.fromkeys(tags.PERCENTILE_MEASURES, values))
+    write(tmp_path, dict.fromkeys(catalogue.PERCENTILES, values))
     figure = kbn.dashboard.load(tmp_path).percentiles()
     titles = [annotation.text for annotation in figure.layout.annotations]
     assert titles == [f"layer_{i} input, ." for i in (0, 10, 20, 29, 39, 49)]

@@ -4,10 +4,9 @@ from kbn.dashboard.board import Dashboard
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import open_folder
 from kbn.dashboard.reader import RunReader
-from kbn.records import tags
 from tests.support.logs import write
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 
 
 def test_is_read_once_for_a_stamp_and_anew_for_another():

@@ -11,11 +11,11 @@ from kbn.dashboard import figures
 from kbn.dashboard.figures import maps, ridges, style
 from kbn.dashboard.reader import Histograms, Series
 from kbn.diagnosis.summary import Moved
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 RNG = np.random.default_rng(0)
 
 
@@ -120,7 +120,7 @@ def test_many_runs_share_the_page():
 
 
 def test_percentiles_are_drawn_as_bands():
-    low, middle, high = tags.PERCENTILE_MEASURES
+    low, middle, high = catalogue.PERCENTILES
     measures = {low: places([[1, 2]]), middle: places([[3, 4]]), high: places([[5, 6]])}
     figure = figures.percentiles({"run": measures}, [Place("layer_0", "input")])
     assert [list(trace.y) for trace in figure.data] == [[1, 2], [5, 6], [3, 4]]
@@ -129,7 +129,7 @@ def test_percentiles_are_drawn_as_bands():
 
 
 def test_runs_without_a_layer_leave_its_plot_empty():
-    middle = tags.PERCENTILE_MEASURES[1]
+    _, middle, _ = catalogue.PERCENTILES
     runs = {"a": {middle: places([[1, 2]])}, "b": {}}
     assert len(figures.percentiles(runs, [Place("layer_0", "input")]).data) == 1
 
@@ -146,9 +146,10 @@ def test_runs_compared_by_one_layer_or_the_median_of_all():
     np.testing.assert_array_equal([trace.y for trace in one.data], [values[3], values[3] + 1])
 
 
-@pytest.mark.parametrize(
-    ("measure", "label"), [(SHIFT, "wasserstein<br>σ of the reference"), ("std", "std")]
-)
+@pytest.mark.parametrize(("measure", "label"), [
+    (SHIFT, "wasserstein<br>σ of the reference"), ("std", "std<br>unit of the activation"),
+    ("kurtosis", "kurtosis"),
+])  # fmt: skip
 def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label):
     figure = figures.compared({"a": places(RNG.random((1, 2)))}, measure)
     assert figure.layout.yaxis.title.text == label
@@ -165,12 +166,12 @@ def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
     def of(names, layer="layer_0"):
         return {name: {Place(layer, "probe"): Series(np.arange(2), np.ones(2))} for name in names}
 
-    shift = figures.gradient_shift({"run": of(tags.GRADIENT_SHIFT)})
+    shift = figures.gradient_shift({"run": of(catalogue.scalars("gradient_shift"))})
     assert len(shift.data) == 2
-    land = figures.landscape({"run": of(tags.LOSS_LANDSCAPE, "model")})
+    land = figures.landscape({"run": of(catalogue.scalars("loss_landscape"), "model")})
     assert len(land.data) == 3 + 2 + 1
     assert sum(bool(trace.showlegend) for trace in land.data) == 1
-    gap = figures.statistics_gap({"run": of(tags.MOVING_STATISTICS)})
+    gap = figures.statistics_gap({"run": of(catalogue.scalars("moving_statistics"))})
     assert len(gap.data) == 4
     assert len(figures.statistics_gap({"run": of(["mean_gap"])}).data) == 1
 
@@ -222,8 +223,8 @@ def test_text_is_what_plotly_shows_as_it_is(name):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_text_in_every_figure(name):
     place, series = Place(name, "input"), Series(np.arange(3), np.array([0.0, 1.0, 2.0]))
-    measures = {m: {place: series, Place(name, "probe"): series} for m in tags.DESCRIPTIONS}
-    of_model = {m: {Place("model", "probe"): series} for m in tags.LOSS_LANDSCAPE}
+    measures = {m: {place: series, Place(name, "probe"): series} for m in catalogue.measures()}
+    of_model = {m: {Place("model", "probe"): series} for m in catalogue.scalars("loss_landscape")}
     moved = [Moved(name, place, 1.0, 2.0, 3, 4)]
     shapes = Histograms(np.arange(2), [buckets(RNG), buckets(RNG)])
     drawn = [

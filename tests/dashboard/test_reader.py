@@ -18,12 +18,12 @@ from kbn.dashboard.board import Dashboard
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import UnreadableFiles, open_folder
 from kbn.dashboard.reader import RunReader, natural
+from kbn.records import catalogue, tags
 from kbn.records import framing as records
-from kbn.records import tags
 from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets, write
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 
 
 def only_file(folder):
@@ -78,7 +78,7 @@ def test_runs_in_natural_order_and_the_folder_itself(tmp_path):
     np.testing.assert_array_equal(log.series(".", SHIFT)[Place("a", "input")].values, [0, 3])
     assert open_folder(tmp_path / "run_2").runs() == ["."]
     # Somebody may point at what one callback wrote.
-    alone = open_folder(tmp_path / "run_2" / tags.RUN_DIRECTORY)
+    alone = open_folder(tmp_path / "run_2" / "covariate_shift")
     assert (alone.runs(), alone.measures(["."])) == (["."], [SHIFT])
 
 
@@ -113,10 +113,10 @@ def test_histograms_are_the_buckets_that_were_written(tmp_path):
 
 def test_texts_of_every_callback(two_runs):
     folder, _ = two_runs
-    found = open_folder(folder).texts("normalized", tags.SETTINGS)
-    assert set(found) == {tags.RUN_DIRECTORY, tags.GRADIENT_RUN, tags.LANDSCAPE_RUN,
-                          tags.STATISTICS_RUN}  # fmt: skip
-    assert "| every\\_steps | 4 |" in found[tags.RUN_DIRECTORY]
+    found = open_folder(folder).texts("normalized", catalogue.SETTINGS)
+    assert set(found) == {"covariate_shift", "gradient_shift", "loss_landscape",
+                          "moving_statistics"}  # fmt: skip
+    assert "| every\\_steps | 4 |" in found["covariate_shift"]
 
 
 def test_runs_of_others_are_counted_and_left_alone(tmp_path):
@@ -146,7 +146,7 @@ def test_a_truncated_file_is_read_up_to_there_and_told(cut, tmp_path):
     series = open_folder(tmp_path).series(".", SHIFT)[Place("a", "input")]
     np.testing.assert_array_equal(series.values, [1, 2])
     (sentence,) = UnreadableFiles([tmp_path]).sentences()
-    assert sentence.startswith(f"{tags.RUN_DIRECTORY}/events.out.tfevents")
+    assert sentence.startswith("covariate_shift/events.out.tfevents")
     assert f"of {len(data) - cut:,}; what follows is cut off" in sentence
 
 
@@ -234,7 +234,7 @@ def test_what_was_written_tells_a_rewritten_run_and_a_late_callback(tmp_path):
     write(tmp_path / "one", {SHIFT: {"a": [1.0, 3.0]}})
     seen.append(written())
     write(
-        tmp_path / "one", {"gradient_shift": {"a": [1.0]}}, kind=tags.GRADIENT_RUN, sites=["probe"]
+        tmp_path / "one", {"gradient_shift": {"a": [1.0]}}, kind="gradient_shift", sites=["probe"]
     )
     seen.append(written())
     assert len({of["one"] for of in seen}) == 3
@@ -244,7 +244,7 @@ def test_what_was_written_tells_a_rewritten_run_and_a_late_callback(tmp_path):
 @pytest.mark.parametrize("bad", [[1.0, 2.0], "oops"])
 def test_a_scalar_that_is_no_number_is_told_and_hides_nothing(bad, tmp_path):
     write(tmp_path, {SHIFT: {"a": [0.0, 1.0]}})
-    with tf.summary.create_file_writer(str(tmp_path / tags.RUN_DIRECTORY)).as_default():
+    with tf.summary.create_file_writer(str(tmp_path / "covariate_shift")).as_default():
         metadata = SummaryMetadata(
             plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"),
             data_class="DATA_CLASS_SCALAR",
@@ -254,7 +254,7 @@ def test_a_scalar_that_is_no_number_is_told_and_hides_nothing(bad, tmp_path):
     read = log.series(".", SHIFT)
     assert [place.layer for place in read] == ["a"]
     (sentence,) = log.refused()
-    assert sentence.startswith(f"{tags.RUN_DIRECTORY}: {SHIFT}/b/input is not shown (")
+    assert sentence.startswith(f"covariate_shift: {SHIFT}/b/input is not shown (")
     assert sentence in Dashboard(log).verdict()
     shared = Cache()  # what another log has read is told all the same
     for _ in range(2):

@@ -11,12 +11,12 @@ from playwright.sync_api import expect
 
 from kbn.__main__ import main
 from kbn.callbacks.writing.event_file import EventFile, Record
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, hostile_log, write
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 
 
 def report(capsys, *arguments):
@@ -169,12 +169,12 @@ def test_a_report_on_whatever_was_recorded(measures, tmp_path, capsys):
 
 
 def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
-    write(tmp_path, {tags.WASSERSTEIN: {"a": [0, 1]}})
+    write(tmp_path, {"wasserstein": {"a": [0, 1]}})
     for number, text in enumerate(["", "no table", "| a | b | c |\n| --- | --- | --- |\n| 1 |"]):
-        file = EventFile(str(tmp_path / f"r{number}" / tags.RUN_DIRECTORY), restarts=False,
+        file = EventFile(str(tmp_path / f"r{number}" / "covariate_shift"), restarts=False,
                          json_lines=False)  # fmt: skip
-        rows = Rows(0, {Place("a", "input"): {tags.WASSERSTEIN: 0.0}})
-        file.write(0, Record(rows, texts={tags.SETTINGS: text, tags.LAYERS: text}))
+        rows = Rows(0, {Place("a", "input"): {"wasserstein": 0.0}})
+        file.write(0, Record(rows, texts={catalogue.SETTINGS: text, catalogue.LAYERS: text}))
         file.close()
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
 

@@ -13,7 +13,7 @@ from kbn.records import tags
 from tests.support.logs import HOSTILE, hostile_log, write
 from tests.support.servers import Server
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 PLUGIN = "/data/plugin/kbn"
 
 
@@ -134,7 +134,7 @@ def test_several_folders(two_runs, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--load_fast=false"]])
 def test_the_folder_of_a_callback_alone(options, tmp_path):
     write(tmp_path, {SHIFT: {"a": [0, 1]}})
-    server = Server(tmp_path / tags.RUN_DIRECTORY, *options)
+    server = Server(tmp_path / "covariate_shift", *options)
     state = server.wait_for(f"{PLUGIN}/state", lambda state: state["runs"])
     assert state["runs"] == ["."]
     assert server.get("/data/plugins_listing")["kbn"]["enabled"]

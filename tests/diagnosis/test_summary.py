@@ -6,11 +6,10 @@ import pytest
 from kbn.dashboard.folder import open_folder
 from kbn.dashboard.reader import Series
 from kbn.diagnosis import summary
-from kbn.records import tags
 from kbn.records.tags import Place
 from tests.support.logs import write
 
-SHIFT = tags.WASSERSTEIN
+SHIFT = "wasserstein"
 
 
 def say(tmp_path, **runs):

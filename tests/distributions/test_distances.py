@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kbn.distributions import distances as measures
 from kbn.distributions.distances import ByChannel, jensen_shannon_of, population_stability_of
-from kbn.distributions.sketch import DistributionSketch
-from kbn.records import tags
+from kbn.distributions.reduction import sketched
+from kbn.records import catalogue
 
 RNG = np.random.default_rng(0)
 A = RNG.normal(1, 2, (1000, 3))
@@ -21,7 +21,7 @@ NORMAL = scipy.stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000)[:, None]
 
 
 def sketch(x):
-    return DistributionSketch.of(x, max_samples=10**6)
+    return sketched(x, max_samples=10**6)
 
 
 def column(values):
@@ -31,11 +31,19 @@ def column(values):
 # SciPy's own answers lose digits where values are tiny beside the rest.
 FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)
 SAMPLES = st.lists(FLOATS | st.sampled_from([-1.5, 0, 0.1, 2]), min_size=1, max_size=20)
-ALL = pytest.mark.parametrize("measure", measures.MEASURES.values(), ids=measures.MEASURES)
+FUNCTIONS = [row.function for row in measures.DISTANCES.values()]
+ALL = pytest.mark.parametrize("measure", FUNCTIONS, ids=measures.DISTANCES)
 
 
-def test_measures_stand_under_the_names_of_their_tags():
-    assert tuple(measures.MEASURES) == tags.DISTANCES
+def test_the_catalogue_has_each_distance_and_its_worst_channel():
+    rows = catalogue.measures()
+    assert tuple(measures.DISTANCES) == catalogue.distances()
+    for row in measures.DISTANCES.values():
+        for name in (row.name, f"{row.name}_worst"):
+            assert rows[name].is_distance
+            assert (rows[name].unit, rows[name].scale, rows[name].still) == (
+                row.unit, row.scale, 0)  # fmt: skip
+            assert rows[name].meaning.startswith(row.meaning)
 
 
 # --- Wasserstein-1 -------------------------------------------------------------------------------
@@ -406,7 +414,7 @@ def test_constant_channels_are_left_out(measure):
 def test_constant_channels_take_part_where_no_spread_is_needed(name):
     dead = A.copy()
     dead[:, 0] = 0.1
-    assert measures.MEASURES[name](sketch(dead + 0.5), sketch(dead)).usable.all()
+    assert measures.DISTANCES[name].function(sketch(dead + 0.5), sketch(dead)).usable.all()
 
 
 IF_A_TENTH_MOVED = {
@@ -422,7 +430,7 @@ IF_A_TENTH_MOVED = {
 
 @pytest.mark.parametrize(("name", "expected"), IF_A_TENTH_MOVED.items())
 def test_constants_alone(name, expected):
-    measure, before = measures.MEASURES[name], sketch(np.full((9, 2), 0.1))
+    measure, before = measures.DISTANCES[name].function, sketch(np.full((9, 2), 0.1))
     moved = measure(sketch(np.full((9, 2), 0.2)), before)
     assert moved.mean() == moved.worst() == pytest.approx(expected, rel=1e-12)
     same = measure(sketch(np.full((9, 2), 0.1)), before)

@@ -1,5 +1,4 @@
 import math
-import types
 
 import keras
 import numpy as np
@@ -8,14 +7,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.backend.tensorflow import tracing
+from kbn import backend
 from kbn.distributions import reduction
-from kbn.distributions.reduction import Reduction, sample_positions
+from kbn.distributions.reduction import Reduction, sample_positions, sketched
 from kbn.distributions.sketch import (
     BASIS_POINTS,
     HISTOGRAM_POINTS,
     ChannelMoments,
-    DistributionSketch,
 )
 
 RNG = np.random.default_rng(0)
@@ -32,15 +30,14 @@ def way(request, monkeypatch):
     if "blocks" in request.param:
         monkeypatch.setattr(reduction, "BLOCK", 100)
     if "keras" in request.param:
-        without = types.SimpleNamespace(active=False)
-        monkeypatch.setattr(reduction.native_kernels, "load", lambda: without)
+        monkeypatch.setattr(backend, "kernel", lambda dtype: backend.Kernel("not now"))
     return request.param
 
 
 def reduced(x, axis=-1, max_samples=2**14, bounds=None):
     """Reduce inside a trace, as the probe does."""
     one = Reduction(x.shape, axis, max_samples, bounds)
-    (arrays,) = tracing.compile_for(lambda x: [one.on_device(x)], x)()
+    (arrays,) = backend.compile_for(lambda _, x: [one.on_device(x)], [], x)()
     if "whole" not in arrays:
         held = sum(array.size for array in arrays.values())
         assert held <= max_samples + 3 * x.shape[axis] + 4
@@ -52,23 +49,23 @@ def reduced(x, axis=-1, max_samples=2**14, bounds=None):
 def test_quantiles_are_those_of_numpy(values):
     x = np.array(values, "float32")
     expected = np.quantile(x.astype("float64"), FRACTIONS)
-    np.testing.assert_allclose(DistributionSketch.of(x).quantile(FRACTIONS), expected, rtol=1e-9)
+    np.testing.assert_allclose(sketched(x).quantile(FRACTIONS), expected, rtol=1e-9)
 
 
 def test_integers_0_to_100_have_their_percentiles():
-    sketch = DistributionSketch.of(np.arange(101.0))
+    sketch = sketched(np.arange(101.0))
     np.testing.assert_allclose(sketch.quantile([0.15, 0.5, 0.85]), [15, 50, 85])
 
 
 def test_normal_percentiles_lie_1_036433_sigma_from_the_mean():
     x = np.random.default_rng(0).normal(2, 3, 10**6)
-    quantiles = DistributionSketch.of(x, max_samples=10**6).quantile([0.15, 0.85])
+    quantiles = sketched(x, max_samples=10**6).quantile([0.15, 0.85])
     np.testing.assert_allclose(quantiles, [2 - 1.036433 * 3, 2 + 1.036433 * 3], atol=0.02)
 
 
 def test_histogram_edges_are_quantiles_and_counts_add_up():
     x = np.random.default_rng(0).standard_t(2, (500, 7)).astype("float32")
-    histogram = DistributionSketch.of(x).histogram()
+    histogram = sketched(x).histogram()
     edges = np.quantile(x.astype("float64"), np.array(HISTOGRAM_POINTS) / 10_000)
     np.testing.assert_allclose(histogram[:, 0], edges[:-1], rtol=1e-12)
     np.testing.assert_allclose(histogram[:, 1], edges[1:], rtol=1e-12)
@@ -77,7 +74,7 @@ def test_histogram_edges_are_quantiles_and_counts_add_up():
 
 def test_moments_are_over_all_values_even_beyond_max_samples(way):
     x = np.random.default_rng(0).normal(5, 2, (4000, 6)).astype("float32")
-    sketch = DistributionSketch.of(x, max_samples=600)
+    sketch = sketched(x, max_samples=600)
     assert sketch.values.shape == (100, 6)
     np.testing.assert_allclose(sketch.mean, x.mean(0, dtype="float64"), rtol=1e-6)
     np.testing.assert_allclose(sketch.variance, x.var(0, dtype="float64"), rtol=1e-5)
@@ -89,11 +86,10 @@ def test_a_wide_layer_in_blocks_without_a_rest(python):
     code = """
 import numpy as np
 from kbn.distributions import reduction
-from kbn.distributions.sketch import DistributionSketch
 
 reduction.WHOLE, reduction.BLOCK = -1, 1500
 x = np.random.default_rng(0).normal(3, 2, (256, 700)).astype("float32")
-sketch = DistributionSketch.of(x)
+sketch = reduction.sketched(x)
 assert abs(sketch.pooled_mean() - x.mean()) < 1e-4
 assert abs(sketch.pooled_std() - x.std()) < 1e-4
 """
@@ -104,7 +100,7 @@ def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch):
     if "blocks" in way:
         monkeypatch.setattr(reduction, "BLOCK", 2100)
     x = (RNG.normal(size=(256, 700)) + 3 * RNG.normal(size=700)).astype("float32")
-    sketch = DistributionSketch.of(x)
+    sketch = sketched(x)
     assert sketch.values.size <= 2**14
     assert sketch.values.shape[1] < 700
     assert sketch.pooled_mean() == pytest.approx(x.mean(dtype="float64"), rel=1e-5)
@@ -191,20 +187,20 @@ def test_kurtosis_is_scipys_mean_over_channels(share_of_nan):
     x = RNG.standard_t(5, (500, 6)) * [1, 2, 3, 4, 5, 6] + 10
     x[RNG.random(x.shape) < share_of_nan] = np.nan
     expected = scipy.stats.kurtosis(x, fisher=False, nan_policy="omit").mean()
-    assert DistributionSketch.of(x).kurtosis() == pytest.approx(expected, rel=1e-9)
+    assert sketched(x).kurtosis() == pytest.approx(expected, rel=1e-9)
     with_constants = np.concatenate([x, np.full((500, 1), 0.1), np.full((500, 1), np.nan)], axis=1)
-    assert DistributionSketch.of(with_constants).kurtosis() == pytest.approx(expected, rel=1e-9)
+    assert sketched(with_constants).kurtosis() == pytest.approx(expected, rel=1e-9)
 
 
 def test_kurtosis_of_a_normal_is_3_and_of_two_values_1():
     normal = scipy.stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
-    assert DistributionSketch.of(normal).kurtosis() == pytest.approx(3, abs=0.02)
-    assert DistributionSketch.of(np.array([0.0, 1.0] * 8)).kurtosis() == pytest.approx(1)
+    assert sketched(normal).kurtosis() == pytest.approx(3, abs=0.02)
+    assert sketched(np.array([0.0, 1.0] * 8)).kurtosis() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("value", [0, 0.1, np.nan])
 def test_without_a_spread_there_is_no_kurtosis(value):
-    assert math.isnan(DistributionSketch.of(np.full((20, 3), value)).kurtosis())
+    assert math.isnan(sketched(np.full((20, 3), value)).kurtosis())
 
 
 def test_merged_moments_are_those_of_all_values():
@@ -219,7 +215,7 @@ def test_merged_moments_are_those_of_all_values():
 
 def test_non_finite_values_and_zeros_are_counted_and_kept_out():
     x = np.array([[0.0, np.nan], [1.0, np.inf], [0.0, 4.0], [3.0, -np.inf]])
-    sketch = DistributionSketch.of(x)
+    sketch = sketched(x)
     assert (sketch.non_finite_share, sketch.zero_share) == (3 / 8, 2 / 8)
     assert sketch.pooled_mean() == pytest.approx(8 / 5)
     np.testing.assert_allclose(sketch.quantile([0, 1]), [0, 4])
@@ -227,7 +223,7 @@ def test_non_finite_values_and_zeros_are_counted_and_kept_out():
 
 
 def test_nothing_finite_gives_an_empty_histogram_and_nan():
-    sketch = DistributionSketch.of(np.full((3, 2), np.nan))
+    sketch = sketched(np.full((3, 2), np.nan))
     assert sketch.histogram().shape == (0, 3)
     assert np.isnan([sketch.pooled_mean(), sketch.pooled_std(), sketch.quantile(0.5)]).all()
 
@@ -254,7 +250,7 @@ def test_the_sample_does_not_fall_in_step_with_the_image():
 )
 def test_channels_lie_along_the_axis(shape, axis, channels):
     x = np.random.default_rng(0).normal(size=shape)
-    sketch = DistributionSketch.of(x, channel_axis=axis)
+    sketch = sketched(x, channel_axis=axis)
     assert sketch.values.shape == (x.size // channels, channels)
     if x.ndim > 1:
         np.testing.assert_allclose(
@@ -265,5 +261,5 @@ def test_channels_lie_along_the_axis(shape, axis, channels):
 @pytest.mark.parametrize("dtype", ["int32", "bool", "float16", "bfloat16", "float64"])
 def test_any_dtype_is_sketched(dtype):
     x = keras.ops.cast(keras.ops.arange(12), dtype)
-    sketch = DistributionSketch.of(x)
+    sketch = sketched(x)
     assert sketch.quantile(1.0) == (1 if dtype == "bool" else 11)

@@ -99,7 +99,7 @@ def test_graph_and_xla_agree_with_eager(options, steps, masked, jit):
         np.testing.assert_allclose(step(x, *mask), expected, rtol=1e-4, atol=1e-5)
     for one, other in zip(compiled.weights, eager.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=one.name)
-    np.testing.assert_array_equal(compiled.refused_updates, eager.refused_updates)
+    np.testing.assert_array_equal(compiled.skipped_updates, eager.skipped_updates)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -466,18 +466,27 @@ def test_any_mask_that_broadcasts_means_the_same_as_the_full_one(mask_shape, axi
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_refused_updates_are_counted_per_channel():
+def test_the_former_name_of_skipped_updates_is_deprecated():
+    layer = kbn.BatchNormalization()
+    layer(np.ones((1, 2), "float32"), training=True)
+    message = "BatchNormalization.refused_updates is deprecated; use skipped_updates instead."
+    with pytest.warns(DeprecationWarning, match=re.escape(message)) as warned:
+        np.testing.assert_array_equal(layer.refused_updates, [1, 1])
+    assert warned[0].filename == __file__
+
+
+def test_skipped_updates_are_counted_per_channel():
     layer = kbn.BatchNormalization()
     with pytest.raises(ValueError, match=r"The layer is not built yet\. Received: layer="):
-        _ = layer.refused_updates
+        _ = layer.skipped_updates
     good = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     bad = good.copy()
     bad[0, 1] = np.nan
     for x in (good, bad, good[:1], good[:0]):
         layer(x, training=True)
-    layer(bad)  # inference updates nothing, and so refuses nothing
-    np.testing.assert_array_equal(layer.refused_updates, [2, 3])
-    assert layer.refused_updates.dtype == "int64"
+    layer(bad)  # inference updates nothing, and so skips nothing
+    np.testing.assert_array_equal(layer.skipped_updates, [2, 3])
+    assert layer.skipped_updates.dtype == "int64"
     assert len(layer.weights) == 4
 
 
@@ -498,7 +507,7 @@ def test_values_too_large_for_the_statistics_leave_them_finite(options, x, mask)
     layer(x if "autocast" in options else np.float32(x), training=True, mask=mask)
     assert np.isfinite(np.concatenate(layer.get_weights())).all(), layer.get_weights()
     moved = (layer.moving_variance.numpy() != 1).all()
-    assert moved == (layer.refused_updates == 0).all()
+    assert moved == (layer.skipped_updates == 0).all()
 
 
 def test_a_refused_batch_changes_nothing_at_all():
@@ -513,7 +522,7 @@ def test_a_refused_batch_changes_nothing_at_all():
         for value, old in zip(layer.get_weights(), before, strict=True):
             np.testing.assert_array_equal(value, old)
         size = options.get("virtual_batch_size", 6)
-        assert (layer.refused_updates == 2 * -(-6 // size) + 1).all()
+        assert (layer.skipped_updates == 2 * -(-6 // size) + 1).all()
 
 
 def test_state_that_a_subclass_adds_keeps_its_dtype():
@@ -564,11 +573,11 @@ def test_a_skipped_step_of_mixed_precision_leaves_the_statistics(recwarn):
     x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
     model.fit(x * 1e5, x[:, :1], verbose=0)  # the activations overflow float16
     norm = model.layers[1]
-    assert (norm.refused_updates == 1).all()
+    assert (norm.skipped_updates == 1).all()
     np.testing.assert_array_equal(norm.moving_variance, np.ones(8))
     model.fit(x, x[:, :1], verbose=0, epochs=3)
     assert np.isfinite(np.concatenate(norm.get_weights())).all()
-    assert (norm.refused_updates == 1).all()
+    assert (norm.skipped_updates == 1).all()
 
 
 def test_zero_debias_is_right_after_one_step_and_forgets_like_the_plain_average():

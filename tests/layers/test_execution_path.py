@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from kbn.backend.tensorflow import fused_kernel
+from kbn.backend.tensorflow.normalization import DTYPES
 from kbn.layers.execution_path import Path
 
 X = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype("float32")
@@ -18,12 +18,22 @@ MASK = np.ones((8,), bool)
 PORTABLE = [
     ({"fused": False}, "float32", {"training": True}, "fused=False"),
     ({"fused": False}, "float32", {}, "fused=False"),
-    ({"dtype": "float64"}, "float64", {"training": True}, "it has no float64"),
-    ({"dtype": "float64"}, "float64", {}, "it has no float64"),
-    ({}, "float32", {"training": True, "mask": MASK}, "it knows no mask"),
-    ({}, "float32", {"mask": MASK}, "it knows no mask"),
-    ({"virtual_batch_size": 4}, "float32", {"training": True}, "it knows no virtual batches"),
-    ({"renorm": True}, "float32", {"training": True}, "it cannot correct a batch by renorm"),
+    (
+        {"dtype": "float64"},
+        "float64",
+        {"training": True},
+        "the fused kernel does not support float64",
+    ),
+    ({"dtype": "float64"}, "float64", {}, "the fused kernel does not support float64"),
+    ({}, "float32", {"training": True, "mask": MASK}, "the fused kernel does not support masks"),
+    ({}, "float32", {"mask": MASK}, "the fused kernel does not support masks"),
+    (
+        {"virtual_batch_size": 4},
+        "float32",
+        {"training": True},
+        "the fused kernel does not support virtual batches",
+    ),
+    ({"renorm": True}, "float32", {"training": True}, "the fused kernel does not support renorm"),
 ]
 FUSED = [
     ({}, "float32", {"training": True}),
@@ -68,7 +78,7 @@ def test_where_it_is(options, dtype, arguments):
     assert "Transpose" not in ops
 
 
-@pytest.mark.parametrize("dtype", fused_kernel.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernel_takes_activations_as_they_are(dtype):
     layer = kbn.BatchNormalization(dtype=dtype)
     x = tf.cast(X, dtype)
@@ -98,7 +108,9 @@ def test_inside_xla_the_portable_path_is_taken(training):
         return tf.while_loop(lambda i, x: i < 2, body, (0, x))[1]
 
     outer(X)
-    assert set(paths) == {(False, "inside XLA it computes wrong variances where the mean is large")}
+    assert set(paths) == {
+        (False, "inside XLA the fused kernel computes wrong variances at a large mean")
+    }
     assert layer.execution_path(X, training=training).fused
 
 
@@ -133,9 +145,14 @@ def test_auto_clustering_is_xla_too():
 @pytest.mark.parametrize(
     ("options", "dtype", "arguments", "why"),
     [
-        ({}, "float32", {"training": True, "mask": MASK}, "it knows no mask"),
-        ({}, "float32", {"mask": MASK}, "it knows no mask"),
-        ({"dtype": "float64"}, "float64", {}, "it has no float64"),
+        (
+            {},
+            "float32",
+            {"training": True, "mask": MASK},
+            "the fused kernel does not support masks",
+        ),
+        ({}, "float32", {"mask": MASK}, "the fused kernel does not support masks"),
+        ({"dtype": "float64"}, "float64", {}, "the fused kernel does not support float64"),
     ],
 )
 def test_true_raises_where_the_kernel_cannot_be_had(options, dtype, arguments, why):
@@ -160,7 +177,10 @@ def test_true_raises_inside_xla():
 
 
 def test_a_path_reads_well():
-    assert str(Path(False, "it knows no mask")) == "portable: it knows no mask"
+    assert (
+        str(Path(False, "the fused kernel does not support masks"))
+        == "portable: the fused kernel does not support masks"
+    )
     assert str(Path(True, "FusedBatchNormV3, …")) == "fused: FusedBatchNormV3, …"
 
 
@@ -171,10 +191,10 @@ def test_a_path_is_that_of_the_call_which_keras_prepares():
     assert layer(wide, training=True).dtype == "float32"
     assert layer.execution_path([[1.0, 2.0]]).fused
     embedded = keras.layers.Embedding(5, 3, mask_zero=True)(np.array([[1, 2, 0]]))
-    with pytest.raises(ValueError, match="it knows no mask"):
+    with pytest.raises(ValueError, match="the fused kernel does not support masks"):
         layer.execution_path(embedded)
     double = kbn.BatchNormalization(dtype="float64")
-    assert double.execution_path(X) == (False, "it has no float64")
+    assert double.execution_path(X) == (False, "the fused kernel does not support float64")
 
 
 def test_clustering_by_environment_is_xla_too(monkeypatch):

@@ -2,19 +2,15 @@
 
 import os
 
-from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
+import kbn.callbacks
+from kbn.records.catalogue import RUNS
 
-CALLBACKS = {
-    "CovariateShift": CovariateShift,
-    "GradientShift": GradientShift,
-    "LossLandscape": LossLandscape,
-    "MovingStatistics": MovingStatistics,
-}
+CALLBACKS = {run.callback: getattr(kbn.callbacks, run.callback) for run in RUNS}
 
 
 def first_step(name):
     """Return the step of the first record of a fit that starts at 0 and records every step."""
-    return 1 if name == "GradientShift" else 0
+    return 1 if CALLBACKS[name].compares_steps else 0
 
 
 def steps(callback):

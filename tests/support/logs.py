@@ -6,7 +6,7 @@ import numpy as np
 
 from kbn.callbacks.recording.settings import layers_in_order
 from kbn.callbacks.writing.event_file import EventFile, Record
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
@@ -37,7 +37,7 @@ def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, k
     layers = list(dict.fromkeys(layer for of in measures.values() for layer in of))
     places = [Place(layer, site) for layer in layers for site in sites]
     records = max(len(values) for of in measures.values() for values in of.values())
-    folder = os.path.join(log_dir, kind or tags.RUN_DIRECTORY)
+    folder = os.path.join(log_dir, kind or "covariate_shift")
     file = EventFile(folder, places, restarts=False, json_lines=False)
     for record in range(records):
         step = 100 * record if steps is None else steps[record]
@@ -48,7 +48,7 @@ def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, k
         })  # fmt: skip
         shown = {place: np.asarray(histograms[place.layer][record]) for place in places
                  if place.layer in (histograms or {})}  # fmt: skip
-        texts = {} if record else {tags.LAYERS: layers_in_order(rows)}
+        texts = {} if record else {catalogue.LAYERS: layers_in_order(rows)}
         file.write(step, Record(rows, shown, texts=texts))
     file.close()
 
@@ -64,7 +64,7 @@ def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
     """Write runs of so many layers and records, with all that a tab draws first."""
     rng = np.random.default_rng(0)
     names = [f"block_{i // 10}/layer_{i}" for i in range(layers)]
-    measures = (tags.WASSERSTEIN, tags.JEFFREYS, *tags.PERCENTILE_MEASURES)
+    measures = ("wasserstein", "jeffreys", *catalogue.PERCENTILES)
     for number, run in enumerate(runs):
         values = {
             measure: dict(zip(names, rng.lognormal(-2 - number, 1, (layers, steps)), strict=True))
@@ -78,7 +78,7 @@ def hostile_log(folder):
     """Write runs and layers whose names would do harm, and damaged files beside them."""
     rng = np.random.default_rng(0)
     values = {name: [0.0, 1.0, 2.0] for name in HOSTILE}
-    measures = dict.fromkeys((tags.WASSERSTEIN, tags.JEFFREYS, *tags.PERCENTILE_MEASURES), values)
+    measures = dict.fromkeys(("wasserstein", "jeffreys", *catalogue.PERCENTILES), values)
     shapes = {name: [buckets(rng)] * 3 for name in HOSTILE}
     for run in ("<img src=x onerror=window.pwned=5>", "'\"><script>window.pwned=6<"):
         write(folder / run, measures, histograms=shapes)

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
 from kbn.dashboard.reader import Measures, Series
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 
 MODEL = Place(tags.MODEL, tags.PROBE)
@@ -28,7 +28,7 @@ def percentiles(runs: Mapping[str, Measures], places: Sequence[Place]) -> go.Fig
         runs: the measures of each run, by its name; percentiles are needed.
         places: which rows to draw, from the top.
     """
-    low, middle, high = tags.PERCENTILE_MEASURES
+    low, middle, high = catalogue.PERCENTILES
     title = "15th, 50th and 85th percentile of activations on one fixed batch"
     places = [place for place in places if any(place in of.get(middle, {}) for of in runs.values())]
     if not places:
@@ -43,7 +43,7 @@ def percentiles(runs: Mapping[str, Measures], places: Sequence[Place]) -> go.Fig
     for column, (run, measures) in enumerate(runs.items()):
         for row, place in enumerate(places, start=1):
             of = [measures.get(name, {}).get(place) for name in (low, middle, high)]
-            names = [f"{percent} %" for percent in tags.PERCENTILES]
+            names = [f"{percent} %" for percent in catalogue.PERCENTILES.values()]
             figure.add_traces(_band(of, names, run, column), row, column + 1)
     figure.update_xaxes(title_text=style.STEP, row=len(places))
     figure.update_yaxes(title_text="value", col=1)

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from kbn.dashboard.figures import style
 from kbn.dashboard.figures.maps import matrix
 from kbn.dashboard.reader import Measures, Places, Series
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 GRADIENTS = ("gradient_shift_relative", "gradient_cosine")
@@ -87,7 +87,7 @@ def _chosen(measures: Measures, name: str, place: Place | None) -> Places:
     places = {
         place: of for place, of in measures.get(name, {}).items() if np.isfinite(of.values).any()
     }
-    whole = name in tags.LOSSES  # the model's, whatever the layer
+    whole = catalogue.measures()[name].whose == "model"  # the model's, whatever the layer
     return (
         places
         if place is None or whole

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from kbn.dashboard.figures import style
 from kbn.dashboard.reader import Places, Series
 from kbn.diagnosis.summary import far
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 COLUMNS = 500  # of more steps, several share a column, and the farthest value is shown
@@ -17,9 +18,6 @@ DECADES = 4  # that a logarithmic colour spans
 LINE, LEAST = 18, 60  # pixels of a layer, and of all layers of a run
 MOST, ALL = 900, 1600  # pixels of a run at most, and of all runs where there are many
 NAME = 15  # pixels that a name needs
-_LINEAR = ("gradient_cosine", "non_finite", "zeros", "dead", "saturated", "refused_share", "mean",
-           "percentile_15", "percentile_50", "percentile_85", "variance_log_ratio", "gamma_mean",
-           "beta_mean", "loss_gap")  # fmt: skip
 
 
 def heat_map(runs: Mapping[str, Places], measure: str) -> go.Figure:
@@ -65,7 +63,9 @@ class _Scale:
         known = np.concatenate(values) if values else np.zeros(0)
         known = known[np.isfinite(known)]
         self._measure = measure
-        self.logarithmic = measure.removesuffix("_worst") not in _LINEAR and bool(np.any(known > 0))
+        self.logarithmic = catalogue.measures()[measure].scale == "logarithmic" and bool(
+            np.any(known > 0)
+        )
         self.high = float(known.max()) if known.size else 1.0
         self.low = float(known.min()) if known.size else 0.0
         if self.logarithmic:

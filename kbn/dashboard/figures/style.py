@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from kbn.dashboard.reader import Series
-from kbn.records import tags
+from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
@@ -17,20 +17,6 @@ SEQUENTIAL = "Viridis"  # Smith & van der Walt (2015): even in lightness
 WIDTH, ROW, ABOVE = 960, 240, 110  # pixels
 LONGEST = 34  # characters of a name beside an axis
 STEP = "optimizer step"
-
-_UNITS = {
-    tags.WASSERSTEIN: "σ of the reference",
-    tags.JEFFREYS: "nats",
-    "jensen_shannon": "bits",
-    "gradient_shift_relative": "‖G − G'‖₂ / ‖G‖₂",
-    "gradient_shift": "‖G − G'‖₂",
-    "gradient_cosine": "cosine",
-    "mean_gap": "σ of the moving statistics",
-    "variance_log_ratio": "½ ln of the ratio",
-    "steps_to_settle": "updates",
-    **dict.fromkeys(("non_finite", "zeros", "dead", "saturated", "refused_share"), "share, 0 to 1"),
-    **dict.fromkeys(("loss", "loss_gap"), "loss"),
-}
 
 
 def colour(run: int, alpha: float = 1.0) -> str:
@@ -77,8 +63,7 @@ def label(place: Place) -> str:
 
 def unit(measure: str) -> str:
     """Return what numbers of `measure` are counted in; its name where they have no unit."""
-    of = measure.removesuffix("_worst")
-    return _UNITS.get(of, of.replace("_", " "))
+    return catalogue.measures()[measure].unit or measure.replace("_", " ")
 
 
 def titled(figure: go.Figure, title: str, height: int) -> go.Figure:

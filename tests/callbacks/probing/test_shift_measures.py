@@ -7,10 +7,10 @@ import pytest
 from kbn.callbacks.probing import shift_measures
 from kbn.callbacks.probing.shift_measures import measured
 from kbn.distributions import reduction
-from kbn.distributions.distances import MEASURES
+from kbn.distributions.distances import DISTANCES
 from kbn.distributions.reduction import Reduction
 from kbn.distributions.sketch import DistributionSketch
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 RNG = np.random.default_rng(0)
@@ -41,17 +41,17 @@ def test_together_as_alone(at_once, monkeypatch):
     monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
     now, before = places(0.5), places(0.0)
     del before[Place("usual_2", "output")]  # no reference yet
-    found = measured(tags.DISTANCES, now, before)
+    found = measured(catalogue.distances(), now, before)
     assert list(found) == list(now)
     for place, sketch in now.items():
         alone = {"mean": sketch.pooled_mean(), "std": sketch.pooled_std(),
                  "kurtosis": sketch.kurtosis(), "dead": sketch.dead_share,
                  "percentile_50": float(sketch.quantile(0.5))}  # fmt: skip
-        for name in tags.DISTANCES if place in before else ():
-            by_channel = MEASURES[name](sketch, before[place])
+        for name in catalogue.distances() if place in before else ():
+            by_channel = DISTANCES[name].function(sketch, before[place])
             alone |= {name: by_channel.mean(), f"{name}_worst": by_channel.worst()}
         assert {name: found[place][name] for name in alone} == pytest.approx(alone, nan_ok=True)
-        assert (tags.WASSERSTEIN in found[place]) == (place in before)
+        assert ("wasserstein" in found[place]) == (place in before)
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
@@ -99,9 +99,9 @@ def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
             np.testing.assert_array_equal(getattr(now[i], name), getattr(before[i], name))
     places = [Place(str(i), "output") for i in range(3)]
     found = measured(
-        tags.DISTANCES, *(dict(zip(places, each, strict=True)) for each in (now, before))
+        catalogue.distances(), *(dict(zip(places, each, strict=True)) for each in (now, before))
     )
-    assert {found[place][name] for place in places[:2] for name in tags.DISTANCES} == {0.0}
+    assert {found[place][name] for place in places[:2] for name in catalogue.distances()} == {0.0}
 
 
 def test_another_number_of_channels_is_no_reference():
@@ -111,5 +111,5 @@ def test_another_number_of_channels_is_no_reference():
         return {Place(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
                 for i, width in enumerate(widths)}  # fmt: skip
 
-    found = measured(tags.DISTANCES, sketches(8, 16, 5), sketches(16, 8, 5))
+    found = measured(catalogue.distances(), sketches(8, 16, 5), sketches(16, 8, 5))
     assert ["psi" in values for values in found.values()] == [False, False, True]

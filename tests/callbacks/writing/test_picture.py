@@ -13,7 +13,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from kbn.callbacks.writing import picture, worst_layers
 from kbn.callbacks.writing.picture import heat_map
 from kbn.callbacks.writing.worst_layers import COLUMNS, LINES, Movements
-from kbn.records import tags
+from kbn.records import catalogue
 from kbn.records.tags import Place
 
 DARKEST, MIDDLE, BRIGHTEST, GREY = (68, 1, 84), (33, 145, 140), (253, 231, 37), (200, 200, 200)
@@ -172,7 +172,7 @@ def summary(moved, steps=None):
 
 def table(record):
     """Return the lines of the table, as (place, value), and its title."""
-    title, rule, *lines = record.texts[tags.WORST_LAYERS].splitlines()
+    title, rule, *lines = record.texts[catalogue.WORST_LAYERS].splitlines()
     assert rule == "| --- | --- |"
     return [tuple(re.fullmatch(r"\| (.*) \| (\S+) \|", line).groups()) for line in lines], title
 
@@ -187,8 +187,8 @@ def test_picture_and_table_of_a_few_layers(seen):
     assert seen["names"] == ["a input", "b input", "c input"]
     assert seen["steps"] == [0, 50, 70]
     np.testing.assert_array_equal(seen["values"], [[0, 0.5, 1], [0, 2, 0.25], [0, 0, 12_345.678]])
-    assert list(record.pictures) == [tags.HEAT_MAP]
-    decoded(record.pictures[tags.HEAT_MAP])
+    assert list(record.pictures) == [catalogue.HEAT_MAP]
+    decoded(record.pictures[catalogue.HEAT_MAP])
     lines, title = table(record)
     assert title == "| place | wasserstein at step 70 |"
     assert lines == [("c input", "1.235e+04"), ("a input", "1"), ("b input", "0.25")]
@@ -248,7 +248,7 @@ def test_of_many_records_several_share_a_column_and_the_greatest_shows(records, 
         assert np.nanmax(found[line]) == np.nanmax(values[line])
         assert set(found[line][~np.isnan(found[line])]) <= set(values[line])
     assert found[1, 0] == np.nanmax(values[1, : records // COLUMNS])
-    assert decoded(record.pictures[tags.HEAT_MAP]).shape[0] == 5 * picture._LINE
+    assert decoded(record.pictures[catalogue.HEAT_MAP]).shape[0] == 5 * picture._LINE
 
 
 QUOTED = [
@@ -261,7 +261,7 @@ QUOTED = [
 @pytest.mark.parametrize("name", QUOTED)
 def test_tensorboard_shows_names_as_they_are(name):
     record = summary({name: [0, 0.5], "other": [0, 0.25]})
-    page = markdown_to_safe_html(record.texts[tags.WORST_LAYERS])
+    page = markdown_to_safe_html(record.texts[catalogue.WORST_LAYERS])
     rows = re.findall(r"<td>(.*?)</td>\s*<td>(.*?)</td>\s*</tr>", page, re.DOTALL)
     assert len(rows) == 2
     shown = html.unescape(re.sub(r"</?[a-z]+[^>]*>", "", rows[0][0]))

@@ -12,10 +12,10 @@ DOCUMENTS = ("README.md", "callbacks/README.md")
 
 
 def test_every_tag_is_described_in_the_callbacks_table():
-    from kbn.records import tags
+    from kbn.records import catalogue
 
     text = (ROOT / "callbacks/README.md").read_text()
-    for name in (*tags.DESCRIPTIONS, *tags.LOSSES):
+    for name in catalogue.measures():
         assert re.search(rf"^\|.*`{name}`.*\|", text, re.M), name
 
 

@@ -1,32 +1,33 @@
-"""TensorFlow's fused batch normalization behind the same (mean, variance, count) as `moments`."""
+"""TensorFlow's fused batch normalization, `FusedBatchNormV3`."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from kbn.backend.tensorflow import native_kernels
-from kbn.ops.moments import Moments, count_of
+import tensorflow as tf
 
-Tensor = Any
+from kbn.backend.interface import Kernel
+from kbn.backend.tensorflow import native_kernels
+from kbn.backend.tensorflow.compiling import inside_xla
+from kbn.common.types import Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
+def kernel(dtype: str) -> Kernel:
+    """Return what the op can do for inputs of `dtype`, here and now."""
+    if dtype not in DTYPES:
+        return Kernel(f"the fused kernel does not support {dtype}")
+    if inside_xla():
+        return Kernel("inside XLA the fused kernel computes wrong variances at a large mean")
+    native = native_kernels.load()
+    return Kernel(None, f"FusedBatchNormV3, {native.reason}", native.active)
+
+
 def normalize_batch(
     x: Tensor, axis: int, gamma: Tensor, beta: Tensor, epsilon: float
-) -> tuple[Tensor, Moments]:
-    """Return γ·(x − μ_B)/√(σ_B² + ε) + β and the batch's moments (Ioffe & Szegedy 2015).
-
-    Args:
-        x: float32, float16 or bfloat16 tensor of rank ≥ 1; the result has its dtype and shape.
-        axis: the channel axis, not negative.
-        gamma: (C,) float32.
-        beta: (C,) float32.
-        epsilon: ε.
-    """
-    outputs, mean, variance = _kernel(x, axis, gamma, beta, (), epsilon)
-    count = count_of(x, [i for i in range(len(x.shape)) if i != axis])
-    # The op's variance has the factor m/(m−1), or 1 where m is 1.
-    return outputs, Moments(mean, variance * _share(count), count, unbiased=variance)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return γ·(x − μ_B)/√(σ_B² + ε) + β, μ_B and m/(m−1)·σ_B² (σ_B² if m is 1)."""
+    return _run(x, axis, gamma, beta, (), epsilon)
 
 
 def normalize(
@@ -39,10 +40,10 @@ def normalize(
     epsilon: float,
 ) -> Tensor:
     """Return γ·(x − mean)/√(variance + ε) + β for given (C,) float32 statistics."""
-    return _kernel(x, axis, gamma, beta, (mean, variance), epsilon)[0]
+    return _run(x, axis, gamma, beta, (mean, variance), epsilon)[0]
 
 
-def _kernel(
+def _run(
     x: Tensor,
     axis: int,
     gamma: Tensor,
@@ -50,9 +51,7 @@ def _kernel(
     statistics: Sequence[Tensor],
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the op, in training mode where no statistics are given."""
-    import tensorflow as tf
-
+    """Run the op, in training mode if no statistics are given."""
     native_kernels.load()
     # Tensors, also of variables: others take the slow path of TensorFlow's eager runtime.
     gamma, beta, mean, variance = (
@@ -78,8 +77,6 @@ def _kernel(
 
 def _image(x: Tensor, axis: int) -> tuple[Any, str]:
     """Return the 4-D shape in which `x` lies as it is (None: its own), and the kernel's layout."""
-    import tensorflow as tf
-
     rank, channels = len(x.shape), x.shape[axis]
     if axis == rank - 1:
         return (None if rank == 4 else tf.constant([1, -1, 1, channels])), "NHWC"
@@ -88,12 +85,3 @@ def _image(x: Tensor, axis: int) -> tuple[Any, str]:
     sizes = x.shape if x.shape.is_fully_defined() else tf.shape(x)
     outer, inner = tf.reduce_prod(sizes[:axis]), tf.reduce_prod(sizes[axis + 1 :])
     return tf.stack([outer, channels, 1, inner]), "NCHW"
-
-
-def _share(count: Any) -> Any:
-    """Return (m−1)/m; 0 where nothing was seen."""
-    if isinstance(count, float):
-        return max(count - 1.0, 0.0) / max(count, 1.0)
-    import tensorflow as tf
-
-    return tf.maximum(count - 1.0, 0.0) / tf.maximum(count, 1.0)

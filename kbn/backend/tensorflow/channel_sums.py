@@ -1,0 +1,88 @@
+"""Sums per channel inside programs of XLA, which adds slowly on CPUs if left to itself."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras import ops
+
+from kbn.backend import portable
+from kbn.backend.tensorflow.compiling import computed_anew, inside_xla
+from kbn.common.types import Tensor
+
+# What a step of XLA's loop takes: ROWS rows of some LANES values, enough to be worth a step and
+# few enough for the totals to stay in cache; or of one position's values, if those are more.
+LANES, ROWS = 8192, 4
+
+
+def sum_terms(
+    terms: Callable[..., tuple[Tensor, Tensor]],
+    activations: Sequence[Tensor],
+    pivot: Tensor,
+    axes: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Return the sums over `axes`, kept as 1, of the two `terms(*activations, pivot)`."""
+    if len(axes) == len(pivot.shape) - 1 and inside_xla():
+        return _sums_by_blocks(terms, activations, pivot, axes)
+    return portable.sum_terms(terms, activations, pivot, axes)
+
+
+def _sums_by_blocks(
+    terms: Callable[..., tuple[Tensor, Tensor]],
+    activations: Sequence[Tensor],
+    pivot: Tensor,
+    axes: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Return the same by a loop that adds rows to rows, and their lanes at the end.
+
+    XLA on CPUs writes the terms of a sum to memory before it adds them, which takes several times
+    as long as the sum itself; a map like `totals + terms` needs no such thing.
+    """
+    shape = ops.shape(activations[0])
+    axis = next(i for i in range(len(shape)) if i not in axes)
+    outer, channels = _product(shape[:axis]), shape[axis]
+    # (outer, C) or (outer, C, inner), as it lies in memory: nothing is moved.
+    tail = (channels, *([_product(shape[axis + 1 :])] if axis < len(shape) - 1 else []))
+    blocks = [_blocks(ops.reshape(x, (outer, *tail)), tail) for x in activations]
+    pivots = ops.reshape(pivot, (1, channels, 1)[: 1 + len(tail)])
+    lanes = _product(tail)
+    width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions of a row
+    width = min(width, outer) if isinstance(outer, int) else ops.minimum(width, outer)
+
+    def looped(totals: tuple[Tensor, Tensor], done: Tensor, rows: int) -> Any:
+        def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            for row in range(rows):
+                begin = done + (i * rows + row) * width
+                first, second = terms(*[block(begin, width) for block in blocks], pivots)
+                totals = totals[0] + first, totals[1] + second
+            return totals
+
+        steps = (outer - done) // ops.maximum(rows * width, 1)
+        return ops.fori_loop(0, steps, step, totals), done + steps * rows * width
+
+    zeros = ops.zeros((width, *tail), dtype=pivot.dtype)
+    totals, done = looped((zeros, zeros), 0, ROWS)
+    totals, done = looped(totals, done, 1)
+    rest = terms(*[block(done, outer - done) for block in blocks], pivots)
+    inner = (0, *range(2, 1 + len(tail)))
+    return tuple(
+        ops.reshape(ops.sum(total, inner) + ops.sum(left, inner), ops.shape(pivot))
+        for total, left in zip(totals, rest, strict=True)
+    )
+
+
+def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what takes (begin, size) to a slice of `rows`, each of shape `tail`."""
+
+    def block(begin: Tensor, size: Tensor) -> Tensor:
+        # XLA makes a slice of bfloat16 one of float32, and would convert all rows before the loop.
+        source = computed_anew(rows, begin) if rows.dtype == "bfloat16" else rows
+        return ops.slice(source, (begin, *[0] * len(tail)), (size, *tail))
+
+    return block
+
+
+def _product(sizes: Sequence[Any]) -> Any:
+    product: Any = 1
+    for size in sizes:
+        product = product * size
+    return product

@@ -1,0 +1,122 @@
+"""Compiled runs of a model beside training, and what is compiled right now."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from keras import ops, tree
+from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from kbn.backend.interface import Mapping
+from kbn.common.types import Nested, Tensor
+
+# Compiled functions read variables themselves.
+MAPPING: Mapping = []
+
+
+def compile_for(
+    function: Callable[..., Nested],
+    variables: Sequence[Any],
+    inputs: Nested,
+    *varying: Nested,
+    eagerly: bool = False,
+) -> Callable[..., Nested]:
+    """Trace `function(mapping, inputs, *varying)` once; return the call, which takes the rest."""
+    tensors, *others = tree.map_structure(tf.convert_to_tensor, (inputs, *varying))
+    run = functools.partial(function, MAPPING)
+    if eagerly:
+        run(tensors, *others)
+    else:
+        # Never XLA: compiling would cost more than all the records of a short run.
+        traced = tf.function(run, autograph=False, jit_compile=False)
+        run = traced.get_concrete_function(tensors, *others)
+
+    def call(*arguments: Nested) -> Nested:
+        # Structures as they were traced: with a flat list TensorFlow first prints it, for an error
+        # that it drops, which takes longer than the call.
+        given = tree.map_structure(tf.convert_to_tensor, arguments)
+        return tf.nest.map_structure(lambda x: x.numpy(), run(tensors, *given))
+
+    return call
+
+
+def compile_for_batches(
+    function: Callable[..., Nested], variables: Sequence[Any], *, eagerly: bool = False
+) -> Callable[[Nested], Nested]:
+    """Compile `function(mapping, inputs)` for inputs of any batch size, on first use.
+
+    Traced for the first shapes, and for any batch size once others come; never by XLA.
+    """
+    run = functools.partial(function, MAPPING)
+    traces: dict[Any, Callable[..., Nested]] = {}
+
+    def trace_for(tensors: Nested) -> Callable[..., Nested]:
+        exact = tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), tensors)
+        relaxed = tree.map_structure(
+            lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype), tensors
+        )
+        keys = [tuple(tree.flatten(specs)) for specs in (exact, relaxed)]
+        known = next((traces[key] for key in keys if key in traces), None)
+        if known is None:
+            # Concrete functions: TensorFlow warns if one function is traced for many layers.
+            specs, key = (relaxed, keys[1]) if traces else (exact, keys[0])
+            traced = tf.function(run, autograph=False, jit_compile=False)
+            known = traces[key] = traced.get_concrete_function(specs)
+        return known
+
+    def call(inputs: Nested) -> Nested:
+        tensors = tree.map_structure(tf.convert_to_tensor, inputs)
+        outputs = run(tensors) if eagerly else trace_for(tensors)(tensors)
+        return tf.nest.map_structure(ops.convert_to_numpy, outputs)
+
+    return call
+
+
+def shared(function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
+    """Return `function` as one that a graph holds once, however often it is called.
+
+    Tracing and optimizing a graph take longer than running it a few times. Outside a trace it runs
+    as it is: if Python runs a model, every call may have other shapes.
+    """
+    attributes = {"_noinline": True}
+
+    @functools.cache
+    def concrete(shape: tuple[int, ...], dtype: Any) -> Callable[[Tensor], Nested]:
+        # Concrete: TensorFlow warns if a function is traced for many shapes.
+        traced = tf.function(function, autograph=False, experimental_attributes=attributes)
+        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+
+    def call(x: Tensor) -> Nested:
+        return function(x) if tf.executing_eagerly() else concrete(tuple(x.shape), x.dtype)(x)
+
+    return call
+
+
+def current_trace() -> object:
+    """Return the graph that is built now; the body of a loop has one of its own."""
+    return tf.compat.v1.get_default_graph()
+
+
+def inside_xla() -> bool:
+    """Return whether what runs now becomes, or may become, part of a program of XLA."""
+    if tf.executing_eagerly():
+        return False
+    if _compiled_by_xla():
+        return True
+    # Auto-clustering hands parts of a graph to XLA later; which ones cannot be seen here.
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
+
+
+def computed_anew(x: Tensor, step: Tensor) -> Tensor:
+    """Return `x` such that XLA computes nothing from it before the `step` of the loop it is in."""
+    if not _compiled_by_xla():
+        return x  # the barrier has no kernel elsewhere
+    return optimization_barrier(x, tf.convert_to_tensor(step))[0]
+
+
+def _compiled_by_xla() -> bool:
+    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))

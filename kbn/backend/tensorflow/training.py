@@ -1,0 +1,13 @@
+"""The state of training."""
+
+from typing import Any
+
+import keras
+
+
+def iterations(optimizer: Any) -> int:
+    """Return how many steps `optimizer` has taken."""
+    steps = optimizer.iterations  # a tensor if gradients are accumulated
+    if isinstance(steps, keras.Variable):
+        steps = steps.value.value()  # .numpy() takes twice as long
+    return int(steps)

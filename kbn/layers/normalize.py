@@ -1,0 +1,145 @@
+"""How inputs become outputs: the forward pass of the layer, as functions of its state."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import keras
+from keras import ops
+
+from kbn import backend
+from kbn.common.types import Tensor
+from kbn.ops import moments, renormalization, virtual_batches
+from kbn.ops.channel_sums import affine
+from kbn.ops.masks import where_kept
+from kbn.ops.moments import Moments
+from kbn.ops.precision import wide
+from kbn.ops.renormalization import Correction
+
+if TYPE_CHECKING:
+    from kbn.layers.batch_normalization import BatchNormalization
+
+Normalize = Callable[["BatchNormalization", Tensor, Tensor | None], Tensor]
+"""Takes the layer, its inputs and weights of their values (None: all alike) to its outputs."""
+
+
+def chosen(*, training: bool, fused: bool) -> Normalize:
+    """Return the function that normalizes with the batch or with the moving statistics."""
+    if training:
+        return fused_batch if fused else portable_batch
+    return fused_inference if fused else portable_inference
+
+
+def fused_batch(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
+    """Normalize `x` with its own moments, by the kernel; move the statistics by them."""
+    gamma, beta = gamma_of(layer, "float32"), beta_of(layer, "float32")
+    outputs, batch = moments.by_kernel(x, layer.channel_axis, gamma, beta, layer.epsilon)
+    layer.running_statistics().move(batch)
+    return outputs
+
+
+def portable_batch(layer: "BatchNormalization", x: Tensor, weights: Tensor | None) -> Tensor:
+    """Normalize `x` with its own moments, or those of its virtual batches; move the statistics."""
+    if layer.virtual_batch_size is None:
+        return _groups(layer, x, weights, layer.channel_axis)
+    groups, weights = virtual_batches.split(x, layer.virtual_batch_size, weights)
+    outputs = _groups(layer, groups, weights, layer.channel_axis + 1)
+    return virtual_batches.join(outputs, x)
+
+
+def fused_inference(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
+    """Normalize `x` with the moving statistics, by the kernel."""
+    return backend.normalize(
+        x,
+        layer.channel_axis,
+        gamma_of(layer, "float32"),
+        beta_of(layer, "float32"),
+        ops.cast(layer.moving_mean.value, "float32"),
+        ops.cast(layer.moving_variance.value, "float32"),
+        layer.epsilon,
+    )
+
+
+def portable_inference(layer: "BatchNormalization", x: Tensor, weights: Tensor | None) -> Tensor:
+    """Normalize `x` with the moving statistics."""
+    axis, dtype = layer.channel_axis, wide(x.dtype)
+    scale, bias = _transform(layer, ops.cast(layer.moving_variance.value, dtype))
+    mean = ops.cast(layer.moving_mean.value, dtype)
+    mean, scale, bias = (_along(values, x, axis) for values in (mean, scale, bias))
+    outputs = affine(x, mean, scale, bias if layer.center else None, _all_but(axis, x))
+    return _or_beta(layer, outputs, weights, axis)
+
+
+def gamma_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
+    """Return gamma, or ones, (C,)."""
+    gamma = layer.gamma.value if layer.scale else ops.ones_like(layer.moving_mean.value)
+    return ops.cast(gamma, dtype)
+
+
+def beta_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
+    """Return beta, or zeros, (C,)."""
+    beta = layer.beta.value if layer.center else ops.zeros_like(layer.moving_mean.value)
+    return ops.cast(beta, dtype)
+
+
+def _groups(layer: "BatchNormalization", x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+    """Normalize `x`; if virtual batches lie before `axis`, each by its own moments."""
+    statistics = layer.running_statistics()
+    axes = _all_but(axis, x, first=axis - layer.channel_axis)
+    gather = backend.gather if layer.synchronized and backend.several_replicas() else None
+    batch = moments.center(x, axes, weights, gather)
+    correction = _correction(layer, batch.moments) if layer.renorm else None
+    statistics.move(batch.moments)
+    scale, bias = _transform(layer, batch.moments.variance, correction)
+    scale, bias = _along(scale, x, axis), _along(bias, x, axis)
+    # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
+    outputs = affine(batch.x, batch.pivot, scale, bias - batch.offset * scale, axes)
+    return _or_beta(layer, outputs, weights, axis)
+
+
+def _or_beta(
+    layer: "BatchNormalization", outputs: Tensor, weights: Tensor | None, axis: int
+) -> Tensor:
+    """Return `outputs`, and beta at the masked positions."""
+    if weights is None:
+        return outputs
+    return where_kept(weights, outputs, _along(beta_of(layer, outputs.dtype), outputs, axis))
+
+
+def _transform(
+    layer: "BatchNormalization", variance: Tensor, correction: Correction | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the factor of a deviation from the mean and the summand, (…, C) each."""
+    scale = ops.rsqrt(variance + layer.epsilon)
+    gamma, beta = gamma_of(layer, scale.dtype), beta_of(layer, scale.dtype)
+    if correction is None:
+        return scale * gamma, beta
+    return scale * correction.r * gamma, correction.d * gamma + beta
+
+
+def _correction(layer: "BatchNormalization", batch: Moments) -> Correction:
+    """Return renorm's correction for a batch, by the statistics before the batch moves them."""
+    scheduled = renormalization.is_scheduled(layer.renorm_clipping)
+    step = layer.renorm_step.value if scheduled else None
+    limits = renormalization.limits_at(layer.renorm_clipping or {}, step)
+    dtype = batch.mean.dtype
+    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # no batch has a smaller one
+    return renormalization.correction(
+        batch.mean,
+        ops.sqrt(batch.variance + layer.epsilon),
+        ops.cast(layer.renorm_mean.value, dtype),
+        ops.maximum(ops.cast(layer.renorm_stddev.value, dtype), least),
+        limits,
+    )
+
+
+def _all_but(axis: int, x: Tensor, first: int = 0) -> list[int]:
+    return [i for i in range(first, len(x.shape)) if i != axis]
+
+
+def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Lay (C,) along `axis` of `x`; of (G, C), G lies along axis 0."""
+    shape = [1] * len(x.shape)
+    shape[axis] = x.shape[axis]
+    if len(per_channel.shape) == 2:
+        shape[0] = -1
+    return ops.reshape(per_channel, shape)
