@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -63,6 +64,12 @@ def _fresh_keras():
     """Same seeds and same layer names for every test, whatever ran before it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same for every test, whatever ran before it."""
+    return np.random.default_rng(1)
 
 
 @pytest.fixture

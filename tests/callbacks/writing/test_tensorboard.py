@@ -25,24 +25,24 @@ OTHERS = {f"{name}{end}" for name in catalogue.distances()[2:] for end in ("", "
 SCALARS = set(catalogue.scalars("covariate_shift")) - {"saturated"} - OTHERS
 COST = {f"{catalogue.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
 N, FEATURES, MANY = 120, 9, 4000
-RNG = np.random.default_rng(0)
 
 
 def _activations():
     """Arrays (samples, features) whose distribution a histogram easily gets wrong."""
-    heavy = RNG.standard_t(2, (N, FEATURES))
-    one_nan = RNG.normal(size=(N, FEATURES))
+    rng = np.random.default_rng(0)
+    heavy = rng.standard_t(2, (N, FEATURES))
+    one_nan = rng.normal(size=(N, FEATURES))
     one_nan[17, 3] = np.nan
-    cauchy_far = 1e4 + RNG.standard_cauchy((N, FEATURES))
-    large = RNG.standard_t(2, (MANY, FEATURES))
+    cauchy_far = 1e4 + rng.standard_cauchy((N, FEATURES))
+    large = rng.standard_t(2, (MANY, FEATURES))
     all_nan = np.full((N, FEATURES), np.nan)
     return {
-        "normal": RNG.normal(3, 2, (N, FEATURES)),
+        "normal": rng.normal(3, 2, (N, FEATURES)),
         "heavy": heavy,
         "one_nan": one_nan,
         "cauchy_far": cauchy_far,
         "constant": np.full((N, FEATURES), 0.7),
-        "two_values": RNG.integers(0, 2, (N, FEATURES)).astype(float),
+        "two_values": rng.integers(0, 2, (N, FEATURES)).astype(float),
         "beyond_max_samples": large,
         "all_nan": all_nan,
     }
@@ -225,20 +225,11 @@ def test_scalars_show_every_layer_of_both_runs(demonstration, page, tmp_path_fac
     page.goto(f"{demonstration.url}/#timeseries")
     page.goto(f"{demonstration.url}/?darkMode=false#scalars")
     page.reload()
-<<<<<<< HEAD
     found = page.locator("tf-scalar-card")
     found.nth(2 * len(PLACES) - 1).wait_for(state="attached")  # the first two groups are open
-    for measure in (*SCALARS, tags.MONITOR):
+    for measure in (*SCALARS, catalogue.MONITOR):
         expect(page.get_by_text(measure, exact=True)).to_have_count(1)
     cards = [deep_text(card) for card in found.all()]
-=======
-    page.locator("scalar-card, tf-scalar-card").first.wait_for()
-    shoot(page, "scalars", tmp_path_factory)
-    for measure in (*SCALARS, catalogue.MONITOR):
-        assert page.get_by_text(measure, exact=True).count() == 1
-    cards = [deep_text(card) for card in page.locator("tf-scalar-card").all()]
-    assert len(cards) >= 2 * len(PLACES)  # the first two groups are open
->>>>>>> 74f212de03072ac752478aa71d5767e50f1d3145
     for place in PLACES:
         assert any(f"jeffreys/{place}" in text for text in cards)
     lines = page.locator("tf-scalar-card path.line")
