@@ -174,7 +174,6 @@ def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
                          json_lines=False)  # fmt: skip
         rows = Rows(0, {Place("a", "input"): {"wasserstein": 0.0}})
         file.write(0, Record(rows, texts={catalogue.SETTINGS: text, catalogue.LAYERS: text}))
-        file.close()
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
 
 
