@@ -56,7 +56,7 @@ def written(two_runs, tmp_path_factory):
 
 def test_the_report_says_all_of_it(written, two_runs):
     page = Text(written.read_text(encoding="utf-8"))
-    for part in ("In words", "moved least", "Where and when layers move", "Runs compared",
+    for part in ("Findings", "moved least", "Where and when layers move", "Runs compared",
                  "Percentiles of activations", "Distribution of one layer", "Gradient shift",
                  "Landscape of the loss", "Moving statistics", "normalized: GradientShift",
                  "every_steps 4", "tensorflow", "plotly", "probe_data, kept (256, 6)"):  # fmt: skip
