@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -65,29 +66,10 @@ def _fresh_keras():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _fused(monkeypatch):
-    """Let KBN_FUSED force what fused="auto" chooses.
-
-    "off" is the portable path everywhere, "on" the fused kernel wherever nothing forbids it;
-    "auto", the default, is as it is.
-    """
-    from kbn.layers import execution_path as path
-
-    forced = os.environ.get("KBN_FUSED", "auto")
-    assert forced in ("on", "off", "auto")
-    obstacle = path._obstacle
-    if forced == "off":
-        monkeypatch.setattr(path, "_obstacle", lambda *_, **__: "KBN_FUSED=off")
-    elif forced == "on":
-
-        def choose(layer, dtype, **situation):
-            if layer.fused == "auto" and obstacle(layer, dtype, **situation) is None:
-                return path.Path(True, "KBN_FUSED=on")
-            return chosen(layer, dtype, **situation)
-
-        chosen = path.choose
-        monkeypatch.setattr("kbn.layers.batch_normalization.choose", choose)
+@pytest.fixture
+def rng():
+    """Random numbers that are the same for every test, whatever ran before it."""
+    return np.random.default_rng(1)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from kbn.records import tags
 from tests.support import models
 from tests.support.warned import user_warnings
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(5, 2, (64, 6)).astype("float32")
+X = np.random.default_rng(0).normal(5, 2, (64, 6)).astype("float32")
 Y = X.sum(1, keepdims=True)
 
 
@@ -153,12 +152,12 @@ def test_keras_own_layer_refuses_nothing_and_is_not_said_to(tmp_path):
     assert "refused_share" not in values(callback)
 
 
-def test_masked_values_take_no_part(tmp_path):
+def test_masked_values_take_no_part(tmp_path, rng):
     inputs = keras.Input((5, 6))
     x = kbn.BatchNormalization(name="bn")(keras.layers.Masking(0.0)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     model.compile("sgd", "mse")
-    sequences = RNG.normal(3, 1, (8, 5, 6)).astype("float32")
+    sequences = rng.normal(3, 1, (8, 5, 6)).astype("float32")
     sequences[:, 3:] = 0
     callback = MovingStatistics(tmp_path, sequences)
     with user_warnings():

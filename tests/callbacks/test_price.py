@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 
@@ -51,17 +50,35 @@ def test_json_lines_count_among_the_bytes(tmp_path):
     assert callback.cost.bytes == pytest.approx(plain.cost.bytes + lines, abs=8)
 
 
-def test_a_look_before_the_step_is_part_of_the_record():
+class Clock:
+    """A clock that a test sets, in place of the module `time`."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("kbn.callbacks.recording.cost.time", clock)
+    return clock
+
+
+def spend(cost, clock, on, seconds):
+    with cost.spending(on):
+        clock.now += seconds
+
+
+def test_a_look_before_the_step_is_part_of_the_record(clock):
     cost = Cost()
-    with cost.spending("look"):
-        time.sleep(0.02)
-    with cost.spending("record"):
-        pass
-    assert cost.seconds == pytest.approx(cost.last, abs=1e-9)
-    assert cost.last >= 0.02
-    with cost.spending("record"):
-        pass
-    assert cost.last < 0.02
+    spend(cost, clock, "look", 0.5)
+    spend(cost, clock, "record", 0.25)
+    assert (cost.seconds, cost.last) == (0.75, 0.75)
+    spend(cost, clock, "record", 0.25)
+    assert (cost.seconds, cost.last) == (1.0, 0.25)
 
 
 def test_a_record_that_fails_is_none(tmp_path):
@@ -105,23 +122,22 @@ def test_a_budget_stretches_the_cadence(name, tmp_path):
     assert f"| 1 | {8 - first} |" in tight.cost.table()
 
 
-def test_a_record_is_afforded_where_it_keeps_the_share():
+def test_a_record_is_afforded_where_it_keeps_the_share(clock):
     cost = Cost()
-    cost.seconds, cost.last, cost._usual = 1.0, 9.0, 0.5  # a slow first one
-    cost._begun -= 100
+    spend(cost, clock, "record", 0.5)
+    spend(cost, clock, "record", 0.5)
+    clock.now = 100.0
     assert cost.affords(None)
     assert cost.affords(0.02)
     assert not cost.affords(0.014)
 
 
-def test_a_slow_first_record_is_no_measure_of_the_next():
+def test_a_slow_first_record_is_no_measure_of_the_next(clock):
     cost = Cost()
-    with cost.spending("record"):
-        time.sleep(0.05)
-    cost._begun -= 1
+    spend(cost, clock, "record", 5.0)
+    clock.now = 105.0
     assert cost.affords(0.06)
-    with cost.spending("record"):
-        time.sleep(0.02)
+    spend(cost, clock, "record", 2.0)
     assert not cost.affords(0.075)
 
 

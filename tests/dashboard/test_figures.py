@@ -26,7 +26,6 @@ from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets
 
 SHIFT = "wasserstein"
-RNG = np.random.default_rng(0)
 
 
 def places(values, steps=None, site="input"):
@@ -114,8 +113,8 @@ def test_a_measure_that_is_zero_throughout_is_drawn():
     np.testing.assert_array_equal(figure.data[0].z, np.zeros((2, 2)))
 
 
-def test_of_many_steps_the_greatest_of_each_column_is_shown():
-    values = RNG.random((3, 4 * heat_map.COLUMNS))
+def test_of_many_steps_the_greatest_of_each_column_is_shown(rng):
+    values = rng.random((3, 4 * heat_map.COLUMNS))
     (trace,) = heat_map.plot({"run": places(values)}, SHIFT).data
     assert trace.customdata.shape == (3, heat_map.COLUMNS)
     expected = values.reshape(3, -1, 4).max(axis=2)
@@ -172,8 +171,8 @@ def test_runs_without_a_layer_leave_its_plot_empty():
     assert len(percentiles.plot(runs, [Place("layer_0", "input")]).data) == 1
 
 
-def test_runs_compared_by_one_layer_or_the_median_of_all():
-    values = RNG.random((21, 4))
+def test_runs_compared_by_one_layer_or_the_median_of_all(rng):
+    values = rng.random((21, 4))
     runs = {"a": places(values), "b": places(values + 1)}
     figure = compare.plot(runs, SHIFT)
     lines = [trace for trace in figure.data if trace.fill is None and trace.line.width]
@@ -188,8 +187,8 @@ def test_runs_compared_by_one_layer_or_the_median_of_all():
     (SHIFT, "wasserstein<br>σ of the reference"), ("std", "std<br>unit of the activation"),
     ("kurtosis", "kurtosis"),
 ])  # fmt: skip
-def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label):
-    figure = compare.plot({"a": places(RNG.random((1, 2)))}, measure)
+def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label, rng):
+    figure = compare.plot({"a": places(rng.random((1, 2)))}, measure)
     assert figure.layout.yaxis.title.text == label
 
 
@@ -217,8 +216,8 @@ def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
 # --- ridge ---------------------------------------------------------------------------------------
 
 
-def test_densities_have_area_one():
-    shape = buckets(RNG)
+def test_densities_have_area_one(rng):
+    shape = buckets(rng)
     values, heights = ridge.density(shape)
     assert np.sum(np.diff(values)[::2] * heights[::2]) == pytest.approx(1, rel=1e-9)
     np.testing.assert_array_equal(values.reshape(-1, 2), shape[:, :2])
@@ -233,8 +232,8 @@ def test_buckets_without_width_have_a_density(width):
     assert np.sum(np.diff(values)[::2] * heights[::2]) == pytest.approx(1)
 
 
-def test_the_ridge_has_a_line_per_step_and_no_more_than_fit():
-    shapes = [buckets(RNG, i / 10) for i in range(60)]
+def test_the_ridge_has_a_line_per_step_and_no_more_than_fit(rng):
+    shapes = [buckets(rng, i / 10) for i in range(60)]
     run = Histograms(np.arange(60) * 100, shapes)
     none = Histograms(np.arange(2), [np.zeros((0, 3)), np.zeros((3, 3))])
     figure = ridge.plot({"run": run, "none": none}, Place("a", "input"))
@@ -259,12 +258,12 @@ def test_text_is_what_plotly_shows_as_it_is(name):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_are_text_in_every_figure(name):
+def test_names_are_text_in_every_figure(name, rng):
     place, series = Place(name, "input"), Series(np.arange(3), np.array([0.0, 1.0, 2.0]))
     measures = {m: {place: series, Place(name, "probe"): series} for m in catalogue.measures()}
     of_model = {m: {Place("model", "probe"): series} for m in catalogue.scalars("loss_landscape")}
     moved = [Moved(name, place, 1.0, 2.0, 3, 4)]
-    shapes = Histograms(np.arange(2), [buckets(RNG), buckets(RNG)])
+    shapes = Histograms(np.arange(2), [buckets(rng), buckets(rng)])
     drawn = [
         heat_map.plot({name: {place: series}}, SHIFT),
         percentiles.plot({name: measures}, [place]),

@@ -7,6 +7,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from playwright.sync_api import expect
 
 from kbn.__main__ import main
 from kbn.callbacks.writing.event_file import EventFile, Record
@@ -201,7 +202,6 @@ def opened(page, target):
     figures = page.locator(".figure")
     for number in range(figures.count()):
         figures.nth(number).locator(".main-svg").first.wait_for()
-    page.wait_for_timeout(500)
     return figures
 
 
@@ -209,7 +209,7 @@ def opened(page, target):
 def test_every_figure_is_drawn_offline(written, offline, screenshot):
     figures = opened(offline, written)
     assert figures.count() >= 7  # of one layer or two the distribution
-    assert figures.nth(0).locator(".hm image").count() == 2  # a heat map of each run
+    expect(figures.nth(0).locator(".hm image")).to_have_count(2)  # a heat map of each run
     assert offline.complaints == []
     assert [url for url in offline.requests if not re.match("file:|data:|blob:", url)] == []
     screenshot(offline, "report")

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -327,17 +326,27 @@ def test_a_click_on_a_row_opens_the_layer(server, opened):
 @pytest.mark.browser
 @page_alone
 def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(server, opened):
-    def later(route):
-        time.sleep(0.3)
-        route.continue_()
-
-    tab = opened(server, routes={"**/figure?*": later})
+    held, chosen = [], []
+    tab = opened(server, routes={
+        "**/figure?*": lambda route: route.continue_() if chosen else held.append(route)
+    })  # fmt: skip
     tab.frame.locator("#heat_map .plot").wait_for(state="attached")
     tab.frame.locator("#layer").select_option("sigmoid_2")
+    chosen.append(True)
+    for route in held:
+        route.continue_()
     tab.wait()
     for name in FIGURES:
         assert tab.figure(name).locator(".main-svg").count(), name
     assert "sigmoid_2" in tab.figure("compare").inner_text()
+
+
+# Resolves when the page has drawn so many frames.
+FRAMES = """() => new Promise(resolve => {
+  let left = 30;
+  const next = () => left-- ? requestAnimationFrame(next) : resolve();
+  next();
+})"""
 
 
 @pytest.mark.browser
@@ -353,11 +362,12 @@ def test_an_answer_that_comes_late_does_not_undo_a_choice(server, opened):
 
     tab = opened(server, routes={"**/state?*": hold})
     tab.wait()
-    tab.frame.locator("#refresh").click()  # its answer is held
-    tab.page.wait_for_timeout(500)
+    with tab.page.expect_request("**/state?*measure=wasserstein*"):
+        tab.frame.locator("#refresh").click()  # its answer is held
     tab.after(lambda: tab.frame.locator("#measure").select_option("kurtosis"))
-    held[0].continue_()
-    tab.page.wait_for_timeout(2000)
+    with tab.page.expect_response("**/state?*measure=wasserstein*"):
+        held[0].continue_()
+    tab.frame.locator("body").evaluate(FRAMES)  # the page has what it needs to go wrong
     assert tab.frame.locator("#measure").input_value() == "kurtosis"
     assert "kurtosis of every layer" in tab.figure("heat_map").inner_text()
 
@@ -457,12 +467,17 @@ def test_the_tab_follows_a_training_while_it_runs(training, opened, tmp_path):
     training(tmp_path / "b")
     tab.frame.get_by_label("b", exact=True).wait_for()
     # And not where it is told not to.
+    looks = []
+    tab.page.on("request", lambda request: "/state?" in request.url and looks.append(request.url))
+    with tab.page.expect_request("**/state?*"):
+        pass  # so none is due for as long as lies between two looks
     tab.frame.locator("#poll").uncheck()
-    tab.page.wait_for_timeout(3000)  # a look may be under way
-    still, newest = tab.wait(), server.get(f"{PLUGIN}/state")["newest"]
-    server.wait_for(f"{PLUGIN}/state", lambda state: state["newest"] != newest)
-    tab.page.wait_for_timeout(6000)  # longer than between two looks
-    assert tab.wait() == still
+    looks.clear()
+    for _ in range(12):  # TensorBoard reads once a second, the page would look every fifth one
+        newest = server.get(f"{PLUGIN}/state")["newest"]
+        server.wait_for(f"{PLUGIN}/state", lambda state, newest=newest: state["newest"] != newest)
+        tab.frame.locator("body").evaluate(FRAMES)  # hear of the page's requests
+    assert looks == []
     tab.after(lambda: tab.frame.locator("#refresh").click())
     assert tab.figure("heat_map").locator(".hm image").count() == 2
     assert tab.complaints == []

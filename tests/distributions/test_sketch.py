@@ -16,7 +16,6 @@ from kbn.distributions.sketch import (
     ChannelMoments,
 )
 
-RNG = np.random.default_rng(0)
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000
 
 
@@ -96,10 +95,10 @@ assert abs(sketch.pooled_std() - x.std()) < 1e-4
     python("-c", code)
 
 
-def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch):
+def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch, rng):
     if "blocks" in way:
         monkeypatch.setattr(reduction, "BLOCK", 2100)
-    x = (RNG.normal(size=(256, 700)) + 3 * RNG.normal(size=700)).astype("float32")
+    x = (rng.normal(size=(256, 700)) + 3 * rng.normal(size=700)).astype("float32")
     sketch = sketched(x)
     assert sketch.values.size <= 2**14
     assert sketch.values.shape[1] < 700
@@ -108,8 +107,8 @@ def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch):
 
 
 @pytest.mark.parametrize("axis", [-1, 1, 0])
-def test_every_way_has_numpys_moments(axis, way):
-    x = RNG.normal(3, 2, (23, 4, 3, 5)).astype("float32")
+def test_every_way_has_numpys_moments(axis, way, rng):
+    x = rng.normal(3, 2, (23, 4, 3, 5)).astype("float32")
     x[::3, 0] = 0.25  # a constant channel, where axis is 1
     moved = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
     sketch = reduced(x, axis)
@@ -121,8 +120,8 @@ def test_every_way_has_numpys_moments(axis, way):
     assert sketch.pooled_std() == pytest.approx(x.std(dtype="float64"), rel=1e-5)
 
 
-def test_every_way_leaves_out_what_is_not_finite(way):
-    x = RNG.normal(3, 2, (57, 6)).astype("float32")
+def test_every_way_leaves_out_what_is_not_finite(way, rng):
+    x = rng.normal(3, 2, (57, 6)).astype("float32")
     x[5, 0], x[[6, 7], 1], x[:, 2] = np.nan, [np.inf, -np.inf], np.nan
     finite = [x[np.isfinite(x[:, i]), i].astype("float64") for i in range(6)]
     sketch = reduced(x)
@@ -137,20 +136,20 @@ def test_every_way_leaves_out_what_is_not_finite(way):
     assert sketch.finite_count == every.size
 
 
-def test_a_small_spread_far_from_zero_is_kept(way):
-    x = (1000 + RNG.normal(size=(400, 3))).astype("float32")
+def test_a_small_spread_far_from_zero_is_kept(way, rng):
+    x = (1000 + rng.normal(size=(400, 3))).astype("float32")
     sketch = reduced(x)
     np.testing.assert_allclose(sketch.variance, x.var(0, dtype="float64"), rtol=1e-3)
 
 
-def test_what_is_constant(way):
-    x = RNG.normal(size=(300, 5)).astype("float32")
+def test_what_is_constant(way, rng):
+    x = rng.normal(size=(300, 5)).astype("float32")
     x[:, 1], x[:, 2], x[:, 3] = 0.1, 0, 1e6
     assert reduced(x).constant.tolist() == [False, True, True, True, False]
 
 
-def test_dead_channels_are_those_of_zeros_alone(way):
-    x = RNG.normal(size=(40, 8)).astype("float32")
+def test_dead_channels_are_those_of_zeros_alone(way, rng):
+    x = rng.normal(size=(40, 8)).astype("float32")
     x[:, [1, 4]] = 0
     x[3, 4] = np.nan  # zero wherever it is finite
     x[:, 5] = np.nan
@@ -161,8 +160,8 @@ def test_dead_channels_are_those_of_zeros_alone(way):
     assert sketch.zero_share == np.mean(x == 0)
 
 
-def test_shares_of_a_sample_are_those_of_the_sample(way):
-    x = np.maximum(RNG.normal(size=(4000, 6)), 0).astype("float32")
+def test_shares_of_a_sample_are_those_of_the_sample(way, rng):
+    x = np.maximum(rng.normal(size=(4000, 6)), 0).astype("float32")
     sketch = reduced(x, max_samples=600, bounds=(0, 6))
     rows, columns = sample_positions(4000, 6, 600)
     assert sketch.zero_share == np.mean(x[rows][:, columns] == 0)
@@ -172,8 +171,8 @@ def test_shares_of_a_sample_are_those_of_the_sample(way):
 @pytest.mark.parametrize(
     ("bounds", "low", "high"), [((0, 1), 0.01, 0.99), ((-1, 1), -0.98, 0.98), ((0, 6), 0.06, 5.94)]
 )
-def test_saturated_is_within_1_percent_of_the_bounds(bounds, low, high, way):
-    x = RNG.uniform(*bounds, (500, 4)).astype("float32")
+def test_saturated_is_within_1_percent_of_the_bounds(bounds, low, high, way, rng):
+    x = rng.uniform(*bounds, (500, 4)).astype("float32")
     x[:20], x[20:30] = bounds[0], bounds[1]
     x[30] = np.nan
     share = reduced(x, bounds=bounds).saturated_share
@@ -183,9 +182,9 @@ def test_saturated_is_within_1_percent_of_the_bounds(bounds, low, high, way):
 
 
 @pytest.mark.parametrize("share_of_nan", [0, 0.1])
-def test_kurtosis_is_scipys_mean_over_channels(share_of_nan):
-    x = RNG.standard_t(5, (500, 6)) * [1, 2, 3, 4, 5, 6] + 10
-    x[RNG.random(x.shape) < share_of_nan] = np.nan
+def test_kurtosis_is_scipys_mean_over_channels(share_of_nan, rng):
+    x = rng.standard_t(5, (500, 6)) * [1, 2, 3, 4, 5, 6] + 10
+    x[rng.random(x.shape) < share_of_nan] = np.nan
     expected = scipy.stats.kurtosis(x, fisher=False, nan_policy="omit").mean()
     assert sketched(x).kurtosis() == pytest.approx(expected, rel=1e-9)
     with_constants = np.concatenate([x, np.full((500, 1), 0.1), np.full((500, 1), np.nan)], axis=1)
@@ -203,8 +202,8 @@ def test_without_a_spread_there_is_no_kurtosis(value):
     assert math.isnan(sketched(np.full((20, 3), value)).kurtosis())
 
 
-def test_merged_moments_are_those_of_all_values():
-    x = RNG.normal([0, 5, -3], [1, 2, 0.1], (200, 3))
+def test_merged_moments_are_those_of_all_values(rng):
+    x = rng.normal([0, 5, -3], [1, 2, 0.1], (200, 3))
     x[:150, 1] = np.nan
     merged = ChannelMoments.of(np.stack([x, x + 1])).merged()
     expected = [

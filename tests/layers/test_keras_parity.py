@@ -21,8 +21,7 @@ CLASSES = {
     "keras": layers.BatchNormalization,
 }
 each_class = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES)
-RNG = np.random.default_rng(0)
-X = RNG.normal(2, 3, (16, 5, 4)).astype("float32")
+X = np.random.default_rng(0).normal(2, 3, (16, 5, 4)).astype("float32")
 
 
 def after_training(layer, x=X, steps=3, **arguments):
@@ -234,8 +233,8 @@ def test_shapes_and_symbolic_calls(make):
 
 @each_class
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
-def test_integer_inputs(make, dtype):
-    x = RNG.integers(0, 9, (8, 4)).astype(dtype)
+def test_integer_inputs(make, dtype, rng):
+    x = rng.integers(0, 9, (8, 4)).astype(dtype)
     y = make()(x, training=True)
     assert y.dtype == "float32"
     exact = x.astype("float64")

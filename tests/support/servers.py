@@ -65,7 +65,7 @@ class Server:
             answer = self.get(path, **query)
             if ready(answer):
                 return answer
-            time.sleep(0.5)
+            time.sleep(0.1)  # between two questions: nothing says when it has read
         raise TimeoutError(f"{path}: {answer}")
 
     def close(self):

@@ -13,8 +13,7 @@ import kbn
 from tests.support import models
 from tests.support.replicas import mirrored
 
-RNG = np.random.default_rng(0)
-IMAGES = RNG.normal(2, 3, (1000, 4, 4, 2)).astype("float32")
+IMAGES = np.random.default_rng(0).normal(2, 3, (1000, 4, 4, 2)).astype("float32")
 
 
 UNTAPPED = layers.Layer.__call__
@@ -145,8 +144,8 @@ def test_keras_layers_are_recalibrated_too_and_keep_their_biased_variance():
     )
 
 
-def test_masked_values_and_weights_take_no_part():
-    x = RNG.normal(3, 2, (60, 5, 3)).astype("float32")
+def test_masked_values_and_weights_take_no_part(rng):
+    x = rng.normal(3, 2, (60, 5, 3)).astype("float32")
     x[::2, 3:] = 0
     mask = (x != 0).any(-1)
     model = keras.Sequential([layers.Input((5, 3)), layers.Masking(), kbn.BatchNormalization()])
@@ -173,11 +172,11 @@ def test_frozen_layers_stay():
         assert (layer.moving_mean.numpy() == 0).all() == stays
 
 
-def test_a_layer_called_several_times_pools_its_calls():
+def test_a_layer_called_several_times_pools_its_calls(rng):
     one, two = keras.Input((3,), name="a"), keras.Input((3,), name="b")
     norm = kbn.BatchNormalization()
     model = keras.Model({"a": one, "b": two}, layers.Add()([norm(one), norm(two)]))
-    data = {"a": RNG.normal(0, 1, (50, 3)), "b": RNG.normal(9, 2, (50, 3))}
+    data = {"a": rng.normal(0, 1, (50, 3)), "b": rng.normal(9, 2, (50, 3))}
     kbn.recalibrate(model, data, batch_size=8, verbose=False)
     values = np.concatenate(list(data.values()))
     np.testing.assert_allclose(norm.moving_mean, values.mean(0), rtol=1e-5)

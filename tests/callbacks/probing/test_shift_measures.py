@@ -8,18 +8,15 @@ from kbn.callbacks.probing import shift_measures
 from kbn.callbacks.probing.shift_measures import measured
 from kbn.distributions import reduction
 from kbn.distributions.distances import DISTANCES
-from kbn.distributions.reduction import Reduction
-from kbn.distributions.sketch import DistributionSketch
+from kbn.distributions.reduction import Reduction, sketched
 from kbn.records import catalogue
 from kbn.records.tags import Place
 
-RNG = np.random.default_rng(0)
 
-
-def places(shift):
+def places(shift, rng):
     """Return sketches of places alike and not, some of them odd."""
-    usual = {f"usual_{i}": RNG.normal(i + shift, 1 + shift, (40, 5)) for i in range(4)}
-    nan, constant = RNG.normal(shift, 1, (40, 5)), RNG.normal(shift, 1, (40, 5))
+    usual = {f"usual_{i}": rng.normal(i + shift, 1 + shift, (40, 5)) for i in range(4)}
+    nan, constant = rng.normal(shift, 1, (40, 5)), rng.normal(shift, 1, (40, 5))
     nan[:, 1], nan[3, 2] = np.nan, np.inf
     constant[:, 0] = 0.1
     found = {
@@ -28,18 +25,18 @@ def places(shift):
         "constant": constant,
         "still": np.full((40, 5), 0.5),
         "nothing": np.full((40, 5), np.nan),
-        "wide": RNG.normal(shift, 1, (40, 9)),
-        "long": RNG.normal(shift, 1, (90, 5)),
-        "half": RNG.normal(shift, 1, (40, 5)).astype("float16"),
+        "wide": rng.normal(shift, 1, (40, 9)),
+        "long": rng.normal(shift, 1, (90, 5)),
+        "half": rng.normal(shift, 1, (40, 5)).astype("float16"),
         "empty": np.zeros((0, 5)),
     }
-    return {Place(name, "output"): DistributionSketch.of(x) for name, x in found.items()}
+    return {Place(name, "output"): sketched(x) for name, x in found.items()}
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
-def test_together_as_alone(at_once, monkeypatch):
+def test_together_as_alone(at_once, monkeypatch, rng):
     monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
-    now, before = places(0.5), places(0.0)
+    now, before = places(0.5, rng), places(0.0, rng)
     del before[Place("usual_2", "output")]  # no reference yet
     found = measured(catalogue.distances(), now, before)
     assert list(found) == list(now)
@@ -57,10 +54,10 @@ def test_together_as_alone(at_once, monkeypatch):
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
 @pytest.mark.parametrize("most", [2**13, 60])
 @pytest.mark.parametrize("shape", [(40, 5), (8, 5, 4), (40,), (0, 5), (3, 70_000)], ids=str)
-def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
+def test_sketched_together_as_alone(shape, most, at_once, monkeypatch, rng):
     monkeypatch.setattr(reduction, "WHOLE_AT_ONCE", at_once)
     one = Reduction(shape, 1, most)
-    xs = [RNG.normal(i, 1 + i, shape).astype("float32") for i in range(4)]
+    xs = [rng.normal(i, 1 + i, shape).astype("float32") for i in range(4)]
     xs[2][..., :2] = np.nan
     arrays = [
         {name: keras.ops.convert_to_numpy(each) for name, each in one.on_device(x).items()}
@@ -80,10 +77,10 @@ def test_sketched_together_as_alone(shape, most, at_once, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])  # with a kernel, and without one
-def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
+def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype, rng):
     """Else what did not move would seem to: by inf, where channels are constant."""
     one = Reduction((40, 5), 1, 2**13)
-    xs = [np.tile(RNG.normal(size=5) + 0.1, (40, 1)), RNG.normal(3, 1, (40, 5)), np.ones((40, 5))]
+    xs = [np.tile(rng.normal(size=5) + 0.1, (40, 1)), rng.normal(3, 1, (40, 5)), np.ones((40, 5))]
 
     def sketches():
         return one.on_host([
@@ -104,11 +101,11 @@ def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype):
     assert {found[place][name] for place in places[:2] for name in catalogue.distances()} == {0.0}
 
 
-def test_another_number_of_channels_is_no_reference():
+def test_another_number_of_channels_is_no_reference(rng):
     """Where Python runs a model, a layer may be called with others."""
 
     def sketches(*widths):
-        return {Place(f"{i}", "output"): DistributionSketch.of(RNG.normal(size=(40, width)))
+        return {Place(f"{i}", "output"): sketched(rng.normal(size=(40, width)))
                 for i, width in enumerate(widths)}  # fmt: skip
 
     found = measured(catalogue.distances(), sketches(8, 16, 5), sketches(16, 8, 5))

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from kbn.callbacks import CovariateShift
 from kbn.callbacks.writing.summaries import CATEGORY
@@ -24,24 +25,24 @@ OTHERS = {f"{name}{end}" for name in catalogue.distances()[2:] for end in ("", "
 SCALARS = set(catalogue.scalars("covariate_shift")) - {"saturated"} - OTHERS
 COST = {f"{catalogue.MONITOR}/record/{site}" for site in ("milliseconds", "bytes")}
 N, FEATURES, MANY = 120, 9, 4000
-RNG = np.random.default_rng(0)
 
 
 def _activations():
     """Arrays (samples, features) whose distribution a histogram easily gets wrong."""
-    heavy = RNG.standard_t(2, (N, FEATURES))
-    one_nan = RNG.normal(size=(N, FEATURES))
+    rng = np.random.default_rng(0)
+    heavy = rng.standard_t(2, (N, FEATURES))
+    one_nan = rng.normal(size=(N, FEATURES))
     one_nan[17, 3] = np.nan
-    cauchy_far = 1e4 + RNG.standard_cauchy((N, FEATURES))
-    large = RNG.standard_t(2, (MANY, FEATURES))
+    cauchy_far = 1e4 + rng.standard_cauchy((N, FEATURES))
+    large = rng.standard_t(2, (MANY, FEATURES))
     all_nan = np.full((N, FEATURES), np.nan)
     return {
-        "normal": RNG.normal(3, 2, (N, FEATURES)),
+        "normal": rng.normal(3, 2, (N, FEATURES)),
         "heavy": heavy,
         "one_nan": one_nan,
         "cauchy_far": cauchy_far,
         "constant": np.full((N, FEATURES), 0.7),
-        "two_values": RNG.integers(0, 2, (N, FEATURES)).astype(float),
+        "two_values": rng.integers(0, 2, (N, FEATURES)).astype(float),
         "beyond_max_samples": large,
         "all_nan": all_nan,
     }
@@ -181,7 +182,6 @@ def deep_text(locator):
 
 def shoot(page, name, tmp_path_factory):
     """Keep what was seen: `KBN_SCREENSHOTS=folder` says where."""
-    page.wait_for_timeout(1500)  # animations
     folder = os.environ.get("KBN_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
     page.screenshot(path=f"{folder}/{name}.png")
 
@@ -201,8 +201,7 @@ def test_histograms_and_distributions_show_every_layer_of_both_runs(
         for run in ("plain", "batch_norm"):
             found = [text for text in texts if place in text and f"{run}/" in text]
             assert len(found) == 1, (place, run, texts)
-    drawn = page.locator(f"{loader} svg path").count()
-    assert drawn >= 2 * len(PLACES)
+    page.locator(f"{loader} svg path").nth(2 * len(PLACES) - 1).wait_for(state="attached")
     shoot(page, tab, tmp_path_factory)
 
 
@@ -213,13 +212,12 @@ def test_custom_scalars_show_every_layers_band(demonstration, page, tmp_path_fac
     page.get_by_text(CATEGORY).first.wait_for()
     charts = page.locator("tf-custom-scalar-margin-chart-card")
     charts.nth(len(PLACES) - 1).wait_for()
-    page.wait_for_timeout(3000)
+    for index in range(len(PLACES)):
+        bands = charts.nth(index).locator("svg path.area, svg .area path, svg path[fill]")
+        bands.nth(1).wait_for(state="attached")  # two of each place at least
     shoot(page, "custom_scalars", tmp_path_factory)
     for place, chart in zip(PLACES, charts.all(), strict=True):  # in the network's order
         assert place.replace("/", " ") in deep_text(chart)
-    for index in range(len(PLACES)):
-        bands = charts.nth(index).locator("svg path.area, svg .area path, svg path[fill]").count()
-        assert bands >= 2, f"{PLACES[index]}: {bands} bands"
 
 
 @pytest.mark.browser
@@ -227,12 +225,13 @@ def test_scalars_show_every_layer_of_both_runs(demonstration, page, tmp_path_fac
     page.goto(f"{demonstration.url}/#timeseries")
     page.goto(f"{demonstration.url}/?darkMode=false#scalars")
     page.reload()
-    page.locator("scalar-card, tf-scalar-card").first.wait_for()
-    shoot(page, "scalars", tmp_path_factory)
+    found = page.locator("tf-scalar-card")
+    found.nth(2 * len(PLACES) - 1).wait_for(state="attached")  # the first two groups are open
     for measure in (*SCALARS, catalogue.MONITOR):
-        assert page.get_by_text(measure, exact=True).count() == 1
-    cards = [deep_text(card) for card in page.locator("tf-scalar-card").all()]
-    assert len(cards) >= 2 * len(PLACES)  # the first two groups are open
+        expect(page.get_by_text(measure, exact=True)).to_have_count(1)
+    cards = [deep_text(card) for card in found.all()]
     for place in PLACES:
         assert any(f"jeffreys/{place}" in text for text in cards)
-    assert page.locator("tf-scalar-card path.line").count() >= 2 * len(cards)
+    lines = page.locator("tf-scalar-card path.line")
+    lines.nth(2 * len(cards) - 1).wait_for(state="attached")
+    shoot(page, "scalars", tmp_path_factory)

@@ -1,0 +1,43 @@
+"""Links, tables and targets of the documents."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import ROOT
+
+PAGES = ("CONTRIBUTING.md", "docs/results.md", "docs/how-to-read.md")
+DOCUMENTS = ("README.md", "callbacks/README.md")
+
+
+def test_every_tag_is_described_in_the_callbacks_table():
+    from kbn.records import catalogue
+
+    text = (ROOT / "callbacks/README.md").read_text()
+    for name in catalogue.measures():
+        assert re.search(rf"^\|.*`{name}`.*\|", text, re.M), name
+
+
+def test_the_makefile_has_the_readmes_targets():
+    for target in set(re.findall(r"`?make (\w+)`?", (ROOT / "README.md").read_text())):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_no_placeholder_is_left():
+    for name in (*DOCUMENTS, *PAGES, "CHANGELOG.md"):
+        assert not re.search(r"@@|TODO|FIXME|XXX", (ROOT / name).read_text()), name
+
+
+def test_pictures_and_links_of_the_documents_exist():
+    for name in (*DOCUMENTS, *PAGES):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / Path(name).parent / link).exists(), (name, link)
+
+
+def test_version_stands_in_one_place():
+    import kbn
+
+    assert sys.modules["kbn"] is kbn
+    assert "version = attr: kbn.__version__" in (ROOT / "setup.cfg").read_text()
