@@ -165,7 +165,7 @@ def _by_turns(
         watching = CovariateShift(folder, x, every_steps=PERIOD)
 
         def missed(steps: int) -> None:
-            watching._steps.calls += steps  # else it would count wrong, and look more often
+            watching.session.steps.calls += steps  # else it would count wrong, and look more often
 
         turns = ByTurns(keras.callbacks.Callback()) if bare else ByTurns(watching, missed)
         x, y = x[: fits.batch * fits.steps], y[: fits.batch * fits.steps]

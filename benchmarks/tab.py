@@ -69,7 +69,6 @@ def _write(folder: Path, layers: int, steps: int, seed: int) -> None:
         rows = Rows(100 * step, found)
         texts = {} if step else {catalogue.LAYERS: layers_in_order(rows)}
         file.write(100 * step, Record(rows, texts=texts))
-    file.close()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """CovariateShift: how the distribution of every layer's activations moves during training."""
 
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ import keras
 from kbn.callbacks.probing.activations import activations, puts_channels_first
 from kbn.callbacks.probing.probe import Probe, build
 from kbn.callbacks.probing.probe_data import first_samples
+from kbn.callbacks.probing.references import References, checked_reference
 from kbn.callbacks.probing.shift_measures import measured
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import Thinning, schedule
@@ -21,8 +21,6 @@ from kbn.introspection.layer_tree import check_layers, layer_paths, select
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
-
-REFERENCES = ("previous", "first")
 
 
 class CovariateShift(Recorder):
@@ -123,14 +121,14 @@ class CovariateShift(Recorder):
         self.layers = layers
         self.sites = _names("sites", sites, tags.SITES)
         self.measures = _names("measures", measures, tuple(DISTANCES))
-        self.reference = _checked_reference(reference)
+        self.reference = checked_reference(reference)
         self.histograms = checks.boolean("histograms", histograms)
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe | None = None
         self._thinning = Thinning()
         self._movements = Movements(self.measures[0])
-        self._references: dict[Place, DistributionSketch] = {}
+        self._references = References(self.reference)
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Choose the layers and trace the probe."""
@@ -138,50 +136,36 @@ class CovariateShift(Recorder):
         paths = layer_paths(model)
         chosen = select(self.layers, paths)
         first = puts_channels_first(paths.values())
-        look = activations(self.sites, self.max_samples, channels_first=first)
-        self._compiled = Probe(model, self.probe, chosen, look)
+        extract = activations(self.sites, self.max_samples, channels_first=first)
+        self._compiled = Probe(model, self.probe, chosen, extract)
         self._compiled.report_unseen(self.layers)
         return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """See, in the first epoch, where a `fit` begins that goes on from an earlier one."""
-        if not self._epochs_of_fit:
+        """In the first epoch, count the records to come: a `fit` may begin at a later epoch."""
+        if not self.session.epochs_of_fit:
             self._thinning.begin(self.expected_records(epoch))
 
     def record(self, step: int) -> Record:
         """Sketch every watched activation and compare it with its reference."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         sketches: dict[Place, DistributionSketch] = self._compiled()
-        self._keep_references(step, sketches, before=True)
-        found = measured(self.measures, sketches, self._references)
+        found = measured(self.measures, sketches, self._references.before(step, sketches))
         first = self.measures[0]
         self._movements.add(step, {place: of[first] for place, of in found.items() if first in of})
-        self._keep_references(step, sketches, before=False)
+        self._references.after(step, sketches)
         wanted = sketches if self.histograms and self._thinning.keeps() else {}
         return Record(
             Rows(step, found), {place: sketch.histogram() for place, sketch in wanted.items()}
         )
 
-    def summarise(self) -> Record:
+    def summarize(self) -> Record:
         """Draw the layers that moved most, over all records, and list those of the last epoch."""
         return self._movements.summary()
 
     def release(self) -> None:
         """Drop the compiled probe; the references stay for a later `fit`."""
         self._compiled = None
-
-    def _keep_references(
-        self, step: int, sketches: Mapping[Place, DistributionSketch], *, before: bool
-    ) -> None:
-        """Keep what later records are compared with, and this one if it is the first of all."""
-        if self.reference == "previous":
-            fixed = before  # the first record is compared with itself
-        else:
-            fixed = True
-            if not isinstance(self.reference, str) and step < self.reference:
-                return
-        older = self._references  # of places, too, that this record does not have
-        self._references = {**sketches, **older} if fixed else {**older, **sketches}
 
 
 def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:
@@ -193,14 +177,3 @@ def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]
             f"{argument} must name at least one of {allowed}. Received: {argument}={given!r}"
         )
     return tuple(checks.one_of(argument, name, allowed) for name in given)
-
-
-def _checked_reference(reference: Any) -> str | int:
-    if isinstance(reference, numbers.Integral) and not isinstance(reference, bool):
-        return checks.integer("reference", reference, low=0)
-    if not isinstance(reference, str) or reference not in REFERENCES:
-        raise ValueError(
-            "reference must be one of 'previous', 'first', or a step. "
-            f"Received: reference={reference!r}"
-        )
-    return reference

@@ -112,7 +112,7 @@ class MovingStatistics(Recorder):
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe | None = None
         self._losses: LossesOfBothModes | None = None
-        self._refused: dict[str, np.ndarray] = {}
+        self._skipped: dict[str, np.ndarray] = {}
         self._batches_before = 0
         self._found: dict[Place, Gap] = {}
         self._found_at = 0
@@ -135,18 +135,18 @@ class MovingStatistics(Recorder):
         self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
         self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
-        self._refused, self._batches_before = _refusals(chosen), self._steps.batches
+        self._skipped, self._batches_before = _skipped(chosen), self.session.steps.batches
         return ()
 
     def record(self, step: int) -> Record:
         """Compare the statistics, and the losses where there are any."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         self._found, self._found_at = self._compiled(), step
-        refused = self._refused_shares()
+        skipped = self._skipped_shares()
         found: dict[Place, dict[str, float]] = {}
         for place, gap in self._found.items():
             path = next(path for path, layer in self._compiled.layers.items() if layer is gap.layer)
-            share = {"refused_share": refused[path]} if path in refused else {}
+            share = {"refused_share": skipped[path]} if path in skipped else {}
             found[place] = {**gap.measured, **share}
         if self._losses is not None:
             training, inference = self._losses()
@@ -157,12 +157,13 @@ class MovingStatistics(Recorder):
             }
         return Record(Rows(step, found))
 
-    def summarise(self) -> Record:
+    def summarize(self) -> Record:
         """Warn, once, where inference would be off after this epoch."""
         if not self._found:  # Python chose not to call the layers
             return Record()
         place, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
-        trained = self._found_at > self._begun_at  # before the first step nothing has settled
+        # Before the first step nothing has settled.
+        trained = self._found_at > self.session.steps.begun_at
         if trained and _distance(gap) > 1 and not self._warned:
             self._warned = True
             warnings.warn(_advice(self._found_at, place, gap), stacklevel=2)
@@ -179,27 +180,25 @@ class MovingStatistics(Recorder):
         except RefusalError:  # no targets, or no loss: nobody asked for it
             return None
 
-    def _refused_shares(self) -> dict[str, float]:
-        """Return by path how many updates per batch were refused since the last record."""
+    def _skipped_shares(self) -> dict[str, float]:
+        """Return by path how many updates per batch were skipped since the last record."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        batches, self._batches_before = (
-            self._steps.batches - self._batches_before,
-            self._steps.batches,
-        )
-        before, self._refused = self._refused, _refusals(self._compiled.layers)
+        now = self.session.steps.batches
+        batches, self._batches_before = now - self._batches_before, now
+        before, self._skipped = self._skipped, _skipped(self._compiled.layers)
         calls = {
             path: sum(gap.layer is layer for gap in self._found.values())
             for path, layer in self._compiled.layers.items()
         }
         return {
-            path: float(np.max(now - before[path], initial=0)) / max(batches * calls[path], 1)
-            for path, now in self._refused.items()
+            path: float(np.max(skips - before[path], initial=0)) / max(batches * calls[path], 1)
+            for path, skips in self._skipped.items()
         }
 
 
-def _refusals(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _skipped(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found = {path: normalizations.skipped_updates(layer) for path, layer in layers.items()}
-    return {path: refused for path, refused in found.items() if refused is not None}
+    return {path: skips for path, skips in found.items() if skips is not None}
 
 
 def _distance(gap: Gap) -> float:

@@ -106,7 +106,7 @@ def figures(out: Path, seed: int) -> dict[str, go.Figure]:
         "healthy": runs["healthy"].percentiles(site="input"),
         "stale": runs["stale"].statistics_gap(),
         "dying": runs["dying"].heat_map("dead", site="output"),
-        "exploding": everything.compared("std", "relu_3", "input")
+        "exploding": everything.compare("std", "relu_3", "input")
             .update_yaxes(type="log").update_xaxes(range=[0, CASES["exploding"].steps]),
     }  # fmt: skip
 

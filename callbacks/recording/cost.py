@@ -15,7 +15,7 @@ class Cost:
 
     Attributes:
         records: how many records were taken and written.
-        postponed: how many were due and not taken for want of budget.
+        postponed: how many were due and not taken, since the budget did not allow them.
         seconds: time spent in all, getting ready included.
         bytes: bytes written.
         last: seconds of the last record, a look before its step included.
@@ -25,7 +25,7 @@ class Cost:
         self.records = self.postponed = self.bytes = 0
         self.seconds = self.last = 0.0
         self._begun, self._looking = time.perf_counter(), 0.0
-        self._usual = 0.0  # seconds of the last record but the first: in that TensorFlow gets ready
+        self._usual = 0.0  # seconds of the last record but the first, which takes longer
 
     @contextmanager
     def spending(self, on: Purpose = "else") -> Iterator[None]:
@@ -42,11 +42,23 @@ class Cost:
                 self._usual = self._looking + spent if self.last else 0.0
                 self.last, self._looking = self._looking + spent, 0.0
 
-    def affords(self, budget: float | None) -> bool:
-        """Say whether one more record like the last keeps the share of time within `budget`.
+    def recorded(self) -> None:
+        """Count a record that was taken and written."""
+        self.records += 1
 
-        Before the first one nobody knows how long one takes. That one takes longer than those
-        behind it, so it counts among the time spent, and not as what the next will take.
+    def postpone(self) -> None:
+        """Count a record that the budget does not allow."""
+        self.postponed += 1
+
+    def wrote(self, size: int) -> None:
+        """Count bytes."""
+        self.bytes += size
+
+    def affords(self, budget: float | None) -> bool:
+        """Return whether one more record like the last keeps the share of time within `budget`.
+
+        The first record is always afforded, since its time is unknown. It takes longer than those
+        after it, so it counts as time spent, and not as the time that the next one will take.
         """
         if budget is None or not self.last:
             return True

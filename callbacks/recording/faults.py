@@ -1,4 +1,4 @@
-"""What goes wrong with a hook while a model trains: counted, told once, and never raised."""
+"""What goes wrong with a callback while a model trains: counted, warned of once, never raised."""
 
 import warnings
 from collections.abc import Callable
@@ -6,32 +6,32 @@ from typing import Any
 
 
 class Faults:
-    """The faults of one hook over all its fits.
+    """The faults of one callback over all its fits.
 
     Attributes:
-        lost_records: how many records could not be taken or written.
+        lost_records: number of records that could not be taken or written.
     """
 
     def __init__(self, who: str) -> None:
         self.lost_records = 0
         self._who = who
-        self._told = False
+        self._reported = False
         self._summed_up = 0
 
     def guard(
         self, step: int, action: Callable[..., Any], *arguments: Any, losing: int = 0
     ) -> None:
-        """Run `action` at `step`; where it raises, `losing` records are lost."""
+        """Run `action` at `step`; if it raises, `losing` records are lost."""
         try:
             action(*arguments)
         except Exception as error:
-            self.tell(step, f"{type(error).__name__}: {error}", losing)
+            self.report(step, f"{type(error).__name__}: {error}", losing)
 
-    def tell(self, step: int, reason: str, losing: int) -> None:
+    def report(self, step: int, reason: str, losing: int) -> None:
         """Count lost records, and warn of the first fault."""
         self.lost_records += losing
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             warnings.warn(
                 f"{self._who} failed at step {step} and training goes on: {reason}. "
                 f"Lost records: {self.lost_records} so far.",
@@ -39,7 +39,7 @@ class Faults:
             )
 
     def sum_up(self) -> None:
-        """Warn of all records that were lost, where that has not been said yet."""
+        """Warn of all records that were lost, if that has not been said yet."""
         if self.lost_records > self._summed_up:
             self._summed_up = self.lost_records
             warnings.warn(f"{self._who} lost {self.lost_records} records in all.", stacklevel=2)

@@ -1,43 +1,43 @@
-"""What a hook was given, and by what it was made, as tables for TensorBoard's Text tab."""
+"""The options of a callback and the versions it ran with, as tables for TensorBoard's Text tab."""
 
 import inspect
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import tree
 
-from kbn.callbacks.recording.schedule import Schedule
 from kbn.common import versions
 from kbn.records import markdown
 from kbn.records.history import Rows
+
+if TYPE_CHECKING:
+    from kbn.callbacks.recording.recorder import Recorder
 
 _LIBRARIES = ("kbn", "keras", "tensorflow", "tensorflow-cpu", "tensorboard", "numpy")
 _LONGEST = 300  # characters of a value
 
 
-def settings(hook: Any, schedule: Schedule, budget: float | None) -> str:
-    """Return the options of `hook`, its probe and its model, and the versions, as Markdown.
+def settings(callback: "Recorder") -> str:
+    """Return the options of `callback`, its probe and its model, and the versions, as Markdown.
 
-    Args:
-        hook: keeps its own options in attributes of their names, and the probe batch in `probe`.
-        schedule: when it records.
-        budget: the most that it may take.
+    A callback keeps its own options in attributes of their names, and the probe batch in `probe`.
     """
-    options = {name: getattr(hook, name) for name in inspect.signature(type(hook)).parameters
-               if hasattr(hook, name)}  # fmt: skip
-    cadence = {name: value for name, value in vars(schedule).items() if value is not None}
-    shapes = [str(tuple(array.shape)) for array in tree.flatten(hook.probe) if array is not None]
+    names = inspect.signature(type(callback)).parameters
+    options = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+    given = vars(callback.schedule).items()
+    cadence = {name: value for name, value in given if value is not None}
+    model, arrays = callback.model, tree.flatten(callback.probe)
+    shapes = [str(tuple(array.shape)) for array in arrays if array is not None]
     rows = {
-        **cadence, **options, "budget": budget,
+        **cadence, **options, "budget": callback.budget,
         "probe_data, kept": ", ".join(shapes),
-        "model": f"{type(hook.model).__name__} {hook.model.name!r}, "
-        f"{hook.model.count_params():,} parameters",
-        "optimizer": type(hook.model.optimizer).__name__,
+        "model": f"{type(model).__name__} {model.name!r}, {model.count_params():,} parameters",
+        "optimizer": type(model.optimizer).__name__,
         **_versions(),
     }  # fmt: skip
     texts = [(name, _text(value)) for name, value in rows.items()]
-    return markdown.table((type(hook).__name__, "setting"), texts)
+    return markdown.table((type(callback).__name__, "setting"), texts)
 
 
 def layers_in_order(rows: Rows) -> str:

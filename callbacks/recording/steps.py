@@ -4,64 +4,83 @@ A read costs some 0.1 ms, 5 % of a step of a small network.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import keras
+
+@dataclass(frozen=True)
+class Passed:
+    """What earlier fits of a model left behind.
+
+    Attributes:
+        step: the last step.
+        batches: how many batches of training were seen.
+        epochs: how many epochs ended.
+    """
+
+    step: int = 0
+    batches: int = 0
+    epochs: int = 0
 
 
 class Steps:
-    """Steps of the optimizer over all fits of a model, on an axis that never runs backwards.
+    """Steps of the optimizer in one `fit`, on an axis that never runs backwards over all fits.
 
-    Where a later `fit` starts a new count (a model compiled again), it goes on from the last step.
+    If this `fit` starts a new count (a model compiled again), the axis goes on from the last step.
 
     Attributes:
         now: the step at the last read.
+        begun_at: the step at which the `fit` began.
         batches: how many batches of training were seen, over all fits.
         batches_of_fit: how many of them in this `fit`.
-        calls: how often the training function was called since the last read; whoever sees a call
-            adds 1 here, since that is done at every step.
+        calls: how often the training function was called since the last read; add 1 after each
+            call, without a method, since that is done at every step.
         calls_needed: before so many the next step of interest is not reached.
-        first_is_due: whether the first step of a `fit` is of interest, and not yet seen.
+        first_is_due: whether the first step of the `fit` is of interest, and not yet seen.
     """
 
-    def __init__(self, next_step: Callable[[int], float]) -> None:
-        """Count from 0.
+    def __init__(
+        self,
+        iterations: Callable[[], int],
+        next_step: Callable[[int], float],
+        passed: Passed,
+        *,
+        per_call: int = 1,
+        length: int | None = None,
+    ) -> None:
+        """Start a `fit`.
 
         Args:
+            iterations: reads the optimizer's count.
             next_step: takes the step to the next one of interest.
+            passed: what earlier fits left behind.
+            per_call: how many batches the training function takes at once.
+            length: how many batches an epoch has; None if that is unknown.
         """
-        self.now = self.batches = self.batches_of_fit = 0
-        self.calls, self.calls_needed, self._next_step = 0, 1.0, next_step
-        self._optimizer: Any = None
-        self._offset = self._batches_of_epoch = 0
-        self._length: int | None = None
-        self._pace = self._per_call = 1
-        self._pace_is_known = self.first_is_due = False
-
-    def begin(self, model: keras.Model, length: int | None) -> None:
-        """Start a `fit` whose epochs have `length` batches, or nobody knows how many."""
-        if self._optimizer is not None:
-            self.now = max(self.now, self.read())  # an earlier fit may have raised
-        self._optimizer = model.optimizer
-        self._pace_is_known = self.first_is_due = False
-        self._pace = self._per_call = int(getattr(model, "steps_per_execution", 1) or 1)
-        self.batches_of_fit = self._batches_of_epoch = 0
-        self._length = length
-        self.read_anew()
+        self._iterations, self._next_step = iterations, next_step
+        self._length, self._per_call, self._pace = length, per_call, per_call
+        self._pace_is_known = False
+        self._batches_of_epoch = self.batches_of_fit = 0
+        self.batches = passed.batches
+        self.now = passed.step
+        self.calls, self.calls_needed = 0, 1.0
+        self.first_is_due = True
+        self.begun_at = self.read_anew()
 
     def epoch_ended(self) -> None:
         """Start counting the batches of another epoch, and read the step."""
         self.read()
         self._batches_of_epoch = 0
 
-    def stand_still(self, since: int) -> bool:
-        """Say whether the step is `since` yet, after as many batches of `fit` as a step takes."""
-        inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
-        together = getattr(inner, "gradient_accumulation_steps", None) or 1
-        return self.now == since and self.batches_of_fit >= together
+    def restart(self) -> None:
+        """Begin the `fit` at the step as it is now: another callback may have restored it."""
+        self.begun_at = self.read_anew()
+
+    def first_seen(self) -> None:
+        """Note that the first step is of no interest any more."""
+        self.first_is_due = False
 
     def read_anew(self) -> int:
-        """Return the step; it goes on from the last one where the optimizer's was set back."""
+        """Return the step; it goes on from the last one if the optimizer's count was set back."""
         self._offset = max(0, self.now - self._iterations())
         return self.read()
 
@@ -80,7 +99,7 @@ class Steps:
         """Return how many calls it takes at least to reach `step`.
 
         A call makes as many steps as an execution has, or as it was seen to make: a `train_step`
-        may step several times. Fewer, with accumulated gradients, do no harm. 1 where no call of
+        may step several times. Fewer, with accumulated gradients, do no harm. 1 if no call of
         this `fit` was seen.
         """
         return (step - self.now) / self._pace if self._pace_is_known else 1
@@ -92,9 +111,3 @@ class Steps:
         self._batches_of_epoch += batches
         self.batches_of_fit += batches
         self.batches += batches
-
-    def _iterations(self) -> int:
-        iterations = self._optimizer.iterations  # a tensor where gradients are accumulated
-        if isinstance(iterations, keras.Variable):
-            iterations = iterations.value.value()  # .numpy() takes twice as long
-        return int(iterations)

@@ -86,21 +86,14 @@ class EventFile:
         found = []
         if self._file.vanished():
             found.append(EVENTS)
-            self._file.close()
             self._file, self._builder = self._new_file(), summaries.Builder()
         if self._lines is not None and self._lines.vanished():
             found.append(JSON_LINES)
-            self._lines.close()
+            self._lines.begin_anew()
         return found
 
-    def close(self) -> None:
-        """Close the files; a second call does nothing."""
-        self._file.close()
-        if self._lines is not None:
-            self._lines.close()
-
     def _write(self, step: int, record: Record) -> int:
-        self._begin_where_needed(step)
+        self._begin_if_needed(step)
         summary = self._builder.summary(
             record.rows, record.histograms, record.pictures, record.texts
         )
@@ -116,19 +109,15 @@ class EventFile:
             raise
         return len(data) + len(lines)
 
-    def _begin_where_needed(self, step: int) -> None:
-        if self._file.is_open:
+    def _begin_if_needed(self, step: int) -> None:
+        if self._file.is_begun:
             return
         events = [summaries.header()]
         if self._restarts:
             events.append(summaries.restart(step))
         if self._layout is not None:
             events.append(_event_of(self._layout))
-        try:
-            self._file.append(b"".join(map(_as_record, events)))
-        except Exception:
-            self._file.close()  # so that the next event begins with them
-            raise
+        self._file.append(b"".join(map(_as_record, events)))
 
     def _new_file(self) -> File:
         name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS):06d}"

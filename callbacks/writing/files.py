@@ -7,64 +7,70 @@ from typing import Any
 class File:
     """A file that pieces are added to.
 
-    On disk a piece that does not fit is taken back, so that what was written before stays readable
-    and writing can go on once there is room. It is opened, and its folder created, by the first
-    piece. Paths with a scheme (`gs://…`) go through TensorFlow's file systems.
+    On disk, every piece opens the file, is added and closes it, so nothing has to be closed
+    however training ends. A piece that does not fit is taken back: what was written before stays
+    readable, and writing can go on once there is room. The first piece creates the file and its
+    folder. Paths with a scheme (`gs://…`) go through TensorBoard's file systems, which have no
+    cheap way to add to a file, so one stays open.
+
+    Attributes:
+        path: of the file.
+        is_begun: whether it holds a piece.
     """
 
     def __init__(self, directory: str, name: str) -> None:
         self.path = os.path.join(directory, name)
-        self.is_open = False
+        self.is_begun = False
         self._directory = directory
-        self._remote = "://" in directory
-        self._file: Any = None
+        self._remote: Any = None if "://" in directory else False  # the open file; False: on disk
         self._size = 0  # before the last piece
 
     def append(self, piece: bytes) -> None:
         """Add `piece`.
 
         Raises:
-            OSError: where it cannot be written; then the file is what it was before.
+            OSError: if it cannot be written; then the file is what it was before.
         """
-        if not self.is_open:
-            self._open()
-        if self._remote:
-            self._file.write(piece)
-            self._file.flush()
-            return
-        self._size = os.fstat(self._file).st_size
-        try:
-            while piece:
-                piece = piece[os.write(self._file, piece) :]
-        except OSError:
-            self.take_back()
-            raise
+        if self._remote is False:
+            self._append_to_disk(piece)
+        else:
+            self._append_remotely(piece)
+        self.is_begun = True
 
     def take_back(self) -> None:
-        """Remove the last piece; not where the path has a scheme."""
-        if not self._remote:
-            os.ftruncate(self._file, self._size)
+        """Remove the last piece; not if the path has a scheme."""
+        if self._remote is False:
+            os.truncate(self.path, self._size)
 
     def vanished(self) -> bool:
-        """Say whether somebody removed the file after it was opened."""
-        return self.is_open and not self._remote and not os.path.exists(self.path)
+        """Return whether somebody removed the file after it was begun."""
+        return self.is_begun and self._remote is False and not os.path.exists(self.path)
 
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self.is_open:
-            self.is_open = False
-            if self._remote:
-                self._file.close()
-            else:
-                os.close(self._file)
+    def begin_anew(self) -> None:
+        """Let the next piece create the file."""
+        self.is_begun = False
 
-    def _open(self) -> None:
-        if self._remote:
-            from tensorboard.compat import tf
-
-            tf.io.gfile.makedirs(self._directory)
-            self._file = tf.io.gfile.GFile(self.path, "ab")
-        else:
+    def _append_to_disk(self, piece: bytes) -> None:
+        flags = os.O_WRONLY | os.O_APPEND
+        if not self.is_begun:
             os.makedirs(self._directory, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self.is_open = True
+            flags |= os.O_CREAT
+        descriptor = os.open(self.path, flags, 0o666)
+        try:
+            self._size = os.fstat(descriptor).st_size
+            while piece:
+                piece = piece[os.write(descriptor, piece) :]
+        except OSError:
+            os.ftruncate(descriptor, self._size)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _append_remotely(self, piece: bytes) -> None:
+        if self._remote is None:
+            from tensorboard.compat import tf as file_systems  # TensorBoard's name of them
+
+            file_systems.io.gfile.makedirs(self._directory)
+            self._remote = file_systems.io.gfile.GFile(self.path, "ab")
+        self._remote.write(piece)
+        self._remote.flush()

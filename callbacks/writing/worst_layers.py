@@ -8,17 +8,18 @@ import numpy as np
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.picture import heat_map
 from kbn.records import catalogue, markdown
+from kbn.records.series import Series, matrix, thinned
 from kbn.records.tags import Place
 
 LINES = 24
-COLUMNS = 160  # records; of more, several share a column, and the greatest is shown
+COLUMNS = 160  # beyond so many records, several share a column, which shows the greatest
 
 
 class Movements:
-    """How far every place moved, record by record: what the picture and the table are of.
+    """How far every place moved, record by record, for the picture and the table.
 
     Args:
-        measure: the name of what is added.
+        measure: the distance that is added.
     """
 
     def __init__(self, measure: str) -> None:
@@ -33,32 +34,27 @@ class Movements:
             values.append(value)
 
     def summary(self) -> Record:
-        """Return a heat map of the worst places over all records, and a table of the last ones."""
+        """Return a heat map of the worst places over all records, and a table of the last one."""
         if not self._found:
             return Record()
-        steps = np.unique(np.concatenate([at for at, _ in self._found.values()]))
-        values = np.full((len(self._found), len(steps)), np.nan)
-        for line, (at, moved) in enumerate(self._found.values()):
-            values[line, np.searchsorted(steps, at)] = moved
+        series = {
+            place: Series(np.array(steps), np.array(values))
+            for place, (steps, values) in self._found.items()
+        }
+        steps, values = matrix(series)
         places = [" ".join(place) for place in self._found]
         worst = np.sort(_worst_first(values)[:LINES])  # as many as fit, in the order of the model
-        drawn = heat_map(_fewer_columns(values[worst]), [places[i] for i in worst], steps.tolist())
+        _, shown = thinned(steps, values[worst], COLUMNS)
+        drawn = heat_map(shown, [places[i] for i in worst], steps.tolist())
         text = _table(places, values[:, -1], int(steps[-1]), self._measure)
         return Record(pictures={catalogue.HEAT_MAP: drawn}, texts={catalogue.WORST_LAYERS: text})
 
 
 def _worst_first(values: np.ndarray) -> np.ndarray:
-    """Order lines by their mean; what was inf stands before all, what is unknown behind."""
+    """Order lines by their mean, inf first and lines without a value last."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return np.argsort(-np.where(known.any(axis=1), total, -np.inf), kind="stable")
-
-
-def _fewer_columns(values: np.ndarray) -> np.ndarray:
-    if values.shape[1] <= COLUMNS:
-        return values
-    begins = np.arange(COLUMNS) * values.shape[1] // COLUMNS
-    return np.fmax.reduceat(values, begins, axis=1)
 
 
 def _table(places: list[str], last: np.ndarray, step: int, measure: str) -> str:

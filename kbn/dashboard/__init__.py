@@ -25,11 +25,11 @@ def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = Non
 
     Args:
         log_dir: the folder that the callbacks were given, or one above several of those.
-        runs: a glob pattern, or several, of the runs that are wanted; None: all.
+        runs: a glob pattern, or several, of the runs to show; None: all.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
-        ValueError: where no run matches.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if no run matches.
     """
     from kbn.dashboard.board import Dashboard
     from kbn.dashboard.folder import UnreadableFiles, open_folder

@@ -5,7 +5,7 @@ import functools
 import gzip
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,20 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
 from tensorboard.util import tb_logging
 from werkzeug import Request, Response, wrappers
 
-from kbn.dashboard import explained
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import UnreadableFiles
 from kbn.dashboard.reader import KINDS, RunReader
 from kbn.records import catalogue, tags
+from kbn.records.series import Series
 from kbn.records.tags import Place
 
 if TYPE_CHECKING:
     from kbn.dashboard.board import Dashboard
 
 STATIC = Path(__file__).parent / "static"
-MOST_STEPS = 1000  # of a series, as TensorBoard's scalars
+MOST_STEPS = 1000  # of a series, as in TensorBoard's Scalars tab
 PATIENCE = 0.5  # seconds that a page waits for the check of all files
-SETTLED = 5.0  # seconds; what is written just now may look cut off
+SETTLED = 5.0  # seconds; a file that is being written may look cut off
 HINT = """import kbn
 shift = kbn.callbacks.CovariateShift("runs/first", x_train)
 model.fit(x_train, y_train, callbacks=[shift])"""
@@ -38,7 +38,7 @@ Answer = Callable[["CovariateShiftPlugin", Request], Any]
 
 
 def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], Any]:
-    """Make what `answer` returns a response in JSON, and what it raises one with its message."""
+    """Return an application that answers in JSON: what `answer` returns, or its error message."""
 
     @functools.wraps(answer)
     def bound(plugin: "CovariateShiftPlugin") -> Any:
@@ -82,7 +82,7 @@ class CovariateShiftPlugin(TBPlugin):
         }
 
     def is_active(self) -> bool:
-        """Say whether any run has data; TensorBoard asks often."""
+        """Return whether any run has data; TensorBoard asks often."""
         if self._provider is None:
             return False
         runs = self._provider.list_runs(RequestContext(), experiment_id="")
@@ -97,56 +97,55 @@ class CovariateShiftPlugin(TBPlugin):
 
     @_answers_json
     def _state(self, request: Request) -> dict[str, Any]:
-        """Return what there is to choose from."""
+        """Return what the page can choose from, and the figures that can be drawn."""
         log, board = self._opened(request)
-        known = [name for name in board.measures if catalogue.measures()[name].offered]
+        rows = catalogue.measures()
+        offered = [name for name in board.measures if rows[name].offered]
         asked = request.args.get("measure")
-        measure = asked if asked in known else board.distance or next(iter(known), None)
+        measure = asked if asked in offered else board.distance or next(iter(offered), None)
         places = board.places(measure) if measure else []
         return {
             "runs": log.runs(), "foreign": log.foreign, "hint": HINT,
             "skipped": self._skipped(),
-            "measures": [{"name": name, "text": explained.measure(name)} for name in known],
+            "measures": [{"name": name, "text": rows[name].meaning} for name in offered],
             "measure": measure,
             "sites": list(dict.fromkeys(place.site for place in places)),
             "layers": board.layers,
-            "figures": {name: {"title": title, "text": text}
-                        for name, (title, text) in explained.FIGURES.items()},
+            "figures": _figures(board),
             "newest": log.newest(), "written": log.written(),
-            "histograms": bool(board.histogram_layers),
         }  # fmt: skip
 
     @_answers_json
     def _verdict(self, request: Request) -> list[str]:
-        """Return what can be said of the chosen runs."""
+        """Return the findings on the chosen runs."""
         _, board = self._opened(request)
         return board.verdict() if board.runs else []
 
     @_answers_json
     def _figure(self, request: Request) -> str:
         """Return one figure as JSON."""
-        from kbn.dashboard.board import NotRecordedError
-        from kbn.dashboard.figures import style
+        from kbn.dashboard.figures import FIGURES, style
+        from kbn.dashboard.selection import NotRecordedError
 
         name = request.args.get("name", "")
-        if name not in explained.FIGURES:
-            raise ValueError(f"name must be one of {list(explained.FIGURES)}. Received: {name!r}")
+        if name not in FIGURES:
+            raise ValueError(f"name must be one of {list(FIGURES)}. Received: name={name!r}")
+        figure = FIGURES[name]
         _, board = self._opened(request)
-        if name == "ridge" and not request.args.get("layer"):
-            raise ValueError("A ridge is of one layer. Received: layer=''")
-        options = {key: request.args[key] for key in _OPTIONS[name] if request.args.get(key)}
+        options = {key: request.args[key] for key in figure.options if request.args.get(key)}
+        for key in figure.required:
+            if key not in options:
+                raise ValueError(f"{name} needs a {key}. Received: {key}=''")
         try:
-            drawn = getattr(board, name)(**options)
+            drawn = figure.draw(board, **options)
         except NotRecordedError:
             if options["layer"] not in board.layers:
                 raise
-            title, _ = explained.FIGURES[name]
-            drawn = style.nothing(title, f"Not recorded of {options['layer']}.")
-        figure = style.themed(drawn, dark="dark" in request.args)
-        return str(figure.to_json())
+            drawn = style.nothing(figure.title, f"Not recorded for {options['layer']}.")
+        return str(style.themed(drawn, dark="dark" in request.args).to_json())
 
     def _skipped(self) -> list[str]:
-        """Return what was found damaged; where looking takes long, as far as it is known."""
+        """Return what was found damaged; the last result if the check takes longer than that."""
         if self._looking is None or not self._looking.is_alive():
             self._looking = threading.Thread(target=self._look, name="kbn-damage", daemon=True)
             self._looking.start()
@@ -157,7 +156,7 @@ class CovariateShiftPlugin(TBPlugin):
         self._found = self._damage.sentences()
 
     def _opened(self, request: Request) -> tuple[RunReader, "Dashboard"]:
-        """Return the log, and of its runs those that the request names, or all."""
+        """Return the log, and a board of the runs that the request names, or of all runs."""
         from kbn.dashboard.board import Dashboard
 
         log = self._log(request)
@@ -174,13 +173,15 @@ class CovariateShiftPlugin(TBPlugin):
         return RunReader(self._provider, experiment, context, MOST_STEPS, self._recent)
 
 
-_PLACE = ("layer", "site")
-_OPTIONS: dict[str, Sequence[str]] = {
-    "heat_map": ("measure", "site"), "worst_layers": ("measure", "site"), "percentiles": _PLACE,
-    "ridge": _PLACE, "compared": ("measure", *_PLACE), "gradient_shift": ("layer",),
-    "landscape": (), "statistics_gap": ("layer",),
-}  # fmt: skip
-"""What the request says of each figure."""
+def _figures(board: "Dashboard") -> list[dict[str, Any]]:
+    """Return what the page has to know of each figure that can be drawn, in its order."""
+    from kbn.dashboard.figures import FIGURES
+
+    return [
+        {"name": figure.name, "title": figure.title, "text": figure.text, "group": figure.group,
+         "options": figure.options, "required": figure.required}
+        for figure in FIGURES.values() if not figure.needs or board.recorded(figure.needs)
+    ]  # fmt: skip
 
 
 def _folders(context: Any) -> list[str]:
@@ -213,7 +214,7 @@ def _plotly(environ: Any, start_response: Any) -> Any:
 
 @functools.cache
 def _packed_plotly() -> bytes:
-    """Return the script as it is sent, so that no page waits for it to be packed again."""
+    """Return the script as it is sent, packed once for all pages."""
     from plotly.offline import get_plotlyjs
 
     return gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
@@ -221,17 +222,17 @@ def _packed_plotly() -> bytes:
 
 @functools.cache
 def _get_ready() -> None:
-    """Load what the first figure needs before anybody asks for it; once, and aside."""
+    """Load what the first figure needs before it is requested; once, in a thread."""
     threading.Thread(target=_draw_anything, name="kbn-tab", daemon=True).start()
 
 
 def _draw_anything() -> None:
-    """Make Plotly import its parts, which it does as they are used: most of a second."""
-    with contextlib.suppress(Exception):  # who asks for a figure is told
+    """Make Plotly import its parts, which takes it most of a second on first use."""
+    with contextlib.suppress(Exception):  # the request for a figure reports it
         from kbn.dashboard.figures import heat_map, style
-        from kbn.dashboard.reader import Series
 
         _packed_plotly()
         point = Series(np.zeros(1, np.int64), np.ones(1))
-        figure = heat_map({"run": {Place("layer", tags.SITES[0]): point}}, "wasserstein")
+        places = {Place("layer", tags.SITES[0]): point}
+        figure = heat_map.plot({"run": places}, catalogue.distances()[0])
         style.themed(figure, dark=False).to_json()

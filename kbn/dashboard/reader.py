@@ -6,7 +6,7 @@ The same code runs inside TensorBoard, on the provider that it hands to a plugin
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tensorboard.context import RequestContext
@@ -17,6 +17,7 @@ from tensorboard.plugins.text import metadata as text_metadata
 
 from kbn.dashboard.cache import Cache
 from kbn.records import catalogue, markdown, tags
+from kbn.records.series import Histograms, Series
 from kbn.records.tags import Place
 
 KINDS = tuple(run.name for run in catalogue.RUNS)
@@ -24,36 +25,7 @@ ALL_STEPS = 1_000_000
 TEXTS = 10  # of a tag, which TensorBoard keeps
 
 
-class Series(NamedTuple):
-    """One number over steps.
-
-    Attributes:
-        steps: (n,) int64, ascending.
-        values: (n,) float64.
-    """
-
-    steps: np.ndarray
-    values: np.ndarray
-
-
-class Histograms(NamedTuple):
-    """The histograms of one place over steps.
-
-    Attributes:
-        steps: (n,) int64, ascending.
-        buckets: for each step (k, 3) float64 rows of (left, right, count).
-    """
-
-    steps: np.ndarray
-    buckets: list[np.ndarray]
-
-
 Source = tuple[str, str]  # TensorBoard's run and tag
-Places = Mapping[Place, Series]
-"""A measure at every place that has it, in the order in which the model calls them."""
-
-Measures = Mapping[str, Places]
-"""Measures by name."""
 
 
 class RunReader:

@@ -10,10 +10,10 @@ from tensorboard.plugins.base_plugin import TBLoader
 
 
 class Loader(TBLoader):
-    """Makes the plugin once TensorBoard is up."""
+    """Makes the plugin after TensorBoard has started."""
 
     def load(self, context: Any) -> Any:
-        """Return the plugin; where it raises, TensorBoard logs that and goes on without it."""
+        """Return the plugin; if it raises, TensorBoard logs that and starts without the tab."""
         from kbn.dashboard.plugin import CovariateShiftPlugin
 
         return CovariateShiftPlugin(context)

@@ -1,23 +1,39 @@
-"""What a log says, in numbers and in sentences."""
+"""How far layers moved, and what looks broken: pure functions over recorded series."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from kbn.dashboard.reader import Places, RunReader
 from kbn.records import catalogue
+from kbn.records.series import Measures, Places
 from kbn.records.tags import Place
 
 SIMILAR = 0.1  # shifts that differ by less than this share are called about equal
+
+
+class Alarm(NamedTuple):
+    """A measure whose last record may not exceed a limit.
+
+    Attributes:
+        limit: the greatest healthy value.
+        meaning: what a greater value means; the end of a sentence about one or more layers.
+    """
+
+    limit: float
+    meaning: str
+
+
 ALARMS = {
-    "non_finite": (0.0, "has inf or NaN among its values (diverged, and not compared)"),
-    "dead": (0.5, "has more than half of its channels at zero over the whole probe (dying)"),
-    "saturated": (0.5, "has more than half of its values at the bounds of its activation"),
-    "mean_gap": (1.0, "normalizes with a moving mean more than 1 σ off the probe's (stale: "
-                 "recalibrate, lower momentum or a larger batch)"),
+    "non_finite": Alarm(0.0, "inf or NaN among the values (diverged; not compared with other "
+                        "runs)"),
+    "dead": Alarm(0.5, "more than half of the channels are zero on the whole probe batch (dying)"),
+    "saturated": Alarm(0.5, "more than half of the values are at the bounds of the activation "
+                       "function"),
+    "mean_gap": Alarm(1.0, "the moving mean is more than 1 σ from the mean of the probe batch "
+                      "(stale: recalibrate, lower the momentum, or use larger batches)"),
 }  # fmt: skip
-"""By measure: what the last record may not exceed, and what it means where it does."""
+"""By measure."""
 
 
 class Moved(NamedTuple):
@@ -26,10 +42,10 @@ class Moved(NamedTuple):
     Attributes:
         run: its run.
         place: the place.
-        mean: over the records that know it; inf where one of them is.
-        farthest: of them, the one farthest from where nothing moves.
+        mean: over the records that have a value there; inf if one of them is inf.
+        farthest: the value farthest from where nothing moves.
         at: its step.
-        records: how many there are.
+        records: how many records have a value there.
     """
 
     run: str
@@ -40,8 +56,8 @@ class Moved(NamedTuple):
     records: int
 
 
-def far(values: Any, measure: str) -> Any:
-    """Return how far `values` are from the value of `measure` if nothing moves."""
+def far(values: np.ndarray, measure: str) -> np.ndarray:
+    """Return how far `values`, of any shape, are from the value of `measure` if nothing moves."""
     return np.abs(values - catalogue.measures()[measure].still)
 
 
@@ -52,7 +68,7 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
         runs: the places of each run, by its name.
         measure: what their values are.
     """
-    # A record compared with itself, as the first is, tells nothing.
+    # The first record of a distance is compared with itself.
     begin = 1 if catalogue.measures()[measure].is_distance else 0
     found = []
     for run, places in runs.items():
@@ -63,7 +79,7 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
                 most = int(np.argmax(far(values, measure)))
                 found.append(Moved(run, place, float(values.mean()), float(values[most]),
                                    int(steps[most]), len(values)))  # fmt: skip
-    return sorted(found, key=lambda one: -far(one.mean, measure))
+    return sorted(found, key=lambda one: -float(far(np.array(one.mean), measure)))
 
 
 def totals(found: Sequence[Moved]) -> dict[str, float]:
@@ -72,38 +88,42 @@ def totals(found: Sequence[Moved]) -> dict[str, float]:
     return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
 
 
-def verdict(log: RunReader, runs: Sequence[str], measure: str, found: Sequence[Moved]) -> list[str]:
-    """Say in sentences which run moved less, where most, and what looks broken.
+def verdict(runs: Mapping[str, Measures], measure: str, found: Sequence[Moved]) -> list[str]:
+    """Return sentences on which run moved less, where it moved most, and what looks broken.
 
-    A run that ended in inf or NaN is not compared: what is left of it hardly moves.
+    A run that ended in inf or NaN is not compared: its remaining values hardly move.
 
     Args:
-        log: what was recorded.
-        runs: which of its runs.
-        measure: the distance that is told.
-        found: how far each place moved by it, the farthest first.
+        runs: the measures of each run, by its name: `measure`, and those of `ALARMS`.
+        measure: the distance to report.
+        found: how far each place moved by it, as `moved` returns it.
     """
-    diverged = {run for run in runs if _beyond(log, run, "non_finite")}
+    diverged = {run for run, of in runs.items() if _beyond(of, "non_finite")}
     found = [one for one in found if one.run not in diverged]
     sentences = [_of_run(run, found, measure) for run in runs if any(m.run == run for m in found)]
     sentences += _compared(totals(found))
-    for run in runs:
-        sentences += _alarms(log, run)
-    if not sentences:
-        some = any(log.places(run, measure) for run in runs)
-        more = " of more than a first record" if some else ""
-        sentences = [f"No run has {measure}{more}: nothing can be said about how far layers moved."]
-    return sentences + log.refused()
+    for run, measures in runs.items():
+        sentences += _alarms(run, measures)
+    if sentences:
+        return sentences
+    after = " after its first record" if any(of.get(measure) for of in runs.values()) else ""
+    return [f"No run has {measure}{after}: how far layers moved is unknown."]
 
 
 def _of_run(run: str, found: Sequence[Moved], measure: str) -> str:
     own = [one for one in found if one.run == run]
-    most, mean = own[0], np.mean([one.mean for one in own])
-    where = f"{most.place.layer} ({most.place.site})"
+    most, mean = own[0], float(np.mean([one.mean for one in own]))
+    row = catalogue.measures()[measure]
+
+    def amount(value: float) -> str:
+        return f"{value:.3g} {row.symbol}".rstrip()
+
+    records = f"{most.records} record{'s' if most.records > 1 else ''}"
+    which = "mean shift" if measure == catalogue.distances()[0] else f"mean {measure}"
     return (
-        f"{run}: over {most.records} records, layers moved by {mean:.3g} from each reference "
-        f"record, in the mean ({measure}); most moved {where}, by {most.mean:.3g}, and at step "
-        f"{most.at} by {most.farthest:.3g}."
+        f"{run}: {which} {amount(mean)} over {records}; largest in "
+        f"{most.place.layer} ({most.place.site}): {amount(most.mean)} on average, "
+        f"{amount(most.farthest)} at step {most.at}."
     )
 
 
@@ -112,29 +132,30 @@ def _compared(by_run: Mapping[str, float]) -> list[str]:
         return []
     (least, low), *_, (most, high) = sorted(by_run.items(), key=lambda item: item[1])
     if not np.isfinite(high):
-        return [f"{most} diverged: a layer of it moved infinitely far."]
+        return [f"{most} diverged: one of its layers moved infinitely far."]
     if high - low <= SIMILAR * high:
         return [f"{least} and {most} moved about equally far ({low:.3g} and {high:.3g})."]
-    return [f"{least} moved least ({low:.3g}), {most} most ({high:.3g}, {high / low:.1f} times)."
-            if low > 0 else f"{least} did not move; {most} moved most ({high:.3g})."]  # fmt: skip
+    if low <= 0:
+        return [f"{least} did not move; {most} moved most ({high:.3g})."]
+    ratio = f"{high / low:.1f} times as far"
+    return [f"{least} moved least ({low:.3g}), {most} most ({high:.3g}, {ratio})."]
 
 
-def _alarms(log: RunReader, run: str) -> list[str]:
+def _alarms(run: str, measures: Measures) -> list[str]:
     sentences = []
-    for measure, (_, meaning) in ALARMS.items():
-        beyond = _beyond(log, run, measure)
+    for measure, alarm in ALARMS.items():
+        beyond = _beyond(measures, measure)
         if beyond:
             worst = max(beyond, key=lambda place: beyond[place])
-            others = f", like {len(beyond) - 1} more," if len(beyond) > 1 else ""
+            others = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
             sentences.append(
-                f"{run}: {worst.layer} ({worst.site}){others} {meaning}: "
-                f"{measure} {beyond[worst]:.3g} in the last record."
+                f"{run}: {worst.layer} ({worst.site}){others}: {alarm.meaning}; "
+                f"{measure} is {beyond[worst]:.3g} in the last record."
             )
     return sentences
 
 
-def _beyond(log: RunReader, run: str, measure: str) -> dict[Place, float]:
+def _beyond(measures: Measures, measure: str) -> dict[Place, float]:
     """Return the last value of an alarm's measure at the places where it is too great."""
-    most, _ = ALARMS[measure]
-    last = {place: float(of.values[-1]) for place, of in log.series(run, measure).items()}
-    return {place: value for place, value in last.items() if value > most}
+    last = {place: float(of.values[-1]) for place, of in measures.get(measure, {}).items()}
+    return {place: value for place, value in last.items() if value > ALARMS[measure].limit}

@@ -73,6 +73,7 @@ class Distance(NamedTuple):
         function: takes the sketches of a record and of its reference.
         meaning: the beginning of a sentence, which the catalogue ends.
         unit: of its values; empty if they have none.
+        symbol: of the unit, as it stands after a number.
         by_default: whether `CovariateShift` records it if no measures are chosen.
         scale: of the colors that show its values.
     """
@@ -81,6 +82,7 @@ class Distance(NamedTuple):
     function: Compare
     meaning: str
     unit: str = ""
+    symbol: str = ""
     by_default: bool = False
     scale: Literal["linear", "logarithmic"] = "logarithmic"
 
@@ -90,12 +92,12 @@ DISTANCES: dict[str, Distance] = {}
 
 
 def distance(
-    name: str, meaning: str, unit: str = "", *, by_default: bool = False
+    name: str, meaning: str, unit: str = "", symbol: str = "", *, by_default: bool = False
 ) -> Callable[[Compare], Compare]:
     """Add the function below to `DISTANCES`, with its row."""
 
     def add(function: Compare) -> Compare:
-        DISTANCES[name] = Distance(name, function, meaning, unit, by_default)
+        DISTANCES[name] = Distance(name, function, meaning, unit, symbol, by_default)
         return function
 
     return add
@@ -105,6 +107,7 @@ def distance(
     "wasserstein",
     "Wasserstein-1 distance to the reference record, in standard deviations of the reference",
     "σ of the reference",
+    "σ",
     by_default=True,
 )
 def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
@@ -123,6 +126,7 @@ def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
 @distance(
     "jeffreys",
     "Jeffreys divergence to the reference record in nats, both taken as Gaussian",
+    "nats",
     "nats",
     by_default=True,
 )
@@ -160,6 +164,7 @@ def wasserstein_gaussian(now: Channels, reference: Channels) -> ByChannel:
     "jensen_shannon",
     "Jensen-Shannon divergence to the reference record, in bits, 0 to 1, over ten bins of equal "
     "share of both records",
+    "bits",
     "bits",
 )
 def jensen_shannon(now: Channels, reference: Channels) -> ByChannel:

@@ -9,7 +9,10 @@ This module imports neither NumPy nor Keras, so that `import kbn.callbacks` cost
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from kbn.distributions.distances import Distance
 
 HISTOGRAM = "activations"
 HEAT_MAP = "heat_map"
@@ -30,6 +33,7 @@ class Measure(NamedTuple):
         meaning: what it says, in a sentence or two.
         unit: of its values; empty if they have none.
         scale: of the colors that show its values.
+        symbol: of the unit, as it stands after a number.
         still: its value if nothing moves.
         whose: whether it is of a layer or of the whole model.
         kind: how TensorBoard stores it.
@@ -42,6 +46,7 @@ class Measure(NamedTuple):
     meaning: str
     unit: str = ""
     scale: Literal["linear", "logarithmic"] = "logarithmic"
+    symbol: str = ""
     still: float = 0.0
     whose: Literal["layer", "model"] = "layer"
     kind: Literal["scalar", "histogram", "picture", "text"] = "scalar"
@@ -188,12 +193,14 @@ def distances() -> tuple[str, ...]:
 def _distances() -> list[Measure]:
     from kbn.distributions.distances import DISTANCES
 
-    means = [
-        Measure(row.name, f"{row.meaning}; per channel, then the mean over channels. 0: nothing "
-                "moved.", row.unit, row.scale, is_distance=True) for row in DISTANCES.values()
-    ]  # fmt: skip
-    worst = [
-        Measure(f"{row.name}_worst", f"{row.meaning}; of the channel that moved most.", row.unit,
-                row.scale, is_distance=True) for row in DISTANCES.values()
-    ]  # fmt: skip
-    return [*means, *worst]
+    def row(of: "Distance", name: str, meaning: str) -> Measure:
+        return Measure(
+            name, f"{of.meaning}; {meaning}.", of.unit, of.scale, symbol=of.symbol, is_distance=True
+        )
+
+    means = "per channel, then the mean over channels. 0: nothing moved"
+    worst = "of the channel that moved most"
+    return [
+        *(row(of, name, means) for name, of in DISTANCES.items()),
+        *(row(of, f"{name}_worst", worst) for name, of in DISTANCES.items()),
+    ]

@@ -1,21 +1,25 @@
-"""What a callback recorded, as a table: rows in columns, so that long runs stay small in memory."""
+"""What a callback recorded, as a table whose columns stay small in memory in long runs."""
 
 import json
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from kbn.records.frames import pandas
+from kbn.records.strict_json import strict
 from kbn.records.tags import Place, Row
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Key = tuple[str, str, str]  # layer, site, measure
 _KINDS_KEPT = 8  # of records, by their places
 
 
 class Rows:
-    """The rows of one record, in columns; iterating gives each as a `Row`.
+    """The rows of one record, in columns; iterating yields each as a `Row`.
 
     Attributes:
         step: of all of them.
@@ -24,7 +28,7 @@ class Rows:
     """
 
     def __init__(self, step: int, found: Mapping[Place, Mapping[str, float]]) -> None:
-        """Put what was found at one step into columns: by place, the value of each measure."""
+        """Put the values of one step, by place and measure, into columns."""
         self.step = step
         self.places = tuple([(*place, measure) for place, of in found.items() for measure in of])
         self.values = array("f", [value for of in found.values() for value in of.values()])
@@ -40,7 +44,7 @@ class Rows:
 class History(Sequence[Row]):
     """The rows of all records, in the order in which they were taken; a sequence of `Row`.
 
-    A row takes 24 bytes here, a fraction of what a list of tuples would take.
+    A row takes 24 bytes here; in a list of tuples it would take several times as many.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -94,7 +98,7 @@ class History(Sequence[Row]):
         return f"History({len(self)} rows, last: {self[-1] if len(self) else None})"
 
     def series(self, measure: str) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-        """Return steps (n,) and values (n,) of `measure` for every (layer, site) that has some."""
+        """Return steps (n,) and values (n,) of `measure` for every (layer, site) that has it."""
         keys = np.array(self._keys)
         found = {}
         for (layer, site, name), key in self._known.items():
@@ -103,16 +107,13 @@ class History(Sequence[Row]):
                 found[layer, site] = np.array(self._steps)[rows], np.array(self._values)[rows]
         return found
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> "DataFrame":
         """Return a `pandas.DataFrame` with the columns step, layer, site, measure, value.
 
         Raises:
-            ImportError: where pandas is not installed.
+            ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError:
-            raise ImportError("to_frame needs pandas: pip install pandas") from None
+        pd = pandas()
         places = [self._places[key] for key in self._keys]
         columns = zip(*places, strict=True) if places else ((), (), ())
         layer, site, measure = (pd.Series(list(column), dtype="str") for column in columns)
@@ -137,10 +138,5 @@ class History(Sequence[Row]):
 
 
 def json_line(row: Row) -> str:
-    """Return `row` as one line of strict JSON: inf and NaN, which JSON lacks, as strings."""
-    fields = row._asdict()
-    if math.isnan(row.value):
-        fields["value"] = "NaN"
-    elif math.isinf(row.value):
-        fields["value"] = "Infinity" if row.value > 0 else "-Infinity"
-    return json.dumps(fields, ensure_ascii=False)
+    """Return `row` as one line of strict JSON, with inf and NaN as strings."""
+    return json.dumps(strict(row._asdict()), ensure_ascii=False)

@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"-?[\d.]+(e[-+]\d+)?%?")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose cells show as they are, whatever they hold, each on one line."""
+    """Return a table whose cells show their text as it is, whatever they hold, each on one line."""
     rule = ["---"] * len(head)
     return "\n".join(
         map(_line, [list(map(quoted, head)), rule, *([*map(quoted, row)] for row in rows)])
@@ -25,7 +25,7 @@ def quoted(text: str) -> str:
 
 
 def read(text: str) -> list[tuple[str, ...]]:
-    """Return the rows of a table of `table`, the head first; none where it is no such table."""
+    """Return the rows of a table of `table`, the head first; none if it is no such table."""
     lines = [
         line[2:-2] for line in text.splitlines() if line.startswith("| ") and line.endswith(" |")
     ]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kbn.dashboard
+from kbn.dashboard.figures import FIGURES
 from kbn.records import catalogue
 from tests.support.logs import buckets, write
 
@@ -19,12 +20,12 @@ def test_every_figure_of_a_real_log(board):
     drawn = [
         board.heat_map(), board.heat_map("kurtosis", site="output"), board.percentiles(),
         board.percentiles("sigmoid_1", site="output"), board.percentiles(["sigmoid_1"]),
-        board.ridge("sigmoid_2"), board.compared(), board.compared("std", "sigmoid_1"),
+        board.ridge("sigmoid_2"), board.compare(), board.compare("std", "sigmoid_1"),
         board.gradient_shift(), board.gradient_shift("dense_1"), board.landscape(),
         board.statistics_gap(), board.statistics_gap("norm_1"), board.worst_layers(),
     ]  # fmt: skip
     assert all(len(figure.data) for figure in drawn)
-    assert [trace.name for trace in board.compared().data if trace.showlegend] == [
+    assert [trace.name for trace in board.compare().data if trace.showlegend] == [
         "normalized", "plain"]  # fmt: skip
 
 
@@ -52,6 +53,21 @@ def test_to_frame_holds_every_number(board, two_runs):
     expected = [row.value for row in two_runs[1]["plain"][0].history
                 if row[1:4] == ("sigmoid_1", "input", SHIFT)]  # fmt: skip
     np.testing.assert_array_equal(one.value, expected)
+
+
+def test_help_on_a_figure_is_its_docstring(board):
+    for figure in FIGURES.values():
+        method = getattr(board, figure.name)
+        assert (method.__name__, method.__doc__) == (figure.name, figure.draw.__doc__)
+        assert figure.name in dir(board)
+
+
+def test_the_old_name_of_compare_is_deprecated(board):
+    with pytest.warns(
+        DeprecationWarning, match=r"compared is deprecated; use Dashboard\.compare\."
+    ):
+        old = board.compared("std", layer="sigmoid_1")
+    assert old == board.compare("std", layer="sigmoid_1")
 
 
 def test_some_runs_alone(two_runs):
@@ -86,17 +102,17 @@ def test_forty_runs_have_percentiles(tmp_path):
 def test_a_measure_that_is_never_finite_is_no_error(tmp_path):
     write(tmp_path, {SHIFT: {"a": [np.nan, np.nan], "b": [np.nan, np.inf]}})
     board = kbn.dashboard.load(tmp_path)
-    for draw in (board.heat_map, board.worst_layers, board.compared, board.verdict):
+    for draw in (board.heat_map, board.worst_layers, board.compare, board.verdict):
         draw()
-    assert "that is finite" in board.compared().layout.annotations[0].text
+    assert "that is finite" in board.compare().layout.annotations[0].text
 
 
 def test_after_the_first_record_there_is_nothing_to_compare_with(tmp_path):
     write(tmp_path, {SHIFT: {"a": [0.0]}})
     board = kbn.dashboard.load(tmp_path)
     (sentence,) = board.verdict()
-    assert sentence.startswith("No run has wasserstein of more than a first record")
-    assert "more than a first record" in board.worst_layers().layout.annotations[0].text
+    assert sentence.startswith("No run has wasserstein after its first record")
+    assert "after its first record" in board.worst_layers().layout.annotations[0].text
 
 
 @pytest.mark.parametrize(("draw", "message"), [
@@ -107,7 +123,7 @@ def test_after_the_first_record_there_is_nothing_to_compare_with(tmp_path):
      r"\? Received: layer='sigmoid_3'"),
     (lambda board: board.percentiles("sigmoid_1", site="probe"), r"site must be one of.*'probe'"),
     (lambda board: board.ridge("norm_1", site="input"), r"at site 'input'.*layer='norm_1'"),
-    (lambda board: board.compared(SHIFT, "dense_1"), r"No run recorded this layer.*'dense_1'"),
+    (lambda board: board.compare(SHIFT, "dense_1"), r"No run recorded this layer.*'dense_1'"),
 ])  # fmt: skip
 def test_mistakes_are_told_with_what_there_is(board, draw, message):
     with pytest.raises(ValueError, match=message):
@@ -116,12 +132,10 @@ def test_mistakes_are_told_with_what_there_is(board, draw, message):
 
 def test_an_empty_folder_draws_figures_that_say_so(tmp_path):
     board = kbn.dashboard.load(tmp_path)
-    for draw in (board.heat_map, board.percentiles, board.compared, board.gradient_shift,
+    for draw in (board.heat_map, board.percentiles, board.compare, board.gradient_shift,
                  board.landscape, board.statistics_gap, board.worst_layers):  # fmt: skip
         assert draw().layout.annotations[0].text.startswith("No run has")
-    assert board.verdict() == [
-        "No run has wasserstein: nothing can be said about how far layers moved."
-    ]
+    assert board.verdict() == ["No run has wasserstein: how far layers moved is unknown."]
     assert board.to_frame().empty
 
 
@@ -148,8 +162,8 @@ def test_the_verdict_is_of_what_the_table_shows(tmp_path):
     board = kbn.dashboard.load(tmp_path, runs=".")
     assert {one.place.site for one in board.moved()} == {"input"}
     (sentence,) = board.verdict()
-    assert "layers moved by 2 " in sentence
-    assert "most moved b (input)" in sentence
+    assert "mean shift 2 σ over 1 record;" in sentence
+    assert "largest in b (input)" in sentence
 
 
 def test_a_layer_may_be_called_model(tmp_path):

@@ -68,6 +68,6 @@ def test_the_figures_of_a_page_share_what_they_read(tmp_path):
     write(tmp_path / "run", {SHIFT: {"layer": [0.0, 1.0]}})
     log, provider = opened(tmp_path, Cache())
     board = Dashboard(log)
-    for draw in (board.heat_map, board.worst_layers, board.compared, board.verdict):
+    for draw in (board.heat_map, board.worst_layers, board.compare, board.verdict):
         draw()
     assert provider.reads == 1

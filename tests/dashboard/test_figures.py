@@ -7,11 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.dashboard import figures
-from kbn.dashboard.figures import maps, ridges, style
-from kbn.dashboard.reader import Histograms, Series
+from kbn.dashboard.figures import (
+    FIGURES,
+    compare,
+    gradient_shift,
+    heat_map,
+    landscape,
+    percentiles,
+    ridge,
+    statistics_gap,
+    style,
+    worst_layers,
+)
 from kbn.diagnosis.summary import Moved
 from kbn.records import catalogue
+from kbn.records.series import Histograms, Series, matrix
 from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets
 
@@ -42,11 +52,39 @@ def texts(figure):
     return list(walk(figure.to_plotly_json()))
 
 
+# --- what a figure says of itself ---------------------------------------------------------------
+
+
+def test_each_module_that_draws_is_found_in_the_order_of_the_pages():
+    assert list(FIGURES) == [
+        "heat_map", "worst_layers", "compare", "percentiles", "ridge", "gradient_shift",
+        "landscape", "statistics_gap",
+    ]  # fmt: skip
+    orders = [figure.order for figure in FIGURES.values()]
+    assert len(set(orders)) == len(orders)
+
+
+@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+def test_a_figure_explains_itself(figure):
+    assert figure.text.endswith(".")
+    assert not figure.title.endswith(".")
+    assert not figure.needs or figure.needs in catalogue.measures()
+    assert figure.draw.__doc__
+
+
+def test_options_are_those_of_the_drawing_function():
+    options = {name: (figure.options, figure.required) for name, figure in FIGURES.items()}
+    assert options["heat_map"] == (["measure", "site"], [])
+    assert options["compare"] == (["measure", "layer", "site"], [])
+    assert options["ridge"] == (["layer", "site"], ["layer"])
+    assert options["landscape"] == ([], [])
+
+
 # --- heat map ------------------------------------------------------------------------------------
 
 
 def test_the_heat_map_is_logarithmic_with_the_first_layer_at_the_top():
-    figure = figures.heat_map({"run": places([[0, 1, 10], [100, 0.01, np.nan]])}, SHIFT)
+    figure = heat_map.plot({"run": places([[0, 1, 10], [100, 0.01, np.nan]])}, SHIFT)
     (trace,) = figure.data
     np.testing.assert_allclose(trace.z, [[-2, 0, 1], [2, -2, np.nan]])  # 0 is as the least
     np.testing.assert_array_equal(trace.customdata, np.float32([[0, 1, 10], [100, 0.01, np.nan]]))
@@ -59,26 +97,26 @@ def test_the_heat_map_is_logarithmic_with_the_first_layer_at_the_top():
 
 def test_the_scale_has_a_bound_and_runs_share_it():
     runs = {"a": places([[1e-9, 1.0]]), "b": places([[np.inf, 10.0]])}
-    one, other = figures.heat_map(runs, SHIFT).data
-    np.testing.assert_allclose(one.z, [[1 - maps.DECADES, 0]])
+    one, other = heat_map.plot(runs, SHIFT).data
+    np.testing.assert_allclose(one.z, [[1 - heat_map.DECADES, 0]])
     np.testing.assert_allclose(other.z, [[1, 1]])
 
 
 @pytest.mark.parametrize("measure", ["dead", "gradient_cosine"])
 def test_shares_and_cosines_are_linear(measure):
-    figure = figures.heat_map({"run": places([[0, 0.5], [-0.5, 1]])}, measure)
+    figure = heat_map.plot({"run": places([[0, 0.5], [-0.5, 1]])}, measure)
     np.testing.assert_allclose(figure.data[0].z, [[0, 0.5], [-0.5, 1]])
 
 
 def test_a_measure_that_is_zero_throughout_is_drawn():
-    figure = figures.heat_map({"run": places([[0, 0], [0, 0]])}, SHIFT)
+    figure = heat_map.plot({"run": places([[0, 0], [0, 0]])}, SHIFT)
     np.testing.assert_array_equal(figure.data[0].z, np.zeros((2, 2)))
 
 
 def test_of_many_steps_the_greatest_of_each_column_is_shown(rng):
-    values = rng.random((3, 4 * maps.COLUMNS))
-    (trace,) = figures.heat_map({"run": places(values)}, SHIFT).data
-    assert trace.customdata.shape == (3, maps.COLUMNS)
+    values = rng.random((3, 4 * heat_map.COLUMNS))
+    (trace,) = heat_map.plot({"run": places(values)}, SHIFT).data
+    assert trace.customdata.shape == (3, heat_map.COLUMNS)
     expected = values.reshape(3, -1, 4).max(axis=2)
     np.testing.assert_array_equal(trace.customdata, expected.astype("float32"))
 
@@ -87,23 +125,23 @@ def test_of_many_steps_the_greatest_of_each_column_is_shown(rng):
     ("gradient_cosine", 1.0, -1.0), ("variance_log_ratio", 0.5, -2.0), ("std", 1.0, 3.0),
 ])  # fmt: skip
 def test_of_many_steps_the_farthest_of_each_column_is_shown(measure, usual, far):
-    values = np.full(2 * maps.COLUMNS, usual)
+    values = np.full(2 * heat_map.COLUMNS, usual)
     values[1::2] = far
-    shown = figures.heat_map({"run": places([values])}, measure).data[0].customdata
-    np.testing.assert_array_equal(shown, np.full((1, maps.COLUMNS), far))
+    shown = heat_map.plot({"run": places([values])}, measure).data[0].customdata
+    np.testing.assert_array_equal(shown, np.full((1, heat_map.COLUMNS), far))
 
 
 def test_places_with_other_steps_are_unknown_elsewhere():
     both = {Place("a", "input"): Series(np.array([0, 2]), np.array([1.0, 3.0])),
             Place("b", "input"): Series(np.array([1, 2]), np.array([2.0, 4.0]))}  # fmt: skip
-    steps, values = maps.matrix(both)
+    steps, values = matrix(both)
     np.testing.assert_array_equal(steps, [0, 1, 2])
     np.testing.assert_array_equal(values, [[1, np.nan, 3], [np.nan, 2, 4]])
 
 
 @pytest.mark.parametrize(("layers", "named"), [(1, 1), (40, 40), (300, 60)])
 def test_as_many_names_as_fit(layers, named):
-    figure = figures.heat_map({"run": places(np.ones((layers, 2)))}, SHIFT)
+    figure = heat_map.plot({"run": places(np.ones((layers, 2)))}, SHIFT)
     names = figure.layout.yaxis.ticktext
     assert len(names) == named
     assert names[0] == "layer_0 input"
@@ -112,7 +150,7 @@ def test_as_many_names_as_fit(layers, named):
 
 def test_many_runs_share_the_page():
     runs = {f"run_{i}": places(np.ones((100, 2))) for i in range(10)}
-    assert figures.heat_map(runs, SHIFT).layout.height < 2500
+    assert heat_map.plot(runs, SHIFT).layout.height < 2500
 
 
 # --- bands and lines -----------------------------------------------------------------------------
@@ -121,7 +159,7 @@ def test_many_runs_share_the_page():
 def test_percentiles_are_drawn_as_bands():
     low, middle, high = catalogue.PERCENTILES
     measures = {low: places([[1, 2]]), middle: places([[3, 4]]), high: places([[5, 6]])}
-    figure = figures.percentiles({"run": measures}, [Place("layer_0", "input")])
+    figure = percentiles.plot({"run": measures}, [Place("layer_0", "input")])
     assert [list(trace.y) for trace in figure.data] == [[1, 2], [5, 6], [3, 4]]
     assert figure.data[1].fill == "tonexty"
     assert figure.layout.annotations[0].text == "layer_0 input, run"
@@ -130,18 +168,18 @@ def test_percentiles_are_drawn_as_bands():
 def test_runs_without_a_layer_leave_its_plot_empty():
     _, middle, _ = catalogue.PERCENTILES
     runs = {"a": {middle: places([[1, 2]])}, "b": {}}
-    assert len(figures.percentiles(runs, [Place("layer_0", "input")]).data) == 1
+    assert len(percentiles.plot(runs, [Place("layer_0", "input")]).data) == 1
 
 
 def test_runs_compared_by_one_layer_or_the_median_of_all(rng):
     values = rng.random((21, 4))
     runs = {"a": places(values), "b": places(values + 1)}
-    figure = figures.compared(runs, SHIFT)
+    figure = compare.plot(runs, SHIFT)
     lines = [trace for trace in figure.data if trace.fill is None and trace.line.width]
     np.testing.assert_allclose(lines[0].y, np.median(values, axis=0))
     np.testing.assert_allclose(figure.data[0].y, np.quantile(values, 0.1, axis=0))
     assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
-    one = figures.compared(runs, SHIFT, Place("layer_3", "input"))
+    one = compare.plot(runs, SHIFT, Place("layer_3", "input"))
     np.testing.assert_array_equal([trace.y for trace in one.data], [values[3], values[3] + 1])
 
 
@@ -150,13 +188,13 @@ def test_runs_compared_by_one_layer_or_the_median_of_all(rng):
     ("kurtosis", "kurtosis"),
 ])  # fmt: skip
 def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label, rng):
-    figure = figures.compared({"a": places(rng.random((1, 2)))}, measure)
+    figure = compare.plot({"a": places(rng.random((1, 2)))}, measure)
     assert figure.layout.yaxis.title.text == label
 
 
 def test_what_is_not_finite_leaves_gaps_and_no_warning():
     values = np.array([[1, np.nan, np.inf, 4], [2, np.nan, 3, np.inf]])
-    figure = figures.compared({"run": places(values)}, SHIFT)
+    figure = compare.plot({"run": places(values)}, SHIFT)
     np.testing.assert_array_equal(figure.data[-1].x, [0, 2, 3])
     np.testing.assert_array_equal(figure.data[-1].y, [1.5, 3, 4])
 
@@ -165,14 +203,14 @@ def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
     def of(names, layer="layer_0"):
         return {name: {Place(layer, "probe"): Series(np.arange(2), np.ones(2))} for name in names}
 
-    shift = figures.gradient_shift({"run": of(catalogue.scalars("gradient_shift"))})
+    shift = gradient_shift.plot({"run": of(catalogue.scalars("gradient_shift"))})
     assert len(shift.data) == 2
-    land = figures.landscape({"run": of(catalogue.scalars("loss_landscape"), "model")})
+    land = landscape.plot({"run": of(catalogue.scalars("loss_landscape"), "model")})
     assert len(land.data) == 3 + 2 + 1
     assert sum(bool(trace.showlegend) for trace in land.data) == 1
-    gap = figures.statistics_gap({"run": of(catalogue.scalars("moving_statistics"))})
+    gap = statistics_gap.plot({"run": of(catalogue.scalars("moving_statistics"))})
     assert len(gap.data) == 4
-    assert len(figures.statistics_gap({"run": of(["mean_gap"])}).data) == 1
+    assert len(statistics_gap.plot({"run": of(["mean_gap"])}).data) == 1
 
 
 # --- ridge ---------------------------------------------------------------------------------------
@@ -180,14 +218,14 @@ def test_gradients_landscape_and_statistics_have_a_plot_per_measure():
 
 def test_densities_have_area_one(rng):
     shape = buckets(rng)
-    values, heights = ridges.density(shape)
+    values, heights = ridge.density(shape)
     assert np.sum(np.diff(values)[::2] * heights[::2]) == pytest.approx(1, rel=1e-9)
     np.testing.assert_array_equal(values.reshape(-1, 2), shape[:, :2])
 
 
 @pytest.mark.parametrize("width", [0.0, 1.0])
 def test_buckets_without_width_have_a_density(width):
-    values, heights = ridges.density(np.array([[0.5, 0.5, 10], [0.5, 0.5 + width, 10]]))
+    values, heights = ridge.density(np.array([[0.5, 0.5, 10], [0.5, 0.5 + width, 10]]))
     assert np.isfinite(values).all()
     assert np.isfinite(heights).all()
     assert np.all(np.diff(values) >= 0)
@@ -198,8 +236,8 @@ def test_the_ridge_has_a_line_per_step_and_no_more_than_fit(rng):
     shapes = [buckets(rng, i / 10) for i in range(60)]
     run = Histograms(np.arange(60) * 100, shapes)
     none = Histograms(np.arange(2), [np.zeros((0, 3)), np.zeros((3, 3))])
-    figure = figures.ridge({"run": run, "none": none}, Place("a", "input"))
-    assert len(figure.data) == ridges.RIDGES
+    figure = ridge.plot({"run": run, "none": none}, Place("a", "input"))
+    assert len(figure.data) == ridge.RIDGES
     assert [figure.data[0].name, figure.data[-1].name] == ["step 0", "step 5900"]
     low, high = figure.layout.xaxis.range
     assert low == pytest.approx(-3.5, abs=1.5)
@@ -227,14 +265,14 @@ def test_names_are_text_in_every_figure(name, rng):
     moved = [Moved(name, place, 1.0, 2.0, 3, 4)]
     shapes = Histograms(np.arange(2), [buckets(rng), buckets(rng)])
     drawn = [
-        figures.heat_map({name: {place: series}}, SHIFT),
-        figures.percentiles({name: measures}, [place]),
-        figures.compared({name: {place: series}}, SHIFT, place),
-        figures.gradient_shift({name: measures}),
-        figures.landscape({name: measures | of_model}),
-        figures.statistics_gap({name: measures}),
-        figures.ridge({name: shapes}, place),
-        figures.worst_layers(moved, SHIFT),
+        heat_map.plot({name: {place: series}}, SHIFT),
+        percentiles.plot({name: measures}, [place]),
+        compare.plot({name: {place: series}}, SHIFT, place),
+        gradient_shift.plot({name: measures}),
+        landscape.plot({name: measures | of_model}),
+        statistics_gap.plot({name: measures}),
+        ridge.plot({name: shapes}, place),
+        worst_layers.plot(moved, SHIFT),
     ]
     for figure in drawn:
         for text in texts(figure):
@@ -244,14 +282,14 @@ def test_names_are_text_in_every_figure(name, rng):
 
 
 @pytest.mark.parametrize("draw", [
-    lambda: figures.heat_map({}, SHIFT),
-    lambda: figures.percentiles({"a": {}}, [Place("a", "input")]),
-    lambda: figures.compared({"a": {}}, SHIFT),
-    lambda: figures.gradient_shift({}),
-    lambda: figures.landscape({"a": {}}),
-    lambda: figures.statistics_gap({"a": {}}),
-    lambda: figures.ridge({"a": Histograms(np.zeros(0, int), [])}, Place("a", "input")),
-    lambda: figures.worst_layers([], SHIFT),
+    lambda: heat_map.plot({}, SHIFT),
+    lambda: percentiles.plot({"a": {}}, [Place("a", "input")]),
+    lambda: compare.plot({"a": {}}, SHIFT),
+    lambda: gradient_shift.plot({}),
+    lambda: landscape.plot({"a": {}}),
+    lambda: statistics_gap.plot({"a": {}}),
+    lambda: ridge.plot({"a": Histograms(np.zeros(0, int), [])}, Place("a", "input")),
+    lambda: worst_layers.plot([], SHIFT),
 ])  # fmt: skip
 def test_without_data_a_figure_says_what_is_missing(draw):
     assert draw().layout.annotations[0].text.startswith("No run has")
@@ -259,6 +297,6 @@ def test_without_data_a_figure_says_what_is_missing(draw):
 
 @pytest.mark.parametrize("dark", [True, False])
 def test_themes(dark):
-    figure = style.themed(figures.heat_map({"run": places([[1, 2]])}, SHIFT), dark=dark)
-    colour = figure.layout.template.layout.font.color
-    assert (colour == "#f2f5fa") == dark
+    figure = style.themed(heat_map.plot({"run": places([[1, 2]])}, SHIFT), dark=dark)
+    color = figure.layout.template.layout.font.color
+    assert (color == "#f2f5fa") == dark

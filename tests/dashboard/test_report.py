@@ -57,7 +57,7 @@ def written(two_runs, tmp_path_factory):
 
 def test_the_report_says_all_of_it(written, two_runs):
     page = Text(written.read_text(encoding="utf-8"))
-    for part in ("In words", "moved least", "Where and when layers move", "Runs compared",
+    for part in ("Findings", "moved least", "Where and when layers move", "Runs compared",
                  "Percentiles of activations", "Distribution of one layer", "Gradient shift",
                  "Landscape of the loss", "Moving statistics", "normalized: GradientShift",
                  "every_steps 4", "tensorflow", "plotly", "probe_data, kept (256, 6)"):  # fmt: skip
@@ -175,7 +175,6 @@ def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
                          json_lines=False)  # fmt: skip
         rows = Rows(0, {Place("a", "input"): {"wasserstein": 0.0}})
         file.write(0, Record(rows, texts={catalogue.SETTINGS: text, catalogue.LAYERS: text}))
-        file.close()
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kbn.dashboard import explained
+from kbn.dashboard.figures import FIGURES
 from kbn.records import tags
 from tests.support.logs import HOSTILE, hostile_log, write
 from tests.support.servers import Server
@@ -59,7 +59,7 @@ def test_the_state_says_what_there_is(server):
 
 def test_a_layer_that_another_callback_watched_is_no_mistake(server):
     figure = server.get(f"{PLUGIN}/figure", name="percentiles", layer="dense_1")
-    assert figure["layout"]["annotations"][0]["text"] == "Not recorded of dense_1."
+    assert figure["layout"]["annotations"][0]["text"] == "Not recorded for dense_1."
 
 
 def test_the_verdict_is_on_the_runs_that_are_chosen(server):
@@ -69,7 +69,7 @@ def test_the_verdict_is_on_the_runs_that_are_chosen(server):
                                                                        run="plain"))  # fmt: skip
 
 
-@pytest.mark.parametrize("name", explained.FIGURES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_served(name, server):
     layer = {"ridge": "sigmoid_1", "gradient_shift": "dense_1"}.get(name, "")
     figure = server.get(f"{PLUGIN}/figure", name=name, layer=layer, measure=SHIFT)
@@ -82,7 +82,7 @@ def test_every_figure_is_served(name, server):
 @pytest.mark.parametrize(("query", "message"), [
     ({"name": "pie"}, "name must be one of"),
     ({"name": "ridge", "layer": "sigmoid_9"}, "Did you mean one of"),
-    ({"name": "ridge"}, "A ridge is of one layer"),
+    ({"name": "ridge"}, "ridge needs a layer. Received: layer=''"),
     ({"name": "heat_map", "measure": "wasserstain"}, "measure must be one of"),
 ])  # fmt: skip
 def test_mistakes_are_answered_with_what_is_wrong(query, message, server):
@@ -274,7 +274,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
     tab = opened(server)
     tab.wait()
     assert tab.figure("heat_map").locator(".hm image").count() == 2
-    for name in explained.FIGURES:
+    for name in FIGURES:
         if name != "ridge":
             assert tab.figure(name).locator(".main-svg").count(), name
     assert "moved least" in tab.figure("verdict").inner_text()
@@ -282,7 +282,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
     # A layer, by the keyboard's way.
     tab.after(lambda: tab.frame.locator("#layer").select_option("sigmoid_2"))
     assert tab.figure("ridge").locator("path.js-fill").count() >= 12
-    assert "sigmoid_2" in tab.figure("compared").inner_text()
+    assert "sigmoid_2" in tab.figure("compare").inner_text()
     assert "sigmoid_2 input, plain" in tab.figure("percentiles").inner_text()
     # Another measure and site.
     tab.after(lambda: tab.frame.locator("#layer").select_option(""))
@@ -304,7 +304,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
 def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
     tab = opened(server, routes={"**/plotly.js": lambda route: route.fulfill(status=500)})
     tab.wait()
-    for name in ("heat_map", "worst_layers", "compared", "percentiles"):
+    for name in ("heat_map", "worst_layers", "compare", "percentiles"):
         said = tab.figure(name).get_by_role("alert").inner_text()
         assert said == "./plotly.js was not served; TensorBoard's own output says why.", name
     assert "moved least" in tab.figure("verdict").inner_text()
@@ -336,9 +336,9 @@ def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(serve
     for route in held:
         route.continue_()
     tab.wait()
-    for name in explained.FIGURES:
+    for name in FIGURES:
         assert tab.figure(name).locator(".main-svg").count(), name
-    assert "sigmoid_2" in tab.figure("compared").inner_text()
+    assert "sigmoid_2" in tab.figure("compare").inner_text()
 
 
 # Resolves when the page has drawn so many frames.
@@ -379,10 +379,10 @@ def test_a_run_that_is_written_anew_to_the_same_step_is_drawn_anew(opened, tmp_p
     loaded(server, 1)
     tab = opened(server)
     tab.wait()
-    assert "by 1," in tab.figure("verdict").inner_text()
+    assert "mean shift 1 σ" in tab.figure("verdict").inner_text()
     shutil.rmtree(tmp_path / "run")
     write(tmp_path / "run", {SHIFT: {"a": [0, 9, 9]}})
-    tab.frame.locator("#verdict").get_by_text("by 9,").wait_for()
+    tab.frame.locator("#verdict").get_by_text("mean shift 9 σ").wait_for()
     server.close()
 
 
@@ -410,7 +410,7 @@ def test_dark_and_light_are_legible(dark, server, opened, screenshot):
     script = """element => {
       const of = (one, name) => getComputedStyle(one)[name].match(/[\\d.]+/g).map(Number);
       const light = ([r, g, b]) => (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
-      const tick = document.querySelector("#compared .xtick text");
+      const tick = document.querySelector("#compare .xtick text");
       return [light(of(document.body, "color")), light(of(document.body, "backgroundColor")),
               light(of(tick, "fill"))];
     }"""

@@ -3,21 +3,27 @@
 import numpy as np
 import pytest
 
-from kbn.dashboard.folder import open_folder
-from kbn.dashboard.reader import Series
 from kbn.diagnosis import summary
+from kbn.records.series import Series
 from kbn.records.tags import Place
-from tests.support.logs import write
 
 SHIFT = "wasserstein"
 
 
-def say(tmp_path, **runs):
-    for name, measures in runs.items():
-        write(tmp_path / name, measures)
-    log = open_folder(tmp_path)
-    found = summary.moved({run: log.series(run, SHIFT) for run in log.runs()}, SHIFT)
-    return summary.verdict(log, log.runs(), SHIFT, found)
+def say(**runs):
+    """Return the verdict on runs, given by measure and layer as values at steps 0, 100, …"""
+    measures = {
+        run: {
+            name: {
+                Place(layer, "input"): Series(100 * np.arange(len(values)), np.array(values, float))
+                for layer, values in layers.items()
+            }
+            for name, layers in of.items()
+        }
+        for run, of in runs.items()
+    }
+    found = summary.moved({run: of.get(SHIFT, {}) for run, of in measures.items()}, SHIFT)
+    return summary.verdict(measures, SHIFT, found)
 
 
 def test_how_far_places_moved_leaves_out_the_first_record():
@@ -49,66 +55,66 @@ def test_the_farthest_from_where_nothing_moves_stands_first(measure, order):
     assert found[0].records == 3  # the first one is a measurement like any other
 
 
-def test_the_run_that_moved_less_is_named(tmp_path):
-    sentences = say(tmp_path, plain={SHIFT: {"a": [0, 0.2, 0.4], "b": [0, 1, 1]}},
-                    normalized={SHIFT: {"a": [0, 0.1, 0.1], "b": [0, 0.3, 0.1]}})  # fmt: skip
+def test_the_run_that_moved_less_is_named():
+    sentences = say(normalized={SHIFT: {"a": [0, 0.1, 0.1], "b": [0, 0.3, 0.1]}},
+                    plain={SHIFT: {"a": [0, 0.2, 0.4], "b": [0, 1, 1]}})  # fmt: skip
     assert sentences == [
-        "normalized: over 2 records, layers moved by 0.15 from each reference record, in the mean "
-        "(wasserstein); most moved b (input), by 0.2, and at step 100 by 0.3.",
-        "plain: over 2 records, layers moved by 0.65 from each reference record, in the mean "
-        "(wasserstein); most moved b (input), by 1, and at step 100 by 1.",
-        "normalized moved least (0.15), plain most (0.65, 4.3 times).",
+        "normalized: mean shift 0.15 σ over 2 records; largest in b (input): 0.2 σ on average, "
+        "0.3 σ at step 100.",
+        "plain: mean shift 0.65 σ over 2 records; largest in b (input): 1 σ on average, 1 σ at "
+        "step 100.",
+        "normalized moved least (0.15), plain most (0.65, 4.3 times as far).",
     ]
 
 
 @pytest.mark.parametrize(("values", "sentence"), [
     ([0, 1.05], "a and b moved about equally far (1 and 1.05)."),
-    ([0, np.inf], "b diverged: a layer of it moved infinitely far."),
+    ([0, np.inf], "b diverged: one of its layers moved infinitely far."),
 ])  # fmt: skip
-def test_what_is_equal_or_diverged_is_called_so(values, sentence, tmp_path):
-    found = say(tmp_path, a={SHIFT: {"x": [0, 1]}}, b={SHIFT: {"x": values}})
+def test_what_is_equal_or_diverged_is_called_so(values, sentence):
+    found = say(a={SHIFT: {"x": [0, 1]}}, b={SHIFT: {"x": values}})
     assert found[-1] == sentence
 
 
-def test_runs_that_stand_still(tmp_path):
-    found = say(tmp_path, a={SHIFT: {"x": [0, 0]}}, b={SHIFT: {"x": [0, 1]}})
+def test_runs_that_stand_still():
+    found = say(a={SHIFT: {"x": [0, 0]}}, b={SHIFT: {"x": [0, 1]}})
     assert found[-1] == "a did not move; b moved most (1)."
 
 
 @pytest.mark.parametrize(("measure", "value", "part"), [
-    ("dead", 0.75, "more than half of its channels at zero"),
-    ("saturated", 0.9, "at the bounds of its activation"),
-    ("mean_gap", 1.5, "more than 1 σ off the probe's (stale"),
+    ("dead", 0.75, "more than half of the channels are zero"),
+    ("saturated", 0.9, "at the bounds of the activation function"),
+    ("mean_gap", 1.5, "more than 1 σ from the mean of the probe batch (stale"),
 ])  # fmt: skip
-def test_what_looks_broken_is_told_by_its_last_record(measure, value, part, tmp_path):
-    found = say(tmp_path, a={SHIFT: {"x": [0, 1], "y": [0, 1]},
+def test_what_looks_broken_is_reported_by_its_last_record(measure, value, part):
+    found = say(a={SHIFT: {"x": [0, 1], "y": [0, 1]},
                              measure: {"x": [0, value], "y": [value, 0]}})  # fmt: skip
     assert len(found) == 2
     assert part in found[1]
-    assert found[1].startswith("a: x (input) ")
-    assert found[1].endswith(f"{measure} {value:.3g} in the last record.")
+    assert found[1].startswith("a: x (input): ")
+    assert found[1].endswith(f"{measure} is {value:.3g} in the last record.")
 
 
-def test_several_that_look_broken_are_one_sentence(tmp_path):
-    found = say(tmp_path, a={"dead": {"x": [0.6], "y": [0.9], "z": [0.1]}})
+def test_several_that_look_broken_are_one_sentence():
+    found = say(a={"dead": {"x": [0.6], "y": [0.9], "z": [0.1]}})
     (sentence,) = found
-    assert sentence.startswith("a: y (input), like 1 more, has")
+    assert sentence.startswith("a: y (input) and 1 more: more than half")
 
 
-def test_a_run_that_ended_in_nan_is_not_called_the_calm_one(tmp_path):
+def test_a_run_that_ended_in_nan_is_not_called_the_calm_one():
     calm = {"x": [0, 0.1, 0.1], "y": [0, 0.2, 0.2]}
-    found = say(tmp_path, calm={SHIFT: calm}, diverged={
+    found = say(calm={SHIFT: calm}, diverged={
         SHIFT: {"x": [0, 0, 0], "y": [0, np.nan, np.nan]},
         "non_finite": {"x": [0, 0, 0], "y": [0, 1, 1]},
     })  # fmt: skip
     assert found == [
-        "calm: over 2 records, layers moved by 0.15 from each reference record, in the mean "
-        "(wasserstein); most moved y (input), by 0.2, and at step 100 by 0.2.",
-        "diverged: y (input) has inf or NaN among its values (diverged, and not compared): "
-        "non_finite 1 in the last record.",
+        "calm: mean shift 0.15 σ over 2 records; largest in y (input): 0.2 σ on average, 0.2 σ at "
+        "step 100.",
+        "diverged: y (input): inf or NaN among the values (diverged; not compared with other "
+        "runs); non_finite is 1 in the last record.",
     ]
 
 
-def test_without_distances_nothing_is_claimed(tmp_path):
-    (sentence,) = say(tmp_path, a={"mean": {"x": [0, 1]}})
-    assert "nothing can be said" in sentence
+def test_without_distances_nothing_is_claimed():
+    (sentence,) = say(a={"mean": {"x": [0, 1]}})
+    assert sentence == "No run has wasserstein: how far layers moved is unknown."

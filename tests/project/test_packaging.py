@@ -4,9 +4,10 @@ import sys
 import pytest
 
 import kbn
+from kbn.records.catalogue import RUNS
 
 HEAVY = "{'keras', 'tensorflow', 'tensorboard', 'plotly', 'numpy', 'PIL', 'pandas'}"
-CALLBACKS = ["CovariateShift", "GradientShift", "LossLandscape", "MovingStatistics", "Recalibrate"]
+CALLBACKS = sorted([*(run.callback for run in RUNS), "Recalibrate"])
 
 
 @pytest.mark.parametrize("module", ["kbn", "kbn.callbacks"])
@@ -18,6 +19,7 @@ def test_import_loads_neither_keras_nor_tensorflow(module, python):
 def test_public_names():
     assert dir(kbn) == sorted(kbn.__all__) == ["BatchNormalization", "callbacks", "recalibrate"]
     assert dir(kbn.callbacks) == kbn.callbacks.__all__ == CALLBACKS
+    assert {"CovariateShift", "GradientShift", "LossLandscape", "MovingStatistics"} < set(CALLBACKS)
     with pytest.raises(AttributeError, match="module 'kbn' has no attribute 'nonsense'"):
         _ = kbn.nonsense
 

@@ -63,11 +63,11 @@ def test_the_callback_takes_its_records_at_the_first_steps_of_its_turns(tmp_path
     callback = CovariateShift(tmp_path, x, every_steps=PERIOD, layers="*")
 
     def missed(steps):
-        callback._steps.calls += steps
+        callback.session.steps.calls += steps
 
     turns = ByTurns(callback, missed)
     fit(turns, 4 * PERIOD, epochs=2)
     steps = sorted({row.step for row in callback.history})
     assert steps == list(range(0, 8 * PERIOD + 1, PERIOD))
     # As many reads as records: it must not look more often for being handed every second turn.
-    assert callback._steps.calls_needed == PERIOD
+    assert callback.session.steps.calls_needed == PERIOD

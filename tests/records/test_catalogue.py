@@ -40,10 +40,11 @@ def test_measures_stand_in_the_order_that_the_dashboard_has():
 
 
 def test_what_is_told_apart():
-    assert [name for name, row in ROWS.items() if row.still != 0] == ["gradient_cosine"]
-    assert [name for name, row in ROWS.items() if row.whose == "model"] == [
-        *catalogue.scalars("loss_landscape"), "loss_training", "loss_inference", "loss_gap",
-    ]  # fmt: skip
+    assert (ROWS["gradient_cosine"].still, ROWS["gradient_shift"].still) == (1, 0)
+    for name in (*catalogue.scalars("loss_landscape"), "loss_training", "loss_gap"):
+        assert ROWS[name].whose == "model"
+    assert {ROWS[name].whose for name in catalogue.scalars("covariate_shift")} == {"layer"}
+    assert not ROWS["loss_gap"].offered
     worst = ROWS["variance_log_ratio_worst"]
     assert (worst.scale, worst.unit) == ("linear", ROWS["variance_log_ratio"].unit)
     assert "farthest from 0" in worst.meaning

@@ -50,7 +50,6 @@ def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, k
                  if place.layer in (histograms or {})}  # fmt: skip
         texts = {} if record else {catalogue.LAYERS: layers_in_order(rows)}
         file.write(step, Record(rows, shown, texts=texts))
-    file.close()
 
 
 def buckets(rng, shift=0.0, k=20):

@@ -1,20 +1,24 @@
-"""Figures, one function each; every one returns a `plotly.graph_objects.Figure`."""
+"""Figures, one module each.
 
-from kbn.dashboard.figures import style
-from kbn.dashboard.figures.bands import landscape, percentiles
-from kbn.dashboard.figures.lines import compared, gradient_shift, statistics_gap
-from kbn.dashboard.figures.maps import heat_map
-from kbn.dashboard.figures.ridges import ridge
-from kbn.dashboard.figures.tables import worst_layers
+A module that draws a figure has `FIGURE`, a `Figure` with its title, text and options; nothing
+else lists figures. Its pure function `plot` takes the numbers and returns a
+`plotly.graph_objects.Figure`.
+"""
 
-__all__ = [
-    "compared",
-    "gradient_shift",
-    "heat_map",
-    "landscape",
-    "percentiles",
-    "ridge",
-    "statistics_gap",
-    "style",
-    "worst_layers",
-]
+import importlib
+import pkgutil
+
+from kbn.dashboard.figures.figure import Board, Figure, Part
+
+__all__ = ["FIGURES", "Board", "Figure", "Part"]
+
+
+def _found() -> dict[str, Figure]:
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    figures = [module.FIGURE for module in modules if hasattr(module, "FIGURE")]
+    return {figure.name: figure for figure in sorted(figures, key=lambda figure: figure.order)}
+
+
+FIGURES = _found()
+"""By name, in the order of the pages."""

@@ -1,4 +1,4 @@
-"""Runs side by side, on one axis: a measure of one layer, or the middle of all of them."""
+"""Runs side by side, a plot per measure: of one place, or the median of all of them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,59 +7,25 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.figures.maps import matrix
-from kbn.dashboard.reader import Measures, Places, Series
 from kbn.records import catalogue
+from kbn.records.series import Measures, Places, Series, matrix
 from kbn.records.tags import Place
 
-GRADIENTS = ("gradient_shift_relative", "gradient_cosine")
-STATISTICS = ("mean_gap", "variance_log_ratio", "output_gap")
 
-
-def compared(runs: Mapping[str, Places], measure: str, place: Place | None = None) -> go.Figure:
-    """Draw `measure` over steps, a line per run: of one place, or the median over all of them.
-
-    Where it is of all places, the band reaches from the tenth to the ninetieth percentile.
-
-    Args:
-        runs: the places of each run, by its name.
-        measure: what their values are.
-        place: one place; None: all.
-    """
-    whose = "median of all layers" if place is None else style.short(style.label(place))
-    title = f"{measure}, {whose}"
-    return _figure(title, {name: {measure: places} for name, places in runs.items()}, [measure],
-                   place)  # fmt: skip
-
-
-def gradient_shift(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
-    """Draw how far gradients move when the layers below take their step, and the cosine.
-
-    Santurkar et al. (2018), Def. 2.1, on the probe batch.
-
-    Args:
-        runs: the measures of each run, by its name.
-        place: one place; None: the median of all.
-    """
-    return _figure("Gradient shift (Santurkar et al. 2018, Def. 2.1)", runs, GRADIENTS, place)
-
-
-def statistics_gap(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
-    """Draw how far moving statistics are from those of the probe batch, and what it does.
-
-    Args:
-        runs: the measures of each run, by its name.
-        place: one place; None: the median of all.
-    """
-    title = "Moving statistics against those of the probe batch"
-    chosen = (*STATISTICS, "loss_gap")
-    return _figure(title, runs, chosen, place)
-
-
-def _figure(
-    title: str, runs: Mapping[str, Measures], measures: Sequence[str], place: Place | None
+def plots(
+    title: str, runs: Mapping[str, Measures], measures: Sequence[str], place: Place | None = None
 ) -> go.Figure:
-    """Draw one plot per measure that there is, below each other."""
+    """Draw one plot per measure that was recorded, below each other.
+
+    A line per run; of several places it is their median, in a band from the tenth to the ninetieth
+    percentile.
+
+    Args:
+        title: of the figure.
+        runs: the measures of each run, by its name.
+        measures: which of them to draw, from the top.
+        place: one place; None: all. Measures of the model are drawn either way.
+    """
     shown = [name for name in measures if any(_chosen(of, name, place) for of in runs.values())]
     if not shown:
         return style.nothing(title, f"No run has {' or '.join(measures)} here that is finite.")
@@ -87,12 +53,9 @@ def _chosen(measures: Measures, name: str, place: Place | None) -> Places:
     places = {
         place: of for place, of in measures.get(name, {}).items() if np.isfinite(of.values).any()
     }
-    whole = catalogue.measures()[name].whose == "model"  # the model's, whatever the layer
-    return (
-        places
-        if place is None or whole
-        else {each: of for each, of in places.items() if each == place}
-    )
+    if place is None or catalogue.measures()[name].whose == "model":
+        return places
+    return {each: of for each, of in places.items() if each == place}
 
 
 def _traces(places: Places, measure: str, run: str, number: int) -> list[go.Scatter]:
@@ -107,6 +70,6 @@ def _traces(places: Places, measure: str, run: str, number: int) -> list[go.Scat
             "legendgroup": run}  # fmt: skip
     return [
         go.Scatter(x=steps, y=low, **edge),
-        go.Scatter(x=steps, y=high, fill="tonexty", fillcolor=style.colour(number, 0.2), **edge),
+        go.Scatter(x=steps, y=high, fill="tonexty", fillcolor=style.color(number, 0.2), **edge),
         style.line(Series(steps, middle), measure, run, line=style.stroke(number)),
     ]

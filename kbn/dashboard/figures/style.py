@@ -1,15 +1,15 @@
-"""What all figures have in common: colours, sizes, and how names become text."""
+"""What all figures have in common: colors, sizes, and how names become text."""
 
 import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from kbn.dashboard.reader import Series
 from kbn.records import catalogue, tags
+from kbn.records.series import Series
 from kbn.records.tags import Place
 
-# Okabe & Ito's colours, which the colour-blind can tell apart.
+# Okabe & Ito's colors, which the color-blind can tell apart.
 RUNS = (
     "0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167", "230, 159, 0", "86, 180, 233",
 )  # fmt: skip
@@ -19,18 +19,18 @@ LONGEST = 34  # characters of a name beside an axis
 STEP = "optimizer step"
 
 
-def colour(run: int, alpha: float = 1.0) -> str:
-    """Return the colour of the run of this number."""
+def color(run: int, alpha: float = 1.0) -> str:
+    """Return the color of the run of this number."""
     return f"rgba({RUNS[run % len(RUNS)]}, {alpha})"
 
 
 def dash(run: int) -> str:
-    """Return the line of the run of this number: beyond six, colours repeat and lines do not."""
+    """Return the line of the run of this number: beyond six, colors repeat and lines do not."""
     return ("solid", "dash", "dot", "dashdot")[run // len(RUNS) % 4]
 
 
 def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
-    """Return `series` of `run` as a line that shows its values where the pointer is."""
+    """Return `series` of `run` as a line that shows its values under the pointer."""
     return go.Scatter(
         x=series.steps, y=series.values, name=short(run), legendgroup=run, mode="lines",
         showlegend=False, hovertemplate=f"step %{{x}}<br>{label} %{{y:.4g}}", **look,
@@ -39,7 +39,7 @@ def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
 
 def stroke(run: int) -> dict[str, object]:
     """Return the look of the line of the run of this number."""
-    return {"color": colour(run), "width": 2, "dash": dash(run)}
+    return {"color": color(run), "width": 2, "dash": dash(run)}
 
 
 def text(name: str) -> str:
@@ -62,7 +62,7 @@ def label(place: Place) -> str:
 
 
 def unit(measure: str) -> str:
-    """Return what numbers of `measure` are counted in; its name where they have no unit."""
+    """Return what numbers of `measure` are counted in; its name if they have no unit."""
     return catalogue.measures()[measure].unit or measure.replace("_", " ")
 
 
@@ -75,10 +75,10 @@ def titled(figure: go.Figure, title: str, height: int) -> go.Figure:
     )  # fmt: skip
 
 
-def nothing(title: str, needed: str) -> go.Figure:
-    """Return an empty figure that says what it would need."""
+def nothing(title: str, missing: str) -> go.Figure:
+    """Return an empty figure that says what is missing."""
     figure = go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}})
-    figure.add_annotation(text=text(needed), showarrow=False, font={"size": 14})
+    figure.add_annotation(text=text(missing), showarrow=False, font={"size": 14})
     return titled(figure, title, 220)
 
 

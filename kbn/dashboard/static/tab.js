@@ -1,14 +1,7 @@
 // The Covariate shift tab. Names from event files are data: they become text nodes here, and
 // figures come with their texts escaped for Plotly. Nothing is ever parsed as HTML.
 
-const POLL = 5000; // ms between looks for something new
-const OVERALL = ["heat_map", "worst_layers", "compared"];
-const OF_LAYER = ["percentiles", "ridge"];
-const OTHERS = ["gradient_shift", "landscape", "statistics_gap"];
-const NEEDED = {
-  gradient_shift: "gradient_shift", landscape: "beta_smoothness", statistics_gap: "mean_gap",
-  percentiles: "percentile_50",
-};
+const POLL = 5000; // ms between requests for something new
 
 // `place` is the site of the row that was clicked, for the figures of its layer.
 const chosen = {runs: null, measure: "", site: "", layer: "", place: "", dark: false};
@@ -16,16 +9,16 @@ const page = {};
 let state = null;
 let plotly = null; // the promise of Plotly's script
 let drawing = 0; // the number of the newest draw; an older one stops where it is
-let whole = false; // whether every figure stands, so that a layer's alone can be drawn anew
-let asking = 0; // the number of the newest request for the state; what an older one finds is old
+let whole = false; // whether every figure is drawn, so that those of a layer can be redrawn alone
+let asking = 0; // the number of the newest request for the state; older answers are dropped
 let waiting = false; // whether its answer is still to come
 
 export async function render() {
   build();
   watchTheme();
-  // The script takes as long as the first figure, which is asked for meanwhile.
+  // The script takes as long as the first figure, which is requested meanwhile.
   plotly = loaded("./plotly.js");
-  plotly.catch(() => {}); // each figure says so
+  plotly.catch(() => {}); // each figure shows the error
   await refresh(true);
   setInterval(() => { if (page.poll.checked && !document.hidden) refresh(false); }, POLL);
 }
@@ -76,15 +69,15 @@ function loaded(source) {
 function watchTheme() {
   let outer = null;
   try { outer = window.parent.document.body; } catch { /* another origin */ }
-  const look = () => {
+  const apply = () => {
     const dark = outer ? outer.classList.contains("dark-mode") : false;
     document.documentElement.classList.toggle("dark", dark);
     const changed = dark !== chosen.dark;
     chosen.dark = dark;
     if (changed && state) draw();
   };
-  if (outer) new MutationObserver(look).observe(outer, {attributeFilter: ["class"]});
-  look();
+  if (outer) new MutationObserver(apply).observe(outer, {attributeFilter: ["class"]});
+  apply();
 }
 
 async function ask(path, extra = {}) {
@@ -107,34 +100,34 @@ async function refresh(always) {
     waiting = false;
     const same = state && JSON.stringify(found) === JSON.stringify(state);
     state = found;
-    page.status.textContent = `Looked at ${new Date().toLocaleTimeString()}`;
+    page.status.textContent = `Updated at ${new Date().toLocaleTimeString()}`;
     if (same && !always) return;
     fill();
     await draw();
   } catch (error) {
     if (number !== asking) return;
     waiting = false;
-    state = null; // so that the next look draws, whatever it finds
+    state = null; // so that the next answer is drawn, whatever it is
     page.status.textContent = "";
-    page.main.replaceChildren(told(`The tab cannot be drawn: ${error.message}`));
+    page.main.replaceChildren(warning(`The tab cannot be drawn: ${error.message}`));
   }
 }
 
-function told(text) {
+function warning(text) {
   const made = element("p", {className: "error", textContent: text});
   made.setAttribute("role", "alert");
   return made;
 }
 
 function fill() {
-  // Where none of the chosen runs is there any more, all are shown.
+  // If none of the chosen runs exists any more, all are shown.
   if (chosen.runs?.length && !chosen.runs.some(run => state.runs.includes(run))) chosen.runs = null;
   const boxes = state.runs.map(run => {
     const checked = chosen.runs === null || chosen.runs.includes(run);
     const box = element("input", {type: "checkbox", checked, value: run});
     box.addEventListener("change", () => {
       const checked = [...page.runs.querySelectorAll("input:checked")].map(one => one.value);
-      chosen.runs = checked.length === state.runs.length ? null : checked; // those to come too
+      chosen.runs = checked.length === state.runs.length ? null : checked; // later ones too
       refresh(true);
     });
     return element("label", {}, box, " ", run === "." ? "(the folder itself)" : run);
@@ -142,7 +135,7 @@ function fill() {
   keepFocus(page.runs, () => page.runs.replaceChildren(
     element("legend", {textContent: `Runs (${state.runs.length})`}), ...boxes));
   options(page.measure, state.measures.map(one => [one.name, one.name, one.text]), state.measure);
-  options(page.site, [["", "inputs, where there are"], ...state.sites.map(site => [site, site])],
+  options(page.site, [["", "inputs (default)"], ...state.sites.map(site => [site, site])],
     chosen.site);
   options(page.layer, [["", "all layers"], ...state.layers.map(layer => [layer, layer])],
     chosen.layer);
@@ -180,15 +173,15 @@ async function draw() {
     document.body.dataset.drawn = String(number);
     return;
   }
-  const names = [...OVERALL, ...OF_LAYER, ...OTHERS].filter(has);
-  // What stands there stays until the new one is drawn, so that the page does not jump.
-  parts.push(document.getElementById("verdict") ?? list("In words", [], "verdict"));
-  parts.push(...names.map(name => document.getElementById(name) ?? holder(name)));
+  const figures = state.figures;
+  // An old figure stays until the new one is drawn, so that the page does not jump.
+  parts.push(document.getElementById("verdict") ?? list("Findings", [], "verdict"));
+  parts.push(...figures.map(figure => document.getElementById(figure.name) ?? holder(figure)));
   page.main.replaceChildren(...parts);
-  for (const name of names) {
+  for (const figure of figures) {
     if (number !== drawing) return;
-    await drawFigure(name, number);
-    if (name === names[0]) {
+    await drawFigure(figure, number);
+    if (figure === figures[0]) {
       performance.mark("kbn:first-draw");
       await say();
     }
@@ -205,20 +198,15 @@ async function say() {
     const sentences = await ask("verdict");
     points.replaceChildren(...sentences.map(text => element("li", {textContent: text})));
   } catch (error) {
-    points.replaceChildren(told(error.message));
+    points.replaceChildren(warning(error.message));
   }
 }
 
-function has(name) {
-  if (name === "ridge") return state.histograms;
-  return !(name in NEEDED) || state.measures.some(one => one.name === NEEDED[name]);
-}
-
 function empty() {
-  const others = state.foreign ? ` ${state.foreign} runs of others are here.` : "";
+  const others = state.foreign ? ` This folder holds ${state.foreign} other runs.` : "";
   return [
     element("h2", {textContent: "Nothing was recorded here yet"}),
-    element("p", {textContent: `Add a callback to fit, with this log directory, and its records ` +
+    element("p", {textContent: `Add a callback to fit, with this log directory. Its records ` +
       `appear here while the model trains.${others}`}),
     element("pre", {textContent: state.hint}),
   ];
@@ -230,42 +218,47 @@ function list(title, sentences, id) {
     element("ul", {}, ...points));
 }
 
-function holder(name) {
+function holder({name, title}) {
   const plot = element("div", {className: "plot"});
   plot.setAttribute("role", "img");
-  plot.setAttribute("aria-label", state.figures[name].title);
+  plot.setAttribute("aria-label", title);
   return element("section", {id: name},
-    element("h2", {textContent: state.figures[name].title}),
+    element("h2", {textContent: title}),
     element("p", {className: "note"}), plot);
 }
 
-function explain(name) {
+function caption({text, options}) {
   const measure = state.measures.find(one => one.name === chosen.measure);
-  const more = OVERALL.includes(name) && measure ? ` ${measure.name}: ${measure.text}` : "";
-  return state.figures[name].text + more;
+  return options.includes("measure") && measure ? `${text} ${measure.name}: ${measure.text}` : text;
 }
 
-async function drawFigure(name, number) {
-  const section = document.getElementById(name);
+// What a figure is asked with: of what is chosen, the options that it has.
+function query({name, options}) {
+  const {measure, layer, dark} = chosen;
+  const site = chosen.site || (options.includes("layer") ? chosen.place : "");
+  const given = Object.entries({measure, layer, site}).filter(([key]) => options.includes(key));
+  return {name, ...Object.fromEntries(given), dark: dark ? "1" : ""};
+}
+
+async function drawFigure(wanted, number) {
+  const section = document.getElementById(wanted.name);
   const plot = section.querySelector(".plot");
-  section.querySelector(".note").textContent = explain(name);
+  section.querySelector(".note").textContent = caption(wanted);
   try {
-    if (name === "ridge" && !chosen.layer) {
+    if (wanted.required.includes("layer") && !chosen.layer) {
       instead(plot, element("p", {textContent: "Choose a layer, here or by a click on a row of " +
         "the heat map."}));
       return;
     }
-    const {measure, layer, dark} = chosen;
-    const site = chosen.site || (OF_LAYER.includes(name) || name === "compared" ? chosen.place : "");
-    const figure = await ask("figure", {name, measure, site, layer, dark: dark ? "1" : ""});
+    const figure = await ask("figure", query(wanted));
     await plotly;
     if (number !== drawing) return;
     const isNew = !plot.classList.contains("js-plotly-plot");
     if (isNew) plot.replaceChildren();
     await Plotly.react(plot, figure.data, figure.layout, {responsive: true, displaylogo: false});
-    if (isNew && name === "heat_map") plot.on("plotly_click", picked);
+    if (isNew) plot.on("plotly_click", picked);
   } catch (error) {
-    if (number === drawing) instead(plot, told(error.message));
+    if (number === drawing) instead(plot, warning(error.message));
   }
 }
 
@@ -275,10 +268,11 @@ function instead(plot, content) {
   plot.replaceChildren(content);
 }
 
+// Chooses the layer of the row that was clicked; only rows of layers carry `meta`.
 function picked(event) {
   const [point] = event.points;
   const place = point.data.meta?.[point.pointIndex?.[0] ?? point.pointNumber?.[0]];
-  if (!place || !state.layers.includes(place[0])) return; // the model is no layer
+  if (!place || !state.layers.includes(place[0])) return; // the model is not a layer
   [chosen.layer, chosen.place] = place;
   page.layer.value = chosen.layer;
   drawLayer();
@@ -287,14 +281,15 @@ function picked(event) {
 async function drawLayer() {
   if (!whole) await draw(); // with the layer's figures
   else await drawOfLayer();
-  document.getElementById("percentiles")?.scrollIntoView({behavior: "smooth"});
+  const first = state.figures.find(figure => figure.group === "layer");
+  if (first) document.getElementById(first.name)?.scrollIntoView({behavior: "smooth"});
 }
 
 async function drawOfLayer() {
   const number = ++drawing;
-  for (const name of ["compared", ...OF_LAYER, "gradient_shift", "statistics_gap"].filter(has)) {
+  for (const figure of state.figures.filter(figure => figure.options.includes("layer"))) {
     if (number !== drawing) return;
-    await drawFigure(name, number);
+    await drawFigure(figure, number);
   }
   if (number === drawing) document.body.dataset.drawn = String(number);
 }

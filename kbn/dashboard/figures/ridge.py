@@ -1,4 +1,4 @@
-"""How the shape of one layer's distribution changes: densities over steps, one behind another."""
+"""How the shape of one layer's distribution changes: densities, one line per step."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,9 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.reader import Histograms
+from kbn.dashboard.figures.figure import Board, Figure, Part
+from kbn.records import catalogue
+from kbn.records.series import Histograms
 from kbn.records.tags import Place
 
 RIDGES = 24  # that are drawn; of more records, an even choice
@@ -16,7 +18,19 @@ OVERLAP = 3.0  # how many lines the highest ridge covers
 TAIL = 0.002  # share of the values that either end of the axis leaves out
 
 
-def ridge(runs: Mapping[str, Histograms], place: Place) -> go.Figure:
+def ridge(board: Board, layer: str, site: str | None = None) -> go.Figure:
+    """Draw how the histogram of a layer changes.
+
+    Args:
+        board: what was recorded.
+        layer: one layer.
+        site: of it; None: the input if it was recorded.
+    """
+    place = board.place(layer, site, board.histogram_places)
+    return plot(board.histograms(place), place)
+
+
+def plot(runs: Mapping[str, Histograms], place: Place) -> go.Figure:
     """Draw the density of one place's activations at several steps, the first at the top.
 
     One column per run; heights are comparable within a run.
@@ -50,7 +64,7 @@ def _draw(figure: go.Figure, histograms: Histograms, column: int) -> None:
     # A bucket without width, where many values are equal, would flatten all others.
     peaks = [heights.max() for _, heights in outlines]
     scale = OVERLAP / max(float(np.quantile(peaks, 0.9)), 1e-300)
-    colours = sample_colorscale(style.SEQUENTIAL, np.linspace(0, 0.9, len(outlines)).tolist())
+    colors = sample_colorscale(style.SEQUENTIAL, np.linspace(0, 0.9, len(outlines)).tolist())
     for line, (values, heights) in enumerate(outlines):  # the first lies behind
         base = -float(line)
         figure.add_trace(
@@ -58,7 +72,7 @@ def _draw(figure: go.Figure, histograms: Histograms, column: int) -> None:
                 x=np.concatenate([values, values[::-1]]),
                 y=np.concatenate([base + np.minimum(heights * scale, 2 * OVERLAP),
                                   np.full(len(values), base)]),
-                fill="toself", fillcolor=colours[line], opacity=0.85, mode="lines",
+                fill="toself", fillcolor=colors[line], opacity=0.85, mode="lines",
                 line={"color": "white", "width": 1}, hoverinfo="name",
                 name=f"step {histograms.steps[line]}",
             ), 1, column,
@@ -82,7 +96,7 @@ def density(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     edges, heights, end = [], [], -np.inf
     total = buckets[:, 2].sum()
     for left, right, count in buckets.tolist():
-        begin = max(left, end)  # the one before may have needed room
+        begin = max(left, end)  # the bucket before may be widened
         end = max(right, begin + least)
         edges += [begin, end]
         heights += 2 * [count / (total * (end - begin))]
@@ -90,7 +104,7 @@ def density(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _range(histograms: Histograms) -> tuple[float, float]:
-    """Return an axis that holds nearly all values of all steps: a few far ones would squeeze it."""
+    """Return a range that holds nearly all values of all steps; a few outliers would squeeze it."""
     ends = [_quantiles(buckets) for buckets in histograms.buckets]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     margin = 0.05 * (high - low) or 0.5
@@ -101,3 +115,23 @@ def _quantiles(buckets: np.ndarray) -> tuple[float, float]:
     total = np.cumsum(buckets[:, 2]) / buckets[:, 2].sum()
     first, last = np.searchsorted(total, [TAIL, 1 - TAIL])
     return float(buckets[first, 0]), float(buckets[min(last, len(buckets) - 1), 1])
+
+
+def _in_report(board: Board) -> Part:
+    """Draw the layer that moved most and the last layer."""
+    moved = [one.place.layer for one in board.moved()]
+    layers = board.histogram_layers
+    chosen = dict.fromkeys([*moved[:1], *layers[-1:]])
+    return Part([ridge(board, layer) for layer in chosen if layer in layers])
+
+
+FIGURE = Figure(
+    order=50,
+    title="Distribution of one layer",
+    text="The density of its activations, from the first record at the top to the last at the "
+    "bottom.",
+    draw=ridge,
+    group="layer",
+    needs=catalogue.HISTOGRAM,
+    in_report=_in_report,
+)

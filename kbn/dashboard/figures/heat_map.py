@@ -1,4 +1,4 @@
-"""Where in the network, and when, something moves: layers over steps."""
+"""If and when something moves, and in which layers: layers over steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,34 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kbn.dashboard.figures import style
-from kbn.dashboard.reader import Places, Series
-from kbn.diagnosis.summary import far
+from kbn.dashboard.figures.figure import Board, Figure, Part
 from kbn.records import catalogue
-from kbn.records.tags import Place
+from kbn.records.series import Places, matrix, thinned
 
-COLUMNS = 500  # of more steps, several share a column, and the farthest value is shown
-DECADES = 4  # that a logarithmic colour spans
+COLUMNS = 500  # beyond so many steps, several share a column, which shows the farthest value
+DECADES = 4  # that a logarithmic color spans
 LINE, LEAST = 18, 60  # pixels of a layer, and of all layers of a run
-MOST, ALL = 900, 1600  # pixels of a run at most, and of all runs where there are many
+MOST, ALL = 900, 1600  # pixels of a run at most, and of all runs if there are many
 NAME = 15  # pixels that a name needs
 
 
-def heat_map(runs: Mapping[str, Places], measure: str) -> go.Figure:
+def heat_map(board: Board, measure: str | None = None, site: str | None = None) -> go.Figure:
+    """Draw layers over steps: where in the network, and when, distributions move.
+
+    Args:
+        board: what was recorded.
+        measure: any of `measures`; None: `distance`.
+        site: of the layers; None: the input if it was recorded.
+    """
+    measure = board.measure(measure)
+    return plot(board.series(measure, site), measure)
+
+
+def plot(runs: Mapping[str, Places], measure: str) -> go.Figure:
     """Draw `measure` of every place over steps, one picture per run below each other.
 
     Places stand in the order in which the model calls them, the first at the top; all runs share
-    one colour scale, logarithmic where numbers span decades.
+    one color scale, logarithmic if the catalogue says so.
 
     Args:
         runs: the places of each run, by its name.
@@ -57,7 +68,7 @@ def heat_map(runs: Mapping[str, Places], measure: str) -> go.Figure:
 
 
 class _Scale:
-    """From values to colours, the same for all runs."""
+    """From values to colors, the same for all runs."""
 
     def __init__(self, values: Sequence[np.ndarray], measure: str) -> None:
         known = np.concatenate(values) if values else np.zeros(0)
@@ -72,14 +83,14 @@ class _Scale:
             self.low = max(float(known[known > 0].min()), self.high / 10**DECADES)
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """Return what the colour axis is of; NaN stays."""
+        """Return what the color axis is of; NaN stays."""
         if not self.logarithmic:
             return np.clip(values, self.low, self.high)
         with np.errstate(invalid="ignore"):
             return np.log10(np.clip(values, self.low, self.high))
 
     def axis(self) -> dict[str, object]:
-        """Return Plotly's colour axis."""
+        """Return Plotly's color axis."""
         low, high = self.of(np.array([self.low, self.high])).tolist()
         title = {"text": style.unit(self._measure), "side": "right"}
         bar: dict[str, object] = {"title": title, "thickness": 14}
@@ -92,7 +103,8 @@ class _Scale:
 
 def _map(places: Places, scale: _Scale, measure: str) -> go.Heatmap:
     steps, values = matrix(places)
-    steps, values = _fewer(steps, values, measure)
+    still = catalogue.measures()[measure].still
+    steps, values = thinned(steps, values, COLUMNS, still)
     return go.Heatmap(
         x=steps, y=[style.text(style.label(place)) for place in places], z=scale.of(values),
         customdata=values.astype(np.float32), coloraxis="coloraxis", hoverongaps=False,
@@ -101,18 +113,18 @@ def _map(places: Places, scale: _Scale, measure: str) -> go.Heatmap:
     )  # fmt: skip
 
 
-def matrix(places: Mapping[Place, Series]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all steps (n,) and the values (places, n) there, NaN where a place has none."""
-    steps = np.unique(np.concatenate([of.steps for of in places.values()]))
-    values = np.full((len(places), len(steps)), np.nan)
-    for line, of in enumerate(places.values()):
-        values[line, np.searchsorted(steps, of.steps)] = of.values
-    return steps, values
+def _in_report(board: Board) -> Part:
+    measure = board.measure()
+    return Part([heat_map(board)], text=catalogue.measures()[measure].meaning)
 
 
-def _fewer(steps: np.ndarray, values: np.ndarray, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    if len(steps) <= COLUMNS:
-        return steps, values
-    begins = np.arange(COLUMNS) * len(steps) // COLUMNS
-    low, high = (pick.reduceat(values, begins, axis=1) for pick in (np.fmin, np.fmax))
-    return steps[begins], np.where(far(low, measure) > far(high, measure), low, high)
+FIGURE = Figure(
+    order=10,
+    title="Where and when layers move",
+    text="One line per layer, in the order in which the model calls them, the first at the top. "
+    "The brighter, the farther its activations on the fixed probe batch moved since the reference "
+    "record. The data is the same, so the weights alone make that difference.",
+    draw=heat_map,
+    group="overview",
+    in_report=_in_report,
+)

@@ -1,0 +1,255 @@
+"""One `fit` of one callback: when it records, what that costs, and where it goes."""
+
+import glob
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kbn import backend
+from kbn.callbacks.recording.cost import Cost
+from kbn.callbacks.recording.faults import Faults
+from kbn.callbacks.recording.settings import layers_in_order, settings
+from kbn.callbacks.recording.steps import Passed, Steps
+from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
+from kbn.records import catalogue
+from kbn.records.history import Rows
+from kbn.records.tags import Place
+
+if TYPE_CHECKING:
+    from kbn.callbacks.recording.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a session leaves to the next one.
+
+    Attributes:
+        passed: steps, batches and epochs so far.
+        recorded_step: the step of the last record; None if there was none.
+    """
+
+    passed: Passed = field(default_factory=Passed)
+    recorded_step: int | None = None
+
+
+class Session:
+    """The life of one `fit`.
+
+    Attributes:
+        steps: the optimizer's steps.
+        cost: time and bytes that watching takes.
+        epochs: how many epochs ended, over all fits.
+        epochs_of_fit: how many of them in this `fit`.
+    """
+
+    def __init__(
+        self, callback: "Recorder", faults: Faults, left: Left, *, begins_run: bool
+    ) -> None:
+        """Begin.
+
+        Args:
+            callback: whose records are taken; its model is the one that `fit` trains.
+            faults: where faults go.
+            left: what the session before this one left.
+            begins_run: whether the callback has written nothing yet.
+        """
+        model = callback.model
+        self._callback, self._faults, self._optimizer = callback, faults, model.optimizer
+        self.cost = Cost()
+        self.epochs, self.epochs_of_fit = left.passed.epochs, 0
+        self._recorded_step, self._begins_run = left.recorded_step, begins_run
+        self._looked = self._recorded_in_epoch = self._stands_still = False
+        self._file: EventFile | None = None
+        self._written = 0  # records in the file
+        self.steps = Steps(
+            self._iterations,
+            callback.schedule.next_step,
+            left.passed,
+            per_call=int(getattr(model, "steps_per_execution", 1) or 1),
+            length=(callback.params or {}).get("steps"),
+        )
+
+    def prepare(self) -> None:
+        """Let the callback get ready, which may raise, and choose the event file."""
+        try:
+            with self.cost.spending():
+                places = self._callback.prepare(self._callback.model)
+        except Exception:
+            self._callback.release()
+            raise
+        self._file = EventFile(
+            self._callback.directory,
+            places,
+            restarts=self._begins_run,
+            json_lines=self._callback.writes_json_lines,
+        )
+
+    def batch_begins(self) -> None:
+        """Take the first record. Here, not earlier: another callback may restore weights first."""
+        steps, compares = self.steps, self._callback.compares_steps
+        if self._file is None or not (steps.first_is_due or compares):
+            return
+        if steps.first_is_due:
+            steps.restart()
+            if not compares:
+                steps.first_seen()
+                self._take_record()
+        if compares and steps.calls + 1 >= steps.calls_needed:
+            self._looked = self.cost.affords(self._callback.budget)
+            if self._looked:
+                self._guarded(self._look_before)
+
+    def batch_ended(self) -> None:
+        """Take a record if one became due."""
+        steps = self.steps
+        steps.calls += 1
+        if steps.calls < steps.calls_needed or self._file is None:
+            return  # after no more than this: it is done at every step
+        due = self._callback.schedule.next_step(steps.now)
+        now = steps.read()
+        first = steps.first_is_due and now > steps.begun_at  # gradients may be accumulated yet
+        if now >= due or first:
+            if first:
+                steps.first_seen()
+            self._take_record(always=first)
+        self._looked = False  # a look is of its own step alone
+
+    def epoch_ended(self) -> None:
+        """Take a record if one is due, and write the summary of the epoch."""
+        if self._file is None:
+            return
+        self.epochs += 1
+        self.epochs_of_fit += 1
+        due = self._callback.schedule.next_step(self.steps.now)
+        self.steps.epoch_ended()
+        self._warn_of_standing_steps()
+        # If train_step makes more steps than before, what was due comes here at the latest.
+        if self._callback.schedule.due_at_epoch(self.epochs) or self.steps.now >= due:
+            self._take_record()
+        if self._recorded_in_epoch:
+            self._recorded_in_epoch = False
+            self._guarded(self._write_summary)
+
+    def end(self) -> None:
+        """Write what it all cost."""
+        if self._file is not None and self.cost.records:
+            texts = {catalogue.COST: self.cost.table()}
+            self._guarded(self._write, self.steps.now, Record(texts=texts))
+        self._file = None
+
+    def left(self) -> Left:
+        """Return what the next session begins with; this one may have been cut off."""
+        step = max(self.steps.now, self.steps.read())
+        passed = Passed(step, self.steps.batches, self.epochs)
+        return Left(passed, self._recorded_step)
+
+    def _iterations(self) -> int:
+        # Keras brings the state of training up to date if asked for the model, so ask first.
+        _ = self._callback.model
+        return backend.iterations(self._optimizer)
+
+    def _take_record(self, *, always: bool = False) -> None:
+        step = self.steps.now
+        if self._recorded_step == step:
+            return
+        self._warn_of_earlier_run()
+        looked = self._looked or not self._callback.compares_steps
+        if looked and (always or self.cost.affords(self._callback.budget)):
+            self._recorded_step = step
+            self._guarded(self._record_and_write, step, losing=1)
+        else:
+            self.cost.postpone()
+
+    def _record_and_write(self, step: int) -> None:
+        with self.cost.spending(on="record"):
+            self._report_vanished()
+            record = self._callback.record(step)
+            size = self._write(step, record if self._written else self._introduced(record))
+            self._keep(record.rows)
+            self._written += 1
+            self.cost.recorded()
+            self._recorded_in_epoch = True
+        self._guarded(self._write_cost, step, size)
+
+    def _introduced(self, record: Record) -> Record:
+        """Return `record` with what a reader of the file must know first."""
+        texts = {catalogue.SETTINGS: settings(self._callback)}
+        if record.rows:
+            texts[catalogue.LAYERS] = layers_in_order(record.rows)
+        return replace(record, texts={**record.texts, **texts})
+
+    def _write_cost(self, step: int, size: int) -> None:
+        with self.cost.spending():
+            self.cost.wrote(size)
+            spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
+            by_place = {
+                Place("record", site): {catalogue.MONITOR: one} for site, one in spent.items()
+            }
+            rows = Rows(step, by_place)
+            self.cost.wrote(self._write(step, Record(rows)))
+            self._keep(rows)
+
+    def _write_summary(self) -> None:
+        with self.cost.spending():
+            record = self._callback.summarize()
+            if record != Record():
+                self.cost.wrote(self._write(self.steps.now, record))
+
+    def _look_before(self) -> None:
+        with self.cost.spending(on="look"):
+            self._callback.look_before()
+
+    def _write(self, step: int, record: Record) -> int:
+        assert self._file is not None, "prepare comes first"  # noqa: S101
+        self._report_vanished()
+        return self._file.write(step, record)
+
+    def _keep(self, rows: Rows | None) -> None:
+        if rows:
+            self._callback.history.add(rows)
+
+    def _guarded(self, action: Callable[..., Any], *arguments: Any, losing: int = 0) -> None:
+        self._faults.guard(self.steps.now, action, *arguments, losing=losing)
+
+    def _report_vanished(self) -> None:
+        vanished = self._file.vanished() if self._file is not None else []
+        folder = self._callback.directory
+        if EVENTS in vanished:
+            lost, self._written = self._written, 0
+            self._faults.report(self.steps.now, f"the files in {folder!r} were removed", lost)
+        elif vanished:
+            reason = f"{vanished[0]} in {folder!r} was removed, and is begun anew"
+            self._faults.report(self.steps.now, reason, 0)
+
+    def _warn_of_standing_steps(self) -> None:
+        steps = self.steps
+        if self._stands_still or steps.now != steps.begun_at:
+            return
+        self._stands_still = steps.batches_of_fit >= _batches_of_a_step(self._optimizer)
+        if self._stands_still:
+            warnings.warn(
+                f"{type(self._callback).__name__} counts steps by model.optimizer.iterations, "
+                f"which stood at {steps.begun_at} for {steps.batches_of_fit} batches, so no "
+                "further record was due. Does train_step use optimizers of its own, or does a "
+                "LossScaleOptimizer refuse every step?",
+                stacklevel=2,
+            )
+
+    def _warn_of_earlier_run(self) -> None:
+        new, self._begins_run = self._begins_run and self.steps.begun_at == 0, False
+        folder = self._callback.directory
+        if new and glob.glob(os.path.join(glob.escape(folder), "*tfevents*")):
+            warnings.warn(
+                f"{folder!r} holds another run, and TensorBoard will show this one in its place. "
+                "Give each run, and each callback of a kind, a log_dir of its own.",
+                stacklevel=2,
+            )
+
+
+def _batches_of_a_step(optimizer: keras.optimizers.Optimizer) -> int:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return getattr(inner, "gradient_accumulation_steps", None) or 1

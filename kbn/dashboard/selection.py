@@ -1,0 +1,176 @@
+"""Which of the recorded numbers are meant: runs, measures, layers and sites, by name."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from kbn.dashboard.reader import RunReader
+from kbn.diagnosis import summary
+from kbn.records import catalogue, tags
+from kbn.records.series import Histograms, Measures, Places
+from kbn.records.tags import Place
+
+
+class NotRecordedError(ValueError):
+    """No run recorded this of the layer."""
+
+
+class Selection:
+    """The numbers of some runs, by measure and place.
+
+    Args:
+        log: what was recorded.
+        runs: a glob pattern, or several, of the runs that are shown; None: all.
+
+    Attributes:
+        runs: names of the runs that are shown.
+    """
+
+    def __init__(self, log: RunReader, runs: str | Sequence[str] | None = None) -> None:
+        self._log = log
+        self.runs = log.runs() if runs is None else _chosen_runs(log.runs(), runs)
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the scalars that any run has."""
+        return self._log.measures(self.runs)
+
+    @property
+    def distance(self) -> str | None:
+        """Name of the distance that is shown if none is chosen: the first one recorded."""
+        recorded = self.measures
+        return next((name for name in catalogue.distances() if name in recorded), None)
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of all layers, in the order of the model."""
+        rows = catalogue.measures()
+        names = [name for name in self.measures if rows[name].whose == "layer"]
+        return list(dict.fromkeys(place.layer for name in names for place in self.places(name)))
+
+    @property
+    def histogram_places(self) -> list[Place]:
+        """Places that have histograms, of one run after the other, in the order of the model."""
+        return [place for run in self.runs for place in self._log.histogram_places(run)]
+
+    @property
+    def histogram_layers(self) -> list[str]:
+        """Paths of the layers that have histograms, in the order of the model."""
+        return list(dict.fromkeys(place.layer for place in self.histogram_places))
+
+    def recorded(self, measure: str) -> bool:
+        """Return whether any run has `measure`, which may be `catalogue.HISTOGRAM`."""
+        if measure == catalogue.HISTOGRAM:
+            return bool(self.histogram_places)
+        return measure in self.measures
+
+    def measure(self, measure: str | None = None) -> str:
+        """Return `measure`, or `distance` if it is None.
+
+        Raises:
+            ValueError: if no run has it.
+        """
+        recorded, usual = self.measures, self.distance or catalogue.distances()[0]
+        if recorded and measure not in (None, usual, *recorded):
+            raise ValueError(f"measure must be one of {recorded}. Received: measure={measure!r}")
+        return usual if measure is None else measure
+
+    def places(self, measure: str | None = None) -> list[Place]:
+        """Return (layer, site) of all runs, in the order of the model.
+
+        Args:
+            measure: only places that have this one; None: places that have any.
+        """
+        names = self.measures if measure is None else [self.measure(measure)]
+        return list(dict.fromkeys(
+            place for run in self.runs for name in names for place in self._log.places(run, name)
+        ))  # fmt: skip
+
+    def places_at(self, measure: str, site: str | None = None) -> list[Place]:
+        """Return the places that have `measure`: at `site`, or at the usual site of each layer.
+
+        The usual site of a layer is its input if that was recorded: internal covariate shift is
+        the movement of what layers get.
+
+        Raises:
+            ValueError: if no place has this site.
+        """
+        self._check_site(measure, site)
+        return list(dict.fromkeys(
+            place for run in self.runs for place in self._places_of(run, measure, site)
+        ))  # fmt: skip
+
+    def place(self, layer: str, site: str | None, among: Sequence[Place]) -> Place:
+        """Return the place of `layer` at `site`, or at its first site, out of `among`.
+
+        Raises:
+            NotRecordedError: if it is not there; the message names similar layers.
+        """
+        own = [place for place in among if place.layer == layer and site in (None, place.site)]
+        if own:
+            return min(own, key=lambda place: place.site)
+        names = list(dict.fromkeys(place.layer for place in among))
+        near = difflib.get_close_matches(layer, names, 3) or names[:10]
+        where = "" if site is None else f" at site {site!r}"
+        raise NotRecordedError(
+            f"No run recorded this layer{where}. Did you mean one of {near}? "
+            f"Received: layer={layer!r}"
+        )
+
+    def series(self, measure: str, site: str | None = None) -> dict[str, Places]:
+        """Return by run `measure` at the places of `places_at`."""
+        self._check_site(measure, site)
+        return {
+            run: self._log.series(run, measure, self._places_of(run, measure, site))
+            for run in self.runs
+        }
+
+    def measures_of(
+        self, names: Iterable[str], only: Sequence[Place] | None = None
+    ) -> dict[str, Measures]:
+        """Return by run those of the measures `names` that it has, at all places or at some."""
+        names = list(names)
+        return {
+            run: {name: self._log.series(run, name, only) for name in names
+                  if self._log.places(run, name)}
+            for run in self.runs
+        }  # fmt: skip
+
+    def histograms(self, place: Place) -> dict[str, Histograms]:
+        """Return by run the histograms of `place`."""
+        return {run: self._log.histograms(run, place) for run in self.runs}
+
+    def moved(self, measure: str | None = None, site: str | None = None) -> list[summary.Moved]:
+        """Return how far each layer moved, the farthest first."""
+        measure = self.measure(measure)
+        return summary.moved(self.series(measure, site), measure)
+
+    def _places_of(self, run: str, measure: str, site: str | None) -> list[Place]:
+        places = self._log.places(run, measure)
+        if site is not None:
+            return [place for place in places if place.site == site]
+        inputs = [place for place in places if place.site.split(":")[0] == tags.SITES[0]]
+        layers = {place.layer for place in inputs}
+        return [place for place in places if place in inputs or place.layer not in layers]
+
+    def _check_site(self, measure: str, site: str | None) -> None:
+        sites = dict.fromkeys(
+            place.site for run in self.runs for place in self._log.places(run, measure)
+        )
+        if site is not None and sites and site not in sites:
+            raise ValueError(f"site must be one of {list(sites)}. Received: site={site!r}")
+
+
+def _chosen_runs(recorded: list[str], runs: str | Sequence[str]) -> list[str]:
+    patterns = [runs] if isinstance(runs, str) else list(runs)
+    idle = [one for one in patterns if not any(_matches(run, [one]) for run in recorded)]
+    if idle or not patterns:
+        raise ValueError(
+            f"No run matches {' or '.join(map(repr, idle)) or 'no pattern at all'}. There are "
+            f"{recorded or 'no runs at all'}. Received: runs={patterns!r}"
+        )
+    return [run for run in recorded if _matches(run, patterns)]
+
+
+def _matches(run: str, patterns: Sequence[str]) -> bool:
+    return any(run == pattern or fnmatch.fnmatchcase(run, pattern) for pattern in patterns)

@@ -1,0 +1,17 @@
+"""NaN and infinities in JSON, which has no numbers for them: they become strings."""
+
+import math
+from typing import TypeAlias
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+
+
+def strict(value: Json) -> Json:
+    """Return `value`, however nested, with "NaN", "Infinity" and "-Infinity" for such floats."""
+    if isinstance(value, dict):
+        return {key: strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [strict(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
