@@ -2,20 +2,42 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # The backend: a CUDA build where an NVIDIA driver answers; tensorflow-cpu exists for Linux only.
 BACKEND := $(shell if nvidia-smi >/dev/null 2>&1; then echo gpu; \
 	elif [ "$$(uname -s)" = Linux ]; then echo cpu; else echo tensorflow; fi)
 
-.PHONY: demo test test-paths bench pictures results clean
+# The tiers of the tests: markers that tests/conftest.py sets by folder.
+STATIC := -m 'static'
+BASIC := -m 'not static and not thorough'
+THOROUGH := -m 'thorough'
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo check test test-rest test-oldest test-paths coverage bench pictures results clean
 
 demo: $(VENV)/.demo ## train on real data, show the result and where to look
 	$(BIN)/python -m kbn demo
 
-test: $(VENV)/.test ## lint, types, tests
+check: $(VENV)/.test ## lint, types, documents: seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q $(STATIC)
+
+test: check ## before a commit: one test of every promise, 5 minutes on 2 cores
+	$(BIN)/python -m pytest $(BASIC) $(SIDE_BY_SIDE)
+
+test-rest: $(VENV)/.test ## all other tests, half an hour
+	$(BIN)/python -m pytest $(THOROUGH) $(SIDE_BY_SIDE)
+
+test-oldest: $(OLDEST)/.test ## the tests of `make test` with the oldest versions that setup.cfg promises
+	$(OLDEST)/bin/python -m pytest $(BASIC) $(SIDE_BY_SIDE)
+
+coverage: $(VENV)/.test ## all tests, and which branches they take: at least 95 %
+	rm -f .coverage .coverage.*
+	COVERAGE_PROCESS_START=$(CURDIR)/setup.cfg $(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # The layer's tests.
 LAYER := tests/layers tests/backend/test_replicas.py tests/tools
@@ -24,7 +46,7 @@ test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off,
 	KBN_FUSED=off $(BIN)/python -m pytest $(LAYER)
 	KBN_FUSED=on $(BIN)/python -m pytest $(LAYER)
 
-bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the hooks, into docs/benchmarks*.md
+bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the callbacks, into docs/benchmarks*.md
 	$(BIN)/python -m benchmarks
 
 pictures: $(VENV)/.test ## the README's picture of the tab, from the demonstration
@@ -34,7 +56,7 @@ results: $(VENV)/.test ## the experiments of docs/results.md, an hour
 	$(BIN)/python -m docs.make_results
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist runs *.egg-info
 
 $(VENV)/.demo: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo]'
@@ -42,6 +64,13 @@ $(VENV)/.demo: setup.cfg | $(BIN)/python
 
 $(VENV)/.test: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo,test]'
+	touch $@
+
+$(OLDEST)/.test: setup.cfg .ci/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) .ci/oldest.py >$(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c $(OLDEST)/constraints.txt -e '.[$(BACKEND),demo,pandas,test]'
 	touch $@
 
 $(BIN)/python:

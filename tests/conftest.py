@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,13 +22,27 @@ settings.load_profile("kbn")
 
 SUMMARY = pytest.StashKey[list]()
 MISSING = " is missing"
+# A test in a folder of this name has the marker of this name; CONTRIBUTING.md explains the tiers.
+TIERS = ("thorough", "static")
 # Files that take minutes: begun first, so that no process is left alone with one at the end.
-SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "recalibration",
-           "price", "oracle")  # fmt: skip
+SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "any_model", "recalibration",
+           "covariate_shift", "oracle", "batch_normalization")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        for tier in TIERS:
+            if tier in item.path.parent.parts:
+                item.add_marker(tier)
+        basic = item.get_closest_marker("basic")
+        if basic and not any(fnmatchcase(parameters(item), each) for each in basic.args):
+            item.add_marker("thorough")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in SLOWEST)
+
+
+def parameters(item):
+    """Return the names of a test's parameters, as they stand in brackets."""
+    return item.name.partition("[")[2].removesuffix("]")
 
 
 @pytest.fixture

@@ -288,6 +288,7 @@ np.savez(sys.argv[1], **found)
 """
 
 
+@pytest.mark.basic("1")
 @native
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_kbns_kernels_compute_what_tensorflows_do(onednn, python, tmp_path):
@@ -322,6 +323,7 @@ for shape, axis in (((300, 7, 5, 96), 3), ((30, 96, 35, 5), 1), ((2, 4, 400, 400
 """
 
 
+@pytest.mark.thorough
 @native
 def test_the_number_of_threads_changes_no_bit(python):
     needed("kbn's compiled kernels", NATIVE)
@@ -351,6 +353,7 @@ print(float(tf.reduce_max(tf.abs(error))) < 1e-4)
 """
 
 
+@pytest.mark.thorough
 @native
 def test_many_threads_may_be_first_and_tensorflow_before_them(python):
     needed("kbn's compiled kernels", NATIVE)
@@ -389,6 +392,7 @@ def test_two_kernels_at_once_do_not_disturb_each_other():
             np.testing.assert_allclose(part, many(x)[0], atol=1e-4)
 
 
+@pytest.mark.thorough
 @native
 @pytest.mark.parametrize("options", [{"KBN_NATIVE": "0"}, {"KBN_NATIVE": "0", "ONEDNN": "1"}])
 def test_tensorflows_own_kernels_pass_too(options, python):

@@ -46,6 +46,7 @@ def built(strategy=None, shape=(None, 3, 3), **options):
         return built(None, shape, **options)
 
 
+@pytest.mark.basic("True-*-(7, 1)")
 @SPLITS
 @options_case
 @pytest.mark.parametrize("masked", [False, True])
@@ -255,6 +256,7 @@ WORKER = """
 """
 
 
+@pytest.mark.thorough
 def test_two_worker_processes_agree_with_one(tmp_path):
     x, factors, mask = data()
     np.savez(tmp_path / "data.npz", x=x, factors=factors, mask=mask)

@@ -142,6 +142,9 @@ SCENARIOS = {
 }
 
 
+@pytest.mark.basic(
+    "own train_step", "unbuilt subclassed", "steps_per_execution", "frozen normalization"
+)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_what_trains_is_watched(scenario, tmp_path):
     build, expected = SCENARIOS[scenario]
@@ -292,6 +295,7 @@ def test_scaled_losses_of_half_precision(tmp_path):
     assert_right(run, close=2e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_half_precision")
 def test_a_loss_scale_that_is_too_large_yet_spoils_no_record(tmp_path):
     """Keras begins with 32,768 and leaves steps out until its own gradients are finite."""
@@ -356,6 +360,7 @@ def several_data():
     return several(), (SEVERAL_X, SEVERAL_Y, SEVERAL_WEIGHTS), LOSSES_ALONE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("build", [functional_data, several_data])
 def test_data_sets_give_what_their_arrays_give(build, tmp_path):
     """All sources are watched in one fit."""
@@ -438,6 +443,7 @@ def resumptions(tmp_path_factory):
     return [resumed(tmp_path_factory.mktemp("resumed"), each) for each in (False, True)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backup_first", [True, False])
 def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, resumptions):
     _, first, second, texts = resumptions[backup_first]
@@ -484,6 +490,7 @@ def test_many_short_fits_stand_in_their_order(tmp_path, monkeypatch):
     assert written_steps(tmp_path, callback) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.basic("LSTM")
 @pytest.mark.parametrize("kind", INSIDE)
 def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_path):
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["CovariateShift", "LossLandscape"])
@@ -501,6 +508,7 @@ def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_pa
     assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
 
 
+@pytest.mark.basic("LSTM")
 @pytest.mark.parametrize("kind", INSIDE)
 def test_weights_inside_a_loop_count_with_the_layer_that_has_it(kind, tmp_path):
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["GradientShift"])

@@ -81,6 +81,7 @@ def assert_recorded(name, callback, folder):
     assert repr(sorted(written.items())) == repr(sorted(kept.items()))  # NaN is no other NaN
 
 
+@pytest.mark.basic("functional-*")
 @every_callback
 @every_kind
 def test_training_ends_bit_for_bit_the_same(name, kind, tmp_path):
@@ -100,6 +101,7 @@ MODES = {
 }
 
 
+@pytest.mark.basic("*-functional")
 @every_kind
 @pytest.mark.parametrize("mode", MODES)
 def test_also_in_other_modes_of_training(mode, kind, tmp_path):
@@ -111,6 +113,7 @@ def test_also_in_other_modes_of_training(mode, kind, tmp_path):
         assert_recorded(name, callback, tmp_path)
 
 
+@pytest.mark.thorough
 @every_callback
 def test_also_on_two_replicas(name, tmp_path):
     callback = made(name, tmp_path)
@@ -119,6 +122,7 @@ def test_also_on_two_replicas(name, tmp_path):
     assert_recorded(name, callback, tmp_path)
 
 
+@pytest.mark.basic("True")
 @pytest.mark.parametrize("inside", [False, True])
 def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
     """The same weights, the same probe: the same numbers, wherever the variables lie."""
@@ -145,6 +149,7 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
         )
 
 
+@pytest.mark.basic("LossLandscape")
 @every_callback
 def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     """TensorBoard would show the second one alone."""
@@ -160,6 +165,7 @@ def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     assert told[0].endswith(" of a kind, a log_dir of its own.")
 
 
+@pytest.mark.basic("MovingStatistics")
 @every_callback
 def test_a_second_fit_goes_on(name, tmp_path):
     model = models.compiled("functional")
@@ -175,6 +181,7 @@ def test_a_second_fit_goes_on(name, tmp_path):
     assert open_files(tmp_path) == []
 
 
+@pytest.mark.basic("LossLandscape")
 @every_callback
 def test_another_model_is_refused(name, tmp_path):
     callback = made(name, tmp_path)
@@ -188,6 +195,7 @@ def test_another_model_is_refused(name, tmp_path):
     assert int(other.optimizer.iterations.numpy()) == 0
 
 
+@pytest.mark.basic("CovariateShift")
 @every_callback
 def test_ending_twice_does_nothing(name, tmp_path):
     callback = made(name, tmp_path)
@@ -207,6 +215,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.basic("GradientShift")
 @every_callback
 def test_an_exception_in_training_leaves_nothing_behind(name, tmp_path):
     call = keras.layers.Layer.__call__
@@ -256,6 +265,7 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
     assert 1 <= len(calls) <= most
 
 
+@pytest.mark.thorough
 def test_all_of_them_together_are_as_quiet(tmp_path):
     callbacks = all_of_them(tmp_path)
     watched = trained("functional", [*callbacks.values()])

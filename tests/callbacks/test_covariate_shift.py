@@ -61,6 +61,7 @@ def kept_scalars(shift):
     return {(r.step, tags.tag(r.measure, Place(r.layer, r.site))): r.value for r in shift.history}
 
 
+@pytest.mark.basic("functional", "shared")
 @pytest.mark.parametrize("kind", models.BUILDERS)
 def test_history_equals_the_event_file(kind, tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=3)
@@ -792,6 +793,7 @@ def test_weights_changed_between_fits_are_seen_at_the_next_start(tmp_path):
     assert steps(shift) == [0, 8]
 
 
+@pytest.mark.thorough
 def test_fits_in_threads_leave_nothing_attached(tmp_path):
     call = keras.layers.Layer.__call__
     shifts = [CovariateShift(tmp_path / str(i), X[:16], every_steps=4) for i in range(4)]

@@ -58,6 +58,7 @@ def scalar_tag(callback):
     return tags.tag(row.measure, tags.Place(row.layer, row.site))
 
 
+@pytest.mark.basic("LossLandscape")
 @every_callback
 def test_a_full_disk(name, disk):
     folder, _ = disk
@@ -76,6 +77,7 @@ def test_a_full_disk(name, disk):
     assert 0 < callback.lost_records < 97
 
 
+@pytest.mark.basic("GradientShift")
 @every_callback
 def test_a_full_disk_with_room_again(name, disk):
     folder, remount = disk
@@ -94,6 +96,7 @@ def test_a_full_disk_with_room_again(name, disk):
     assert len(lines) == len(callback.history)
 
 
+@pytest.mark.basic("MovingStatistics")
 @every_callback
 def test_a_read_only_folder(name, disk):
     folder, remount = disk
@@ -108,6 +111,7 @@ def test_a_read_only_folder(name, disk):
     assert (callback.lost_records, len(callback.history)) == (lost, 0)
 
 
+@pytest.mark.basic("CovariateShift")
 @every_callback
 def test_a_folder_removed_during_training(name, tmp_path):
     callback = made(name, tmp_path / "log")
@@ -210,6 +214,7 @@ models.compiled("functional").fit(
 """
 
 
+@pytest.mark.basic("CovariateShift")
 @every_callback
 def test_a_killed_process_leaves_all_that_it_wrote(name, tmp_path):
     process = subprocess.Popen(
@@ -255,6 +260,7 @@ def test_json_lines_that_are_removed_alone_begin_anew(tmp_path):
     assert list(events.series(tmp_path / callback.run, scalar_tag(callback))) == list(range(9))
 
 
+@pytest.mark.basic("1e+30-*")
 @every_callback
 @pytest.mark.parametrize("rate", [1e3, 1e10, 1e30])
 def test_a_net_that_diverges_loses_no_record(name, rate, tmp_path):

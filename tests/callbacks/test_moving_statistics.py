@@ -70,6 +70,7 @@ def test_what_is_left_of_the_initial_value(momentum, steps, left):
     assert share == pytest.approx(left, rel=0.03, abs=5e-6)
 
 
+@pytest.mark.basic("{'momentum': 0.8}")
 @pytest.mark.parametrize(
     "options",
     [{"momentum": 0.8}, {"momentum": None}, {"momentum": 0.8, "zero_debias": True},

@@ -21,6 +21,7 @@ def fitted(callback, **options):
         )
 
 
+@pytest.mark.basic("GradientShift")
 @every_callback
 def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
     callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=2)
@@ -93,6 +94,7 @@ def test_a_record_that_fails_is_none(tmp_path):
     assert (callback.cost.records, callback.lost_records) == (4, 1)
 
 
+@pytest.mark.basic("MovingStatistics")
 @every_callback
 def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
     callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=4)
@@ -108,6 +110,7 @@ def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
     assert 0 < callback.cost.share() < 1
 
 
+@pytest.mark.basic("CovariateShift")
 @every_callback
 def test_a_budget_stretches_the_cadence(name, tmp_path):
     tight = CALLBACKS[name](tmp_path / "tight", (X, Y), every_steps=1, budget=1e-9)
@@ -200,6 +203,7 @@ print("RESULT", records, seen[2000] - seen[100])
 """
 
 
+@pytest.mark.thorough
 def test_two_thousand_records_take_no_more_memory_than_a_hundred(tmp_path, python, summary):
     """Of every callback at once, in one process."""
     done = python("-c", MEMORY, str(tmp_path), PYTHONPATH=str(models.ROOT))

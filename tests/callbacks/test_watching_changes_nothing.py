@@ -21,6 +21,7 @@ def outcome(kind, callbacks):
     return model, variables, fitted.history
 
 
+@pytest.mark.basic("*subclassed*")
 @pytest.mark.parametrize("kind", models.BUILDERS)
 def test_training_ends_bit_for_bit_the_same(kind, tmp_path):
     _, variables, history = outcome(kind, [])

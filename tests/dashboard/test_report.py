@@ -215,6 +215,7 @@ def test_every_figure_is_drawn_offline(written, offline, screenshot):
     screenshot(offline, "report")
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_a_hostile_log_runs_nothing(tmp_path, capsys, offline, screenshot):
     hostile_log(tmp_path)

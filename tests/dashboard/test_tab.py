@@ -38,6 +38,7 @@ page_alone = pytest.mark.parametrize("server", ["true"], ids=["fast"], indirect=
 # --- what is served ------------------------------------------------------------------------------
 
 
+@pytest.mark.basic("*fast*")
 def test_the_tab_is_listed_and_active(server):
     entry = server.get("/data/plugins_listing")["kbn"]
     assert entry["tab_name"] == "Covariate shift"
@@ -45,6 +46,7 @@ def test_the_tab_is_listed_and_active(server):
     assert entry["loading_mechanism"]["type"] == "IFRAME"
 
 
+@pytest.mark.basic("*fast*")
 def test_the_state_says_what_there_is(server):
     state = server.get(f"{PLUGIN}/state", measure="nonsense")
     assert state["runs"] == ["normalized", "plain"]
@@ -57,11 +59,13 @@ def test_the_state_says_what_there_is(server):
     assert "norm_1" not in one["layers"]
 
 
+@pytest.mark.basic("*fast*")
 def test_a_layer_that_another_callback_watched_is_no_mistake(server):
     figure = server.get(f"{PLUGIN}/figure", name="percentiles", layer="dense_1")
     assert figure["layout"]["annotations"][0]["text"] == "Not recorded for dense_1."
 
 
+@pytest.mark.basic("*fast*")
 def test_the_verdict_is_on_the_runs_that_are_chosen(server):
     both = server.get(f"{PLUGIN}/verdict")
     assert any("moved least" in sentence for sentence in both)
@@ -69,6 +73,7 @@ def test_the_verdict_is_on_the_runs_that_are_chosen(server):
                                                                        run="plain"))  # fmt: skip
 
 
+@pytest.mark.basic("*fast*")
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_served(name, server):
     layer = {"ridge": "sigmoid_1", "gradient_shift": "dense_1"}.get(name, "")
@@ -79,6 +84,7 @@ def test_every_figure_is_served(name, server):
     assert name in ("worst_layers", "statistics_gap") or len(one["data"]) < len(figure["data"])
 
 
+@pytest.mark.basic("*fast*")
 @pytest.mark.parametrize(("query", "message"), [
     ({"name": "pie"}, "name must be one of"),
     ({"name": "ridge", "layer": "sigmoid_9"}, "Did you mean one of"),
@@ -91,6 +97,7 @@ def test_mistakes_are_answered_with_what_is_wrong(query, message, server):
     assert message in answer["error"]
 
 
+@pytest.mark.basic("*fast*")
 def test_scripts_are_served_by_tensorboard_itself(server):
     assert b"export async function render" in server.fetch(f"{PLUGIN}/tab.js")
     assert b".kbn" in server.fetch(f"{PLUGIN}/tab.css")
@@ -100,6 +107,7 @@ def test_scripts_are_served_by_tensorboard_itself(server):
 # --- every way in which TensorBoard may start ----------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [
     ["--load_fast=false", "--samples_per_plugin=scalars=5"],
     ["--reload_multifile=true"],
@@ -111,6 +119,7 @@ def test_options_of_the_loader(options, two_runs):
     server.close()
 
 
+@pytest.mark.thorough
 def test_below_a_path(two_runs):
     server = Server(two_runs[0], path_prefix="/tb/here")
     loaded(server, 2)
@@ -118,6 +127,7 @@ def test_below_a_path(two_runs):
     server.close()
 
 
+@pytest.mark.thorough
 def test_several_folders(two_runs, tmp_path):
     write(tmp_path, {SHIFT: {"a": [0, 1]}})
     empty = tmp_path / "events.out.tfevents.1.host"
@@ -131,6 +141,7 @@ def test_several_folders(two_runs, tmp_path):
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [[], ["--load_fast=false"]])
 def test_the_folder_of_a_callback_alone(options, tmp_path):
     write(tmp_path, {SHIFT: {"a": [0, 1]}})
@@ -141,6 +152,7 @@ def test_the_folder_of_a_callback_alone(options, tmp_path):
     server.close()
 
 
+@pytest.mark.thorough
 def test_names_of_folders_may_hold_colons(tmp_path):
     folder = tmp_path / "a:b"
     write(folder, {SHIFT: {"a": [0, 1]}})
@@ -153,6 +165,7 @@ def test_names_of_folders_may_hold_colons(tmp_path):
     server.close()
 
 
+@pytest.mark.thorough
 def test_without_data_the_tab_is_inactive_and_tensorboard_starts(tmp_path):
     server = Server(tmp_path)
     assert not server.get("/data/plugins_listing")["kbn"]["enabled"]
@@ -180,6 +193,7 @@ def without(tmp_path, *names):
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), before]))}
 
 
+@pytest.mark.thorough
 def test_neither_tensorflow_nor_keras_is_needed(two_runs, tmp_path):
     env = without(tmp_path, "tensorflow", "keras")
     missing = subprocess.run([sys.executable, "-c", "import keras"], env=env, check=False,
@@ -191,6 +205,7 @@ def test_neither_tensorflow_nor_keras_is_needed(two_runs, tmp_path):
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "broken", ["kbn.dashboard.plugin", "kbn.dashboard.folder", "kbn.records.tags"]
 )
@@ -204,6 +219,7 @@ def test_where_the_plugin_fails_the_other_tabs_are_served(broken, two_runs, tmp_
     server.close()
 
 
+@pytest.mark.thorough
 def test_where_a_figure_fails_the_request_says_so(two_runs, tmp_path):
     server = Server(two_runs[0], env=without(tmp_path, "plotly"))
     server.wait_for("/data/plugin/scalars/tags", lambda runs: len(runs) == 7)
@@ -269,6 +285,7 @@ def opened(browser):
         context.close()
 
 
+@pytest.mark.basic("*fast*")
 @pytest.mark.browser
 def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot):
     tab = opened(server)
@@ -299,6 +316,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
     assert tab.complaints == []
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
@@ -310,6 +328,7 @@ def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
     assert "moved least" in tab.figure("verdict").inner_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 def test_a_click_on_a_row_opens_the_layer(server, opened):
@@ -323,6 +342,7 @@ def test_a_click_on_a_row_opens_the_layer(server, opened):
     assert tab.complaints == []
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 def test_a_layer_that_is_chosen_during_the_first_draw_leaves_nothing_empty(server, opened):
@@ -349,6 +369,7 @@ FRAMES = """() => new Promise(resolve => {
 })"""
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 def test_an_answer_that_comes_late_does_not_undo_a_choice(server, opened):
@@ -372,6 +393,7 @@ def test_an_answer_that_comes_late_does_not_undo_a_choice(server, opened):
     assert "kurtosis of every layer" in tab.figure("heat_map").inner_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_a_run_that_is_written_anew_to_the_same_step_is_drawn_anew(opened, tmp_path):
     write(tmp_path / "run", {SHIFT: {"a": [0, 1, 1]}})
@@ -386,6 +408,7 @@ def test_a_run_that_is_written_anew_to_the_same_step_is_drawn_anew(opened, tmp_p
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 def test_all_of_it_by_the_keyboard(server, opened):
@@ -399,6 +422,7 @@ def test_all_of_it_by_the_keyboard(server, opened):
     assert reached == ["run", "run", "measure", "site", "layer", "poll", "refresh"]
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
 @pytest.mark.parametrize("dark", [True, False])
@@ -449,6 +473,7 @@ def training():
         process.wait()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_the_tab_follows_a_training_while_it_runs(training, opened, tmp_path):
     def records():
@@ -484,6 +509,7 @@ def test_the_tab_follows_a_training_while_it_runs(training, opened, tmp_path):
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_an_empty_folder_says_what_to_add_to_the_code(opened, tmp_path, screenshot):
     server = Server(tmp_path)
@@ -494,6 +520,7 @@ def test_an_empty_folder_says_what_to_add_to_the_code(opened, tmp_path, screensh
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_a_hostile_log_runs_nothing_in_the_tab(opened, tmp_path, screenshot):
     hostile_log(tmp_path)
@@ -512,6 +539,7 @@ def test_a_hostile_log_runs_nothing_in_the_tab(opened, tmp_path, screenshot):
     server.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_ten_runs_of_a_hundred_layers(opened, tmp_path, screenshot):
     values = {f"block_{i // 10}/layer_{i}": [0.0, 0.1 * i, 0.2] for i in range(100)}

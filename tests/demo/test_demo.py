@@ -65,6 +65,7 @@ def test_the_report_is_one_file_and_its_path_is_printed(demonstration):
     assert "sigmoid_3 input, batch_norm" in page
 
 
+@pytest.mark.thorough
 def test_same_seed_same_result_and_a_second_run_replaces_the_first(tmp_path, capsys):
     printed = []
     for _ in range(2):
@@ -120,6 +121,7 @@ def test_the_parts_of_the_makers_are_whole_and_disjoint(fashion_mnist):
     assert all(x.min() == 0 and x.max() == 1 for x, _ in (*found, *digits))
 
 
+@pytest.mark.thorough
 def test_fashion_mnist_from_debians_folder(fashion_mnist, tmp_path, capsys):
     split = datasets.load("fashion-mnist", seed=0)
     assert split.train[0].shape == (47_800, 784)

@@ -13,6 +13,7 @@ import pytest
 from tests.support.experiments import ROOT, averages, by, kept
 
 
+@pytest.mark.basic("kept")
 def test_preprocessing(runs, size):
     for rows in runs("preprocessing"):
         found = by(rows, "inputs", "first layer")
@@ -47,6 +48,7 @@ def test_unscaled_pixels_on_fashion_mnist():
         assert (lowest[0], highest[0]) == ("ZCA-whitened", "PCA-whitened")
 
 
+@pytest.mark.basic("kept")
 def test_fine_tuning(runs):
     for rows in runs("fine_tuning"):
         found = by(rows, "layer", "pre-training")
@@ -57,6 +59,7 @@ def test_fine_tuning(runs):
         assert found["kbn", "one bad batch"]["new classes"] > clean[1] - 0.05
 
 
+@pytest.mark.basic("kept")
 def test_replicas(runs, size):
     for rows in runs("replicas"):
         found = by(rows, "batches", "layer", "statistics")
@@ -98,6 +101,7 @@ def test_own_statistics_of_sorted_replicas_on_fashion_mnist():
     assert gains[0] > gains[1] + 0.05 > 0.05
 
 
+@pytest.mark.basic("kept")
 def test_how_to_read(runs, size):
     for rows in runs("how_to_read"):
         nets = by(rows, "net")

@@ -9,6 +9,7 @@ import pytest
 from tests.support.experiments import averages, by, kept
 
 
+@pytest.mark.thorough
 def test_figure_1(quick):
     for rows in quick("figure_1"):
         nets = by(rows, "net")
@@ -64,6 +65,7 @@ def test_the_lead_in_figure_1_on_fashion_mnist():
     assert (moving[:7] > plain[1:8]).all()
 
 
+@pytest.mark.basic("kept")
 def test_learning_rates(runs):
     for rows in runs("learning_rates"):
         accuracy = {key: row["accuracy"] for key, row in by(rows, "net", "rate").items()}
@@ -93,6 +95,7 @@ def test_the_best_rate_on_fashion_mnist():
         assert moving["normalized", rate] < accuracy["normalized", rate] - 0.015
 
 
+@pytest.mark.basic("kept")
 def test_unbiased_statistics(runs, size):
     for rows in runs("unbiased_statistics"):
         found = by(rows, "batch", "statistics")
@@ -148,6 +151,7 @@ def test_unbiased_statistics_on_fashion_mnist():
         assert (none > bias + 0.05) if m in (8, 32) else (none < bias)
 
 
+@pytest.mark.basic("kept")
 def test_gradient_shift(runs, size):
     for rows in runs("gradient_shift"):
         nets = by(rows, "net")

@@ -80,6 +80,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.basic("{}-None-*", "*zero_debias*-4-True-True")
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("steps", [4, None])
@@ -215,6 +216,7 @@ def test_options_behave_as_in_keras(options):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.basic("mixed_float16", "bfloat16")
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
 def test_statistics_are_float32_at_least(policy):
     layer = kbn.BatchNormalization(momentum=0.99, dtype=policy)

@@ -1,12 +1,13 @@
 """The layer against the float64 oracle, over everything that an input or an option can be.
 
-KBN_EXAMPLES and KBN_SEED choose how many examples are drawn and from which seed.
+KBN_EXAMPLES and KBN_SEED choose how many examples `many` draws, and from which seed both draw.
 """
 
 import os
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -145,12 +146,14 @@ def compare_state(layer, oracle):
     np.testing.assert_array_equal(layer.skipped_updates, oracle.refused)
 
 
-def test_agrees_with_the_oracle_on_whatever_comes(summary):
+@pytest.mark.parametrize("examples", [100, EXAMPLES], ids=["few", "many"])
+@pytest.mark.basic("few")
+def test_agrees_with_the_oracle_on_whatever_comes(examples, summary):
     seen = 0
 
     @seed(SEED)
     @settings(
-        max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck), deadline=None
+        max_examples=examples, database=None, suppress_health_check=list(HealthCheck), deadline=None
     )
     @given(cases())
     def run(case):
@@ -160,7 +163,7 @@ def test_agrees_with_the_oracle_on_whatever_comes(summary):
 
     run()
     summary(
-        f"{seen} hypothesis examples agree with the float64 oracle (KBN_EXAMPLES={EXAMPLES}, "
+        f"{seen} hypothesis examples agree with the float64 oracle ({examples} asked for, "
         f"KBN_SEED={SEED})"
     )
-    assert seen >= EXAMPLES
+    assert seen >= examples

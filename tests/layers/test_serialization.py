@@ -36,6 +36,7 @@ EVERY = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.basic("{}", "{'momentum': None}", "*'rmax': <*", "*synchronized*")
 @EVERY
 def test_a_saved_model_predicts_and_goes_on_the_same(options, tmp_path):
     model = trained(kbn.BatchNormalization(**options))

@@ -38,6 +38,7 @@ def setting(shape, axis, seed=0):
     return axes, x, dy, pivot, scale, bias
 
 
+@pytest.mark.basic("(9, 3, 17)*", "(3, 50)*")
 @each_mode
 @each_shape
 def test_sums(shape, axis, jit):
@@ -141,6 +142,7 @@ CASES = {
 }
 
 
+@pytest.mark.basic("*(4, 5, 6, 3)*")
 @each_mode
 @each_shape
 @pytest.mark.parametrize("case", CASES)

@@ -118,6 +118,7 @@ def test_the_papers_estimator_draws_dropout_anew_for_every_batch():
     assert norms(model)[0].moving_mean.numpy()[0] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.basic("functional-*", "subclassed-paper")
 @pytest.mark.parametrize("estimator", ["population", "paper"])
 @pytest.mark.parametrize("kind", models.BUILDERS)
 def test_nothing_but_the_statistics_changes(kind, estimator):
@@ -438,6 +439,7 @@ def small_cnn():
     return model
 
 
+@pytest.mark.thorough
 def test_raises_validation_accuracy_after_training_on_batches_of_four(summary):
     x, y = load_digits(return_X_y=True)
     x, gains, before = x.reshape(-1, 8, 8, 1) / 16, [], []

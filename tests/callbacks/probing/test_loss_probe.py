@@ -145,6 +145,7 @@ REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight")
 SCALED_AND_NOT = {**KINDS, **{each: lambda each=each: reduced(each) for each in REDUCTIONS}}
 
 
+@pytest.mark.basic("regular", "sum")
 @pytest.mark.parametrize("kind", SCALED_AND_NOT)
 def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_one_device(kind):
     """Keras divides some losses by the number of replicas there, and leaves others."""

@@ -61,6 +61,7 @@ class Hurrying(keras.Sequential):
         return logs
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("paces", "on_steps", "recorded"), [
     ([*[1] * 90, *[50] * 6], [50, 200], [1, 50]),  # step 50 was looked at, with a record
     ([10, *[1] * 6, 50, 50], [60], [10]),  # step 16 was, without one

@@ -90,6 +90,7 @@ def kept_values(x):
     return x[np.isfinite(x)].astype("float64")
 
 
+@pytest.mark.basic("*fast*")
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "all_nan"])
 @pytest.mark.parametrize("site", tags.SITES)
 def test_distributions_are_numpys_quantiles(server, name, site):
@@ -107,6 +108,7 @@ def test_distributions_are_numpys_quantiles(server, name, site):
         np.testing.assert_allclose([value for _, value in points], expected, rtol=1e-6)
 
 
+@pytest.mark.basic("fast")
 def test_without_finite_values_the_page_still_has_its_data(server):
     run = "all_nan/covariate_shift"
     answer = server.get(
@@ -119,6 +121,7 @@ def test_without_finite_values_the_page_still_has_its_data(server):
     assert share == 1.0
 
 
+@pytest.mark.basic("fast")
 def test_every_scalar_and_the_layout_are_served(server):
     run = "normal/covariate_shift"
     served = server.get("/data/plugin/scalars/tags")[run]
@@ -129,6 +132,7 @@ def test_every_scalar_and_the_layout_are_served(server):
     assert [chart["title"] for chart in category["chart"]] == ["layer output", "layer input"]
 
 
+@pytest.mark.basic("*fast*")
 @pytest.mark.parametrize("name", ["normal", "all_nan"])
 def test_the_picture_and_the_table_are_served(server, name):
     run = f"{name}/covariate_shift"
@@ -186,6 +190,7 @@ def shoot(page, name, tmp_path_factory):
     page.screenshot(path=f"{folder}/{name}.png")
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 @pytest.mark.parametrize("tab", ["histograms", "distributions"])
 def test_histograms_and_distributions_show_every_layer_of_both_runs(
@@ -205,6 +210,7 @@ def test_histograms_and_distributions_show_every_layer_of_both_runs(
     shoot(page, tab, tmp_path_factory)
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_custom_scalars_show_every_layers_band(demonstration, page, tmp_path_factory):
     page.goto(f"{demonstration.url}/#custom_scalars")
@@ -220,6 +226,7 @@ def test_custom_scalars_show_every_layers_band(demonstration, page, tmp_path_fac
         assert place.replace("/", " ") in deep_text(chart)
 
 
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_scalars_show_every_layer_of_both_runs(demonstration, page, tmp_path_factory):
     page.goto(f"{demonstration.url}/#timeseries")
