@@ -1,15 +1,15 @@
-"""Files that only grow, piece by piece, each whole or not at all."""
+"""Files to which pieces are appended, each whole or not at all."""
 
 import os
 from typing import Any
 
 
 class File:
-    """A file that pieces are added to.
+    """A file to which pieces are appended.
 
-    On disk a piece that does not fit is taken back, so that what was written before stays readable
-    and writing can go on once there is room. It is opened, and its folder created, by the first
-    piece. Paths with a scheme (`gs://…`) go through TensorFlow's file systems.
+    If the disk is full, the part of a piece that was written is removed, so that the file stays
+    readable and writing can go on after there is room. The first piece creates the file and its
+    folder. Paths with a scheme (`gs://…`) go through TensorFlow's file systems.
     """
 
     def __init__(self, directory: str, name: str) -> None:
@@ -24,7 +24,7 @@ class File:
         """Add `piece`.
 
         Raises:
-            OSError: where it cannot be written; then the file is what it was before.
+            OSError: if it cannot be written; then the file is as before.
         """
         if not self.is_open:
             self._open()
@@ -41,12 +41,12 @@ class File:
             raise
 
     def take_back(self) -> None:
-        """Remove the last piece; not where the path has a scheme."""
+        """Remove the last piece; does nothing if the path has a scheme."""
         if not self._remote:
             os.ftruncate(self._file, self._size)
 
     def vanished(self) -> bool:
-        """Say whether somebody removed the file after it was opened."""
+        """Return whether the file was removed after it was opened."""
         return self.is_open and not self._remote and not os.path.exists(self.path)
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn.distributions import distances as measures
-from kbn.distributions.distances import ByChannel, jensen_shannon_of, population_stability_of
+from kbn.distributions.by_channel import ByChannel
+from kbn.distributions.samples import jensen_shannon_of, population_stability_of
 from kbn.distributions.sketch import DistributionSketch
 from kbn.records import catalogue
 
