@@ -1,4 +1,4 @@
-"""What one record of `CovariateShift` tells of every place: scalars by name."""
+"""The scalars of one record of `CovariateShift`, by place and measure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,24 +10,24 @@ from kbn.records import catalogue
 from kbn.records.tags import Place
 
 Sketches = Mapping[Place, DistributionSketch]
-# More would take memory, and no less time.
+# More would take more memory and no less time.
 VALUES_AT_ONCE = 2**18
 
 
 def measured(
     distances: Sequence[str], sketches: Sketches, references: Sketches
 ) -> dict[Place, dict[str, float]]:
-    """Return the scalars of every place, with distances where it has a reference.
+    """Return the scalars of every place, with distances if it has a reference.
 
-    Places that are alike are measured at once: a hundred small steps in NumPy, place by place, take
-    longer than the numbers themselves.
+    Places of equal shape are measured at once, because small NumPy calls for each place take longer
+    than the arithmetic.
 
     Args:
         distances: names in `DISTANCES`; each gives the mean over channels and, as
-            `<name>_worst`, that of the channel that moved most.
+            `<name>_worst`, the distance of the channel that moved most.
         sketches: of this record.
-        references: what they are compared with; where Python runs the model, one may have another
-            number of channels, and is none then.
+        references: the sketches to compare with, by place. With `run_eagerly`, one may have another
+            number of channels; it is ignored then.
     """
     references = {
         place: reference
@@ -69,13 +69,13 @@ def _together(
 
 
 def _spans(sketches: Sequence[Channels]) -> list[slice]:
-    """Return where the channels of each stand among those of all."""
+    """Return the span of each sketch's channels among the channels of all."""
     ends = np.cumsum([len(sketch.mean) for sketch in sketches]).tolist()
     return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _of_one(sketch: DistributionSketch, kurtosis: float) -> dict[str, float]:
-    """Return every scalar of a place that needs no other record."""
+    """Return the scalars of a place that need no reference."""
     scalars = {
         **{name: sketch.percentile(q) for name, q in catalogue.PERCENTILES.items()},
         "mean": sketch.pooled_mean(),

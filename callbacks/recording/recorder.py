@@ -14,6 +14,7 @@ from kbn.callbacks.recording.schedule import Schedule
 from kbn.callbacks.recording.session import Left, Session
 from kbn.callbacks.writing.event_file import Record, check_log_dir
 from kbn.common import checks
+from kbn.common.types import Nested
 from kbn.records.history import History
 from kbn.records.tags import Place
 
@@ -36,6 +37,9 @@ class Recorder(keras.callbacks.Callback):
     """The run directory below `log_dir`."""
     compares_steps = False
     """Whether a record is about a step, and needs a look before it."""
+
+    probe: Nested
+    """The probe batch, as NumPy arrays."""
 
     def __init__(
         self, log_dir: Any, schedule: Schedule, *, budget: float | None, json_lines: bool

@@ -5,22 +5,20 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
 from kbn import backend
 from kbn.callbacks.recording.cost import Cost
 from kbn.callbacks.recording.faults import Faults
+from kbn.callbacks.recording.interface import RecordingCallback
 from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
 from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
-
-if TYPE_CHECKING:
-    from kbn.callbacks.recording.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Session:
     """
 
     def __init__(
-        self, callback: "Recorder", faults: Faults, left: Left, *, begins_run: bool
+        self, callback: RecordingCallback, faults: Faults, left: Left, *, begins_run: bool
     ) -> None:
         """Begin.
 

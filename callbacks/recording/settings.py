@@ -2,23 +2,21 @@
 
 import inspect
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import tree
 
+from kbn.callbacks.recording.interface import RecordingCallback
 from kbn.common import versions
 from kbn.records import markdown
 from kbn.records.history import Rows
-
-if TYPE_CHECKING:
-    from kbn.callbacks.recording.recorder import Recorder
 
 _LIBRARIES = ("kbn", "keras", "tensorflow", "tensorflow-cpu", "tensorboard", "numpy")
 _LONGEST = 300  # characters of a value
 
 
-def settings(callback: "Recorder") -> str:
+def settings(callback: RecordingCallback) -> str:
     """Return the options of `callback`, its probe and its model, and the versions, as Markdown.
 
     A callback keeps its own options in attributes of their names, and the probe batch in `probe`.

@@ -1,1 +1,1 @@
-"""Where records go."""
+"""Writers: TensorBoard event files, JSON lines and pictures."""

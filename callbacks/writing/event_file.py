@@ -1,4 +1,4 @@
-"""Where records go: a TensorBoard event file, and JSON lines beside it.
+"""The writer of records: a TensorBoard event file, and JSON lines beside it.
 
 TensorBoard's own protos and record format are used, so that no TensorFlow is needed to write and
 no `tf.summary` setting of the user's (`record_if`, a default writer) reaches the records.
@@ -31,7 +31,7 @@ class Record:
     """What one record writes.
 
     Attributes:
-        rows: its scalars, where it has some.
+        rows: its scalars; None if it has none.
         histograms: (k, 3) float64 rows of (left, right, count), by place.
         pictures: pictures by tag.
         texts: Markdown by tag.
@@ -46,20 +46,20 @@ class Record:
 class EventFile:
     """One TensorBoard event file in a run directory of its own.
 
-    An event reaches the operating system whole or not at all, and at once: whatever becomes of
-    training or of the disk, TensorBoard reads all that was written. Where somebody removes the
-    file, the next event begins another one.
+    An event reaches the operating system at once, and whole or not at all: whatever happens to
+    training or to the disk, TensorBoard reads all that was written. If the file is removed, the
+    next event begins another one.
     """
 
     def __init__(
         self, directory: str, places: Sequence[Place] = (), *, restarts: bool, json_lines: bool
     ) -> None:
-        """Make ready to write; the files, and `directory`, come with the first event.
+        """Prepare to write; the first event creates the files and `directory`.
 
         Args:
             directory: the run directory.
             places: the places whose percentiles the Custom Scalars tab shows as a band.
-            restarts: whether TensorBoard is to drop what other files hold from the first step on.
+            restarts: whether TensorBoard drops what other files hold from the first step on.
             json_lines: whether to write the rows to `history.jsonl` too.
         """
         self._directory = directory
@@ -73,16 +73,16 @@ class EventFile:
         """Add one record, as a single event, and return the bytes that it took.
 
         Raises:
-            OSError: where it cannot be written; then nothing of it is in the event file.
+            OSError: if it cannot be written; then nothing of it is in the event file.
         """
         try:
             return self._write(step, record)
         except Exception:
-            self._builder = summaries.Builder()  # what it described did not get there
+            self._builder = summaries.Builder()  # the descriptions were not written
             raise
 
     def vanished(self) -> list[str]:
-        """Return which files somebody removed; the next event begins them anew."""
+        """Return which files were removed; the next event creates them again."""
         found = []
         if self._file.vanished():
             found.append(EVENTS)
@@ -125,12 +125,12 @@ class EventFile:
 
 
 def check_log_dir(log_dir: object) -> str:
-    """Return `log_dir` as a string, or say why no run can be written below it."""
+    """Return `log_dir` as a string, or raise if no run can be written below it."""
     if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
         raise TypeError(f"log_dir must be a path. Received: log_dir={log_dir!r}")
     path = os.fspath(log_dir)
     if "://" not in path:
-        path = os.path.abspath(path)  # whatever becomes the current folder during training
+        path = os.path.abspath(path)  # the current folder may change during training
     there = path
     while there and "://" not in there:
         if os.path.exists(there) and not os.path.isdir(there):

@@ -1,11 +1,11 @@
-"""Files that only grow, piece by piece, each whole or not at all."""
+"""Files to which pieces are appended, each whole or not at all."""
 
 import os
 from typing import Any
 
 
 class File:
-    """A file that pieces are added to.
+    """A file to which pieces are appended.
 
     On disk, every piece opens the file, is added and closes it, so nothing has to be closed
     however training ends. A piece that does not fit is taken back: what was written before stays

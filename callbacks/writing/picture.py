@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-# Viridis (Smith & van der Walt 2015): even in lightness, and legible to the colour-blind.
+# Viridis (Smith & van der Walt 2015): even in lightness, and legible to the color-blind.
 _VIRIDIS = np.array(
     [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140], [40, 174, 128],
      [94, 201, 98], [173, 220, 48], [253, 231, 37]]
 )  # fmt: skip
-# A palette makes a third of the bytes, compressed in a fifth of the time: shades, what is unknown,
-# and ink.
-_SHADES, _GREYS = 241, 14
-_UNKNOWN, _INK = _SHADES, _SHADES + 1  # places in the palette; of ink the darkest
-_DECADES = 3  # that the colours span
+# A palette takes a third of the bytes and a fifth of the time to compress: shades, one color for
+# unknown values, and ink.
+_SHADES, _GRAYS = 241, 14
+_UNKNOWN, _INK = _SHADES, _SHADES + 1  # indices in the palette; the darkest ink
+_DECADES = 3  # that the colors span
 _LINE, _LABEL, _WIDTH, _LEGEND = 16, 230, 480, 70  # pixels
 _BAR = 12
 _FONT_SIZE = 11
@@ -32,16 +32,16 @@ class Picture(NamedTuple):
 
 
 def heat_map(values: np.ndarray, names: Sequence[str], steps: Sequence[int]) -> Picture:
-    """Draw `values` in logarithmic colours: one line per name, one column per step.
+    """Draw `values` in logarithmic colors: one line per name, one column per step.
 
     Args:
-        values: (names, steps) floats; NaN is grey, and what is 3 decades below the greatest finite
-            value is as dark as 0.
-        names: what stands beside each line; long ones lose their beginning.
-        steps: ascending; the first and the last are written below.
+        values: (names, steps) floats. NaN is gray; a value 3 decades below the greatest finite one
+            is as dark as 0.
+        names: of the lines, written beside them; long ones lose their beginning.
+        steps: ascending; the first and the last are written below the picture.
     """
     height, right = _LINE * len(names), _LABEL + _WIDTH
-    pixels = np.full((height + 2 * _LINE, right + _LEGEND), _INK + _GREYS - 1, np.uint8)
+    pixels = np.full((height + 2 * _LINE, right + _LEGEND), _INK + _GRAYS - 1, np.uint8)
     top = _greatest(values)
     columns = np.arange(_WIDTH) * values.shape[1] // _WIDTH
     pixels[:height, _LABEL:right] = _shades(values, top)[:, columns].repeat(_LINE, axis=0)
@@ -63,7 +63,7 @@ def _greatest(values: np.ndarray) -> float:
 
 
 def _shades(values: np.ndarray, top: float) -> np.ndarray:
-    """Return the place of each value's colour in the palette."""
+    """Return the index of each value's color in the palette."""
     with np.errstate(divide="ignore", invalid="ignore"):
         level = 1 + np.log10(values / top) / _DECADES
     place = np.rint(np.clip(np.nan_to_num(level, nan=0.0), 0, 1) * (_SHADES - 1))
@@ -74,8 +74,8 @@ def _shades(values: np.ndarray, top: float) -> np.ndarray:
 def _palette() -> bytes:
     places, points = np.linspace(0, len(_VIRIDIS) - 1, _SHADES), np.arange(len(_VIRIDIS))
     shades = np.stack([np.interp(places, points, channel) for channel in _VIRIDIS.T], axis=-1)
-    greys = np.linspace(0, 255, _GREYS)[:, None].repeat(3, axis=1)
-    return np.concatenate([shades, [[200] * 3], greys]).astype(np.uint8).tobytes()
+    grays = np.linspace(0, 255, _GRAYS)[:, None].repeat(3, axis=1)
+    return np.concatenate([shades, [[200] * 3], grays]).astype(np.uint8).tobytes()
 
 
 def _draw_legend(pixels: np.ndarray, top: float) -> None:
@@ -89,7 +89,7 @@ def _draw_legend(pixels: np.ndarray, top: float) -> None:
 
 
 def _write(pixels: np.ndarray, place: tuple[int, int], text: str, *, right: bool = False) -> None:
-    """Write a line of text to the right of `place`, or, where `right`, up to it."""
+    """Write a line of text to the right of `place`; if `right`, to its left."""
     ink = _ink(text)
     x, y = place
     width = min(ink.shape[1], x if right else pixels.shape[1] - x)
@@ -97,15 +97,15 @@ def _write(pixels: np.ndarray, place: tuple[int, int], text: str, *, right: bool
     pixels[y : y + _LINE, x : x + width] = ink[:, :width]
 
 
-@functools.lru_cache(256)  # most of it is the same at every epoch's end
+@functools.lru_cache(256)  # most texts are the same after every epoch
 def _ink(text: str) -> np.ndarray:
-    """Return a line of text as places in the palette, (_LINE, width)."""
+    """Return a line of text as (_LINE, width) indices in the palette."""
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont = _font()
-    if not features.check("freetype2"):  # the built-in bitmap font knows no other
+    if not features.check("freetype2"):  # the built-in bitmap font has ASCII alone
         text = text.encode("ascii", "replace").decode()
     image = Image.new("L", (max(1, math.ceil(font.getlength(text))), _LINE), "white")
     ImageDraw.Draw(image).text((0, 2), text, fill="black", font=font)
-    return _INK + (np.asarray(image).astype(np.uint16) * (_GREYS - 1) // 255).astype(np.uint8)
+    return _INK + (np.asarray(image).astype(np.uint16) * (_GRAYS - 1) // 255).astype(np.uint8)
 
 
 @functools.cache

@@ -31,16 +31,16 @@ _KINDS_KEPT = 8  # of records, by their places
 
 
 class _Scalars:
-    """The scalars of some places, serialized once: then only their numbers change, faster."""
+    """The scalars of some places, serialized once; a record then replaces the numbers alone."""
 
     def __init__(self, places: Sequence[Key]) -> None:
         serialized = [_scalar(place).SerializeToString() for place in places]
         self._bytes = np.frombuffer(bytearray(b"".join(serialized)), np.uint8)
-        # The number comes last: float_val in a tensor, and the tensor in what has no metadata.
+        # The number comes last: float_val in a tensor, the tensor in a value without metadata.
         self._ends = np.cumsum([len(each) for each in serialized])[:, None] - range(4, 0, -1)
 
     def of(self, values: "array[float]") -> bytes:
-        """Return a serialized summary of `values`, which are of these places."""
+        """Return a serialized summary of `values`, one per place."""
         self._bytes[self._ends] = np.array(values, "<f4").view(np.uint8).reshape(-1, 4)
         return self._bytes.tobytes()
 
@@ -56,7 +56,7 @@ def _scalar(place: Key) -> Summary:
 
 
 class Builder:
-    """Builds the summaries of one file: TensorBoard wants a tag's metadata once."""
+    """Builds the summaries of one file, in which a tag's metadata is written once."""
 
     def __init__(self) -> None:
         self._described: set[str] = set()
@@ -138,15 +138,15 @@ class Builder:
 
 
 def header() -> Event:
-    """Return the event that a file begins with."""
+    """Return the first event of a file."""
     source = SourceMetadata(writer="kbn")
     return Event(wall_time=time.time(), file_version="brain.Event:2", source_metadata=source)
 
 
 def restart(step: int) -> Event:
-    """Return the event by which TensorBoard drops what earlier files hold from `step` on.
+    """Return the event after which TensorBoard drops what earlier files hold from `step` on.
 
-    Steps are run again where training is resumed from a backup.
+    Steps are run again if training is resumed from a backup.
     """
     return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 

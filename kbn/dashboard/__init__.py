@@ -24,7 +24,7 @@ def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = Non
         []
 
     Args:
-        log_dir: the folder that the callbacks were given, or one above several of those.
+        log_dir: the `log_dir` of the callbacks, or a folder above several of them.
         runs: a glob pattern, or several, of the runs to show; None: all.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kbn.dashboard.figures import FIGURES
 from kbn.dashboard.reader import RunReader
@@ -44,11 +44,13 @@ class Dashboard(Selection):
         super().__init__(log, runs)
         self.skipped = list(skipped)
 
-    def compared(self, *args: Any, **options: Any) -> "go.Figure":
+    def compared(
+        self, measure: str | None = None, layer: str | None = None, site: str | None = None
+    ) -> "go.Figure":
         """Draw what `compare` draws; the old name, which is deprecated."""
         message = "Dashboard.compared is deprecated; use Dashboard.compare."
         warnings.warn(message, DeprecationWarning, stacklevel=2)
-        return self.compare(*args, **options)
+        return self.compare(measure, layer, site)
 
     def verdict(self, measure: str | None = None, site: str | None = None) -> list[str]:
         """Return sentences on which run moved less, where it moved most, and what looks broken."""

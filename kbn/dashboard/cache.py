@@ -1,4 +1,4 @@
-"""What was read of late is kept, because one page asks for the same numbers several times."""
+"""A cache of recent readings: one page asks for the same numbers several times."""
 
 import threading
 from collections import OrderedDict
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Readings by name, each for as long as its source bears the same stamp.
+    """Readings by name, each valid as long as its source has the same stamp.
 
     Threads may share it; two that miss at once both read.
 
     Args:
-        most: readings that are kept; of more, those that were not asked for the longest go.
+        most: number of readings that are kept; beyond it, the least recently used one is dropped.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -23,7 +23,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, name: Hashable, stamp: Hashable, read: Callable[[], T]) -> T:
-        """Return what is kept under `name` if `stamp` is the one it was kept with, else read it."""
+        """Return the reading kept under `name` if its stamp is `stamp`; else read and keep it."""
         with self._lock:
             known, value = self._kept.get(name, (None, None))
         if known is None or known != stamp:

@@ -1,4 +1,4 @@
-"""A folder of event files, opened as TensorBoard opens it, and what in it cannot be read."""
+"""A folder of event files, opened as TensorBoard opens it, and its files that cannot be read."""
 
 import os
 import time
@@ -12,18 +12,20 @@ from tensorboard.backend.event_processing.tag_types import TENSORS
 from kbn.dashboard.reader import RunReader
 from kbn.records import framing as records
 
-EVERYTHING = {TENSORS: 0}  # as TensorBoard's loader says "keep all"
+EVERYTHING = {TENSORS: 0}  # 0: TensorBoard's loader keeps all
 
 
 def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
     """Read all event files below `log_dir`.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
+        FileNotFoundError: if there is no such folder.
     """
     path = os.path.expanduser(os.fspath(log_dir))
     if not os.path.isdir(path):
-        raise FileNotFoundError(f"There is no such folder. Received: log_dir={path!r}")
+        raise FileNotFoundError(
+            f"log_dir must exist, and there is no such folder. Received: log_dir={path!r}"
+        )
     multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
     multiplexer.AddRunsFromDirectory(path)
     multiplexer.Reload()
@@ -31,11 +33,13 @@ def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
 
 
 class UnreadableFiles:
-    """What below some folders is read in part or not at all; a file that did not change is known.
+    """The event files below some folders that are read in part or not at all.
+
+    A file is checked again only after it changed.
 
     Args:
-        log_dirs: the folders; what is no folder on this machine is passed over.
-        settled: seconds that a file must not have changed for, to be called damaged.
+        log_dirs: the folders; those that are not on this machine are skipped.
+        settled: a file that changed within so many seconds is not reported.
     """
 
     def __init__(self, log_dirs: Sequence[str | os.PathLike[str]], settled: float = 0.0) -> None:
@@ -44,7 +48,7 @@ class UnreadableFiles:
         self._known: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     def sentences(self) -> list[str]:
-        """Return one on every event file that is not read, or not to its end."""
+        """Return one sentence per event file that is not read, or not to its end."""
         found = []
         for root in self._roots:
             for file in sorted(_event_files(root)):
@@ -67,7 +71,7 @@ class UnreadableFiles:
 
 
 def _event_files(root: Path) -> Iterator[Path]:
-    """Find them as TensorBoard does, behind links too; but once, where links go in circles."""
+    """Find files as TensorBoard does, through links too, but each once if links go in circles."""
     seen = set()
     for folder, below, files in os.walk(root, followlinks=True):
         own = os.path.realpath(folder)

@@ -1,7 +1,7 @@
-"""One HTML page that needs nothing else: text, tables and figures, drawn by Plotly within it.
+"""One HTML page without external files: text, tables, figures, and Plotly, which draws them.
 
-Whatever comes from an event file is text here: it goes through `html.escape`, or stands in JSON
-whose `<` are escaped, so that no name ends the element that it is in.
+Strings from event files stay text: they go through `html.escape`, or stand in JSON whose `<` are
+escaped, so that no name can end its element.
 """
 
 import html
@@ -31,7 +31,7 @@ for (const holder of document.querySelectorAll(".figure")) {
   Plotly.newPlot(holder, figure.data, figure.layout, {responsive: true, displaylogo: false});
 }
 """
-_POLICY = (  # whatever a name might do, nothing leaves the page and nothing is loaded
+_POLICY = (  # a second guard: nothing leaves the page and nothing is loaded
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
@@ -42,9 +42,9 @@ class Section:
 
     Attributes:
         title: its heading.
-        text: what it shows; plain text.
-        points: sentences, one a line.
-        tables: each the first row, which names the columns, and the others.
+        text: what it shows, as plain text.
+        points: sentences, one per line.
+        tables: rows of cells each; the first row names the columns.
         figures: drawn below.
     """
 
@@ -60,8 +60,8 @@ def page(title: str, made: str, sections: Sequence[Section]) -> str:
 
     Args:
         title: of the page.
-        made: a line below it.
-        sections: what it holds.
+        made: a line below the title.
+        sections: its parts.
     """
     from plotly.offline import get_plotlyjs
 
@@ -113,7 +113,7 @@ def _cell(text: str) -> str:
 
 
 def _figure(name: str, figure: "Figure") -> str:
-    # JSON allows \\u003c wherever < may stand, and nothing then ends the script element.
+    # JSON allows \\u003c in place of <, so that no text can end the script element.
     data = json.dumps(json.loads(figure.to_json())).replace("<", "\\u003c")
     height = int(figure.layout.height or 400)
     return (

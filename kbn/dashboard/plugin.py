@@ -1,18 +1,18 @@
-"""The Covariate shift tab: what it serves inside TensorBoard."""
+"""The server of the Covariate shift tab, inside TensorBoard."""
 
 import contextlib
 import functools
 import gzip
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tensorboard.backend import http_util
 from tensorboard.context import RequestContext
-from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
 from tensorboard.util import tb_logging
 from werkzeug import Request, Response, wrappers
 
@@ -21,34 +21,37 @@ from kbn.dashboard.folder import UnreadableFiles
 from kbn.dashboard.reader import KINDS, RunReader
 from kbn.records import catalogue, tags
 from kbn.records.series import Series
+from kbn.records.strict_json import Json
 from kbn.records.tags import Place
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
     from kbn.dashboard.board import Dashboard
 
 STATIC = Path(__file__).parent / "static"
 MOST_STEPS = 1000  # of a series, as in TensorBoard's Scalars tab
-PATIENCE = 0.5  # seconds that a page waits for the check of all files
+PATIENCE = 0.5  # seconds for which a page waits for the check of all files
 SETTLED = 5.0  # seconds; a file that is being written may look cut off
 HINT = """import kbn
 shift = kbn.callbacks.CovariateShift("runs/first", x_train)
 model.fit(x_train, y_train, callbacks=[shift])"""
 
-Answer = Callable[["CovariateShiftPlugin", Request], Any]
+Answer = Callable[["CovariateShiftPlugin", Request], Json]
 
 
-def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], Any]:
+def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], "WSGIApplication"]:
     """Return an application that answers in JSON: what `answer` returns, or its error message."""
 
     @functools.wraps(answer)
-    def bound(plugin: "CovariateShiftPlugin") -> Any:
+    def bound(plugin: "CovariateShiftPlugin") -> "WSGIApplication":
         @wrappers.Request.application
         def respond(request: Request) -> Response:
             try:
                 return _json(request, answer(plugin, request))
             except ValueError as error:
                 return _json(request, {"error": str(error)}, code=400)
-            except Exception as error:  # the page says so; TensorBoard's other tabs go on
+            except Exception as error:  # the page shows it; TensorBoard's other tabs go on
                 tb_logging.get_logger().log(logging.ERROR, "kbn's tab failed", exc_info=True)
                 return _json(request, {"error": f"{type(error).__name__}: {error}"}, code=500)
 
@@ -62,15 +65,15 @@ class CovariateShiftPlugin(TBPlugin):
 
     plugin_name = "kbn"
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: TBContext) -> None:
         self._provider = context.data_provider
-        self._damage = UnreadableFiles(_folders(context), settled=SETTLED)
-        self._looking: threading.Thread | None = None
+        self._unreadable = UnreadableFiles(_folders(context), settled=SETTLED)
+        self._check: threading.Thread | None = None
         self._found: list[str] = []
         self._recent = Cache()
         _get_ready()
 
-    def get_plugin_apps(self) -> dict[str, Any]:
+    def get_plugin_apps(self) -> dict[str, "WSGIApplication"]:
         """Return the routes, below TensorBoard's route of the plugin."""
         return {
             "/tab.js": functools.partial(_static, "tab.js", "text/javascript"),
@@ -92,11 +95,11 @@ class CovariateShiftPlugin(TBPlugin):
         return any(name.rpartition("/")[2] in KINDS for name in names)
 
     def frontend_metadata(self) -> FrontendMetadata:
-        """Return where the page's script is."""
+        """Return the path of the page's script."""
         return FrontendMetadata(es_module_path="/tab.js", tab_name="Covariate shift")
 
     @_answers_json
-    def _state(self, request: Request) -> dict[str, Any]:
+    def _state(self, request: Request) -> Json:
         """Return what the page can choose from, and the figures that can be drawn."""
         log, board = self._opened(request)
         rows = catalogue.measures()
@@ -116,13 +119,13 @@ class CovariateShiftPlugin(TBPlugin):
         }  # fmt: skip
 
     @_answers_json
-    def _verdict(self, request: Request) -> list[str]:
+    def _verdict(self, request: Request) -> Json:
         """Return the findings on the chosen runs."""
         _, board = self._opened(request)
         return board.verdict() if board.runs else []
 
     @_answers_json
-    def _figure(self, request: Request) -> str:
+    def _figure(self, request: Request) -> Json:
         """Return one figure as JSON."""
         from kbn.dashboard.figures import FIGURES, style
         from kbn.dashboard.selection import NotRecordedError
@@ -145,15 +148,17 @@ class CovariateShiftPlugin(TBPlugin):
         return str(style.themed(drawn, dark="dark" in request.args).to_json())
 
     def _skipped(self) -> list[str]:
-        """Return what was found damaged; the last result if the check takes longer than that."""
-        if self._looking is None or not self._looking.is_alive():
-            self._looking = threading.Thread(target=self._look, name="kbn-damage", daemon=True)
-            self._looking.start()
-            self._looking.join(PATIENCE)
+        """Return sentences on unreadable files; the previous ones if the check takes long."""
+        if self._check is None or not self._check.is_alive():
+            self._check = threading.Thread(
+                target=self._check_files, name="kbn-unreadable", daemon=True
+            )
+            self._check.start()
+            self._check.join(PATIENCE)
         return self._found
 
-    def _look(self) -> None:
-        self._found = self._damage.sentences()
+    def _check_files(self) -> None:
+        self._found = self._unreadable.sentences()
 
     def _opened(self, request: Request) -> tuple[RunReader, "Dashboard"]:
         """Return the log, and a board of the runs that the request names, or of all runs."""
@@ -173,8 +178,8 @@ class CovariateShiftPlugin(TBPlugin):
         return RunReader(self._provider, experiment, context, MOST_STEPS, self._recent)
 
 
-def _figures(board: "Dashboard") -> list[dict[str, Any]]:
-    """Return what the page has to know of each figure that can be drawn, in its order."""
+def _figures(board: "Dashboard") -> list[Json]:
+    """Return the rows of all figures that can be drawn, in order."""
     from kbn.dashboard.figures import FIGURES
 
     return [
@@ -184,27 +189,29 @@ def _figures(board: "Dashboard") -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _folders(context: Any) -> list[str]:
+def _folders(context: TBContext) -> list[str]:
     """Return the folders that TensorBoard reads, of `--logdir` or `--logdir_spec`."""
     flags = context.flags
     if getattr(flags, "logdir", ""):
         return [flags.logdir]
     specs = (getattr(flags, "logdir_spec", "") or "").split(",")
-    # As TensorBoard reads them: name:path, or a path.
+    # As TensorBoard reads them: name:path or path.
     return [spec if spec.startswith("/") else spec.split(":", 1)[-1] for spec in specs if spec]
 
 
-def _json(request: Request, content: Any, code: int = 200) -> Response:
+def _json(request: Request, content: Json, code: int = 200) -> Response:
     return http_util.Respond(request, content, "application/json", code=code)
 
 
-def _static(name: str, kind: str, environ: Any, start_response: Any) -> Any:
+def _static(
+    name: str, kind: str, environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
     request = wrappers.Request(environ)
     content = (STATIC / name).read_text(encoding="utf-8")
     return http_util.Respond(request, content, kind)(environ, start_response)
 
 
-def _plotly(environ: Any, start_response: Any) -> Any:
+def _plotly(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     request = wrappers.Request(environ)
     day = 24 * 3600
     return http_util.Respond(

@@ -1,16 +1,15 @@
-"""What the callbacks wrote, by run, measure and place: read through TensorBoard's data provider.
+"""The callbacks' records by run, measure and place, read through TensorBoard's data provider.
 
-The same code runs inside TensorBoard, on the provider that it hands to a plugin, and on a folder.
+The same code runs inside TensorBoard, on the provider of a plugin, and on a folder.
 """
 
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from tensorboard.context import RequestContext
-from tensorboard.data.provider import DataProvider, RunTagFilter
+from tensorboard.data.provider import DataProvider, RunTagFilter, ScalarDatum, TensorDatum
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
@@ -26,23 +25,24 @@ TEXTS = 10  # of a tag, which TensorBoard keeps
 
 
 Source = tuple[str, str]  # TensorBoard's run and tag
+Points = dict[str, dict[str, list[ScalarDatum]]]  # by TensorBoard's run and tag
 
 
 class RunReader:
     """The runs that kbn's callbacks wrote.
 
-    A run is the folder that the callbacks were given as `log_dir`; what each wrote below it is one
-    run to TensorBoard, and is put together here.
+    A run is the `log_dir` of the callbacks. To TensorBoard, the folder of each callback below it is
+    a run of its own; here they are merged.
 
     Args:
         provider: TensorBoard's.
-        experiment: its name for what it serves.
+        experiment: TensorBoard's name of the log.
         context: of the request, inside TensorBoard.
-        most_steps: the most steps of a series that are read; of more, a sample.
-        recent: what logs of the same provider and `most_steps` share; None: nothing is shared.
+        most_steps: the most steps of a series that are read; of longer series, a sample.
+        recent: a cache for readers of the same provider and `most_steps`; None: a new one.
 
     Attributes:
-        foreign: how many other runs there are.
+        foreign: number of runs that kbn did not write.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunReader:
         return dict(self._newest)
 
     def written(self) -> dict[str, int]:
-        """Return a number per run: where it differs, something was written, or written anew."""
+        """Return a number per run, which changes if anything of the run is written or rewritten."""
         found = dict.fromkeys(self._folders, 0)
         for place, stamp in sorted(self._written.items()):
             run = _run_of(place[0])
@@ -82,7 +82,7 @@ class RunReader:
         return found
 
     def refused(self) -> list[str]:
-        """Return sentences on the series that were asked for and are none."""
+        """Return sentences on the requested series that could not be read."""
         return [f"{at}: {tag} is not shown ({why})." for (at, tag), why in self._refused.items()]
 
     def measures(self, runs: Iterable[str]) -> list[str]:
@@ -91,7 +91,7 @@ class RunReader:
         return [measure for measure in catalogue.measures() if measure in found]
 
     def places(self, run: str, measure: str) -> list[Place]:
-        """Return where `run` has `measure`."""
+        """Return the places at which `run` has `measure`."""
         return list(self._runs.get(run, {}).get(measure, {}))
 
     def series(
@@ -111,7 +111,7 @@ class RunReader:
         return dict(read)
 
     def histograms(self, run: str, place: Place) -> Histograms:
-        """Return the histograms of one place, of which there may be none."""
+        """Return the histograms of one place; empty if it has none."""
         if place not in self._histograms.get(run, {}):
             return Histograms(np.zeros(0, np.int64), [])
         read = self._tensors(
@@ -165,19 +165,19 @@ class RunReader:
                     self._histograms.setdefault(run, {})[place] = at, tag
 
     def _order(self, at: str) -> dict[str, int]:
-        """Return the place of each layer in the order of the model, as far as it was written."""
+        """Return the position of each layer in the order of the model, as far as it was written."""
         read = self._tensors(text_metadata.PLUGIN_NAME, at, catalogue.LAYERS, TEXTS)
         layers = (row[0] for text in read for row in markdown.read(_text(text.numpy))[1:])
-        return {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
+        return {layer: position for position, layer in enumerate(dict.fromkeys(layers))}
 
     def _scalars(
         self, wanted: Mapping[Place, Source]
     ) -> tuple[dict[Place, Series], dict[Source, str]]:
-        """Return the series, and why there are none of some that were wanted."""
+        """Return the wanted series, and by source the reason why one could not be read."""
         refused: dict[Source, str] = {}
         try:
             read = self._points(wanted.values())
-        except (TypeError, ValueError):  # one that is no number would hide all others
+        except (TypeError, ValueError):  # one value that is not a number would hide all others
             read, refused = self._readable(wanted.values())
         found: dict[Place, Series] = {}
         for place, (at, tag) in wanted.items():
@@ -189,15 +189,15 @@ class RunReader:
                 refused[at, tag] = str(error)
         return found, refused
 
-    def _points(self, wanted: Iterable[Source]) -> dict[str, Any]:
+    def _points(self, wanted: Iterable[Source]) -> Points:
         ats, names = (set(of) for of in zip(*wanted, strict=True))
         return dict(self._provider.read_scalars(
             **self._common, plugin_name=scalar_metadata.PLUGIN_NAME,
             downsample=self._most_steps, run_tag_filter=RunTagFilter(ats, names),
         ))  # fmt: skip
 
-    def _readable(self, wanted: Iterable[Source]) -> tuple[dict[str, Any], dict[Source, str]]:
-        read: dict[str, Any] = {}
+    def _readable(self, wanted: Iterable[Source]) -> tuple[Points, dict[Source, str]]:
+        read: Points = {}
         refused: dict[Source, str] = {}
         for at, tag in wanted:
             try:
@@ -206,7 +206,7 @@ class RunReader:
                 refused[at, tag] = str(error)
         return read, refused
 
-    def _tensors(self, plugin: str, at: str, tag: str, most: int) -> list[Any]:
+    def _tensors(self, plugin: str, at: str, tag: str, most: int) -> list[TensorDatum]:
         read = self._provider.read_tensors(
             **self._common, plugin_name=plugin, downsample=most,
             run_tag_filter=RunTagFilter([at], [tag]),
@@ -215,7 +215,7 @@ class RunReader:
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return a key by which "run_2" stands before "run_10", however long its numbers are."""
+    """Return a sort key that puts "run_2" before "run_10", for numbers of any length."""
     key = []
     for part in re.split(r"(\d+)", name):
         digits = part.lstrip("0") if part.isdecimal() else ""
@@ -224,13 +224,13 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def _run_of(at: str) -> str:
-    """Return the run that TensorBoard's run `at` is a part of: the folder that callbacks share."""
+    """Return the run that TensorBoard's run `at` belongs to: the `log_dir` of its callback."""
     run, _, kind = at.rpartition("/")
     return (run or ".") if kind in KINDS else at
 
 
 def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Place, str, str]]:
-    """Return (place, measure, tag) of what is kbn's, in `order`, and the rest by name."""
+    """Return (place, measure, tag) of kbn's tags: layers in `order` first, the others by name."""
     parsed = ((tags.parse(tag), tag) for tag in names)
     found = [(each[1], each[0], tag) for each, tag in parsed if each]
 
@@ -241,7 +241,7 @@ def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Place,
     return sorted(found, key=place)
 
 
-def _series(points: Sequence[Any]) -> Series:
+def _series(points: Sequence[ScalarDatum]) -> Series:
     steps = np.array([point.step for point in points], np.int64)
     return Series(steps, np.array([point.value for point in points], np.float64))
 

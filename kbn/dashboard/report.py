@@ -1,4 +1,4 @@
-"""The report: one HTML file of a log, to keep, to send and to open offline."""
+"""The report on a log: one HTML file to keep, to send and to open offline."""
 
 import datetime
 import os
@@ -36,20 +36,20 @@ def write(
 
 
 def numbers(board: Dashboard, measure: str | None = None) -> Json:
-    """Return what the report says, as plain values for strict JSON."""
+    """Return the report's numbers and findings as plain values for strict JSON."""
     measure = measure or board.distance
     moved = board.moved(measure)
     return strict({
-        "runs": [*board.runs],
+        "runs": board.runs,
         "measure": measure,
-        "mean_by_run": {**totals(moved)},
+        "mean_by_run": totals(moved),
         "layers": [
             {"run": one.run, "layer": one.place.layer, "site": one.place.site, "mean": one.mean,
              "farthest": one.farthest, "at_step": one.at, "records": one.records}
             for one in moved
         ],
-        "verdict": [*board.verdict(measure)],
-        "skipped": [*board.skipped],
+        "verdict": board.verdict(measure),
+        "skipped": board.skipped,
     })  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _sections(board: Dashboard) -> Iterator[Section]:
 
 
 def _has(board: Dashboard, figure: Figure) -> bool:
-    """Return whether the report has `figure`; nobody chooses a measure, so it needs a distance."""
+    """Return whether `figure` can be drawn; one of a measure shows `distance`, which it needs."""
     if "measure" in figure.options and board.distance is None:
         return False
     return not figure.needs or board.recorded(figure.needs)

@@ -1,4 +1,4 @@
-"""Which of the recorded numbers are meant: runs, measures, layers and sites, by name."""
+"""The recorded numbers that names of runs, measures, layers and sites stand for."""
 
 import difflib
 import fnmatch

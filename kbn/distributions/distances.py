@@ -1,66 +1,29 @@
 """Distances between two sketches of the same layer: per channel, then the mean or the worst.
 
-Channels without a finite value in either record take no part, nor, where a measure needs a spread
-to measure by, those without one. Where that leaves none, a distance is 0 if nothing moved and inf
-if something did; it is NaN only where no finite value is left at all.
+To add a distance, add a function with its `@distance` row; everything else derives from the row.
+
+Channels without a finite value in either record take no part. If a distance needs a spread to
+measure by, channels without one take no part either. If that leaves none, a distance is 0 if
+nothing moved and inf if something moved; it is NaN only if no channel has a finite value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kbn.distributions.by_channel import ByChannel
+from kbn.distributions.samples import (
+    columns,
+    complete,
+    gap_of_distributions,
+    inner_quantiles,
+    jensen_shannon_of,
+    population_stability_of,
+    shares,
+    wasserstein,
+)
 from kbn.distributions.sketch import Channels
-
-BINS = 10
-
-
-class ByChannel(NamedTuple):
-    """A distance per channel, all (C,).
-
-    Attributes:
-        distance: what was asked for.
-        moved: how far each channel moved on a scale of its own; NaN where that is unknown.
-        usable: whether the channel has a spread to measure by.
-    """
-
-    distance: np.ndarray
-    moved: np.ndarray
-    usable: np.ndarray
-
-    def part(self, span: slice) -> "ByChannel":
-        """Return those of some channels."""
-        return ByChannel(*(each[span] for each in self))
-
-    def means_and_worsts(self, spans: Sequence[slice]) -> list[tuple[float, float]]:
-        """Return `mean_and_worst` of several parts that follow each other, all channels in one."""
-        sizes = [span.stop - span.start for span in spans]
-        if not self.usable.all() or np.isnan(self.moved).any() or min(sizes) == 0:
-            return [self.part(span).mean_and_worst() for span in spans]
-        starts = [span.start for span in spans]
-        means = np.add.reduceat(self.distance, starts) / sizes
-        worst = np.maximum.reduceat(self.distance, starts)
-        return list(zip(means.tolist(), worst.tolist(), strict=True))
-
-    def mean_and_worst(self) -> tuple[float, float]:
-        """Return the mean over the usable channels, and the greatest distance of them."""
-        known = ~np.isnan(self.moved)
-        measured = self.distance[known & self.usable]
-        if measured.size:
-            return float(measured.mean()), float(measured.max())
-        if not known.any():
-            return float("nan"), float("nan")
-        either = float("inf") if np.any(self.moved[known] > 0) else 0.0
-        return either, either
-
-    def mean(self) -> float:
-        """Return the mean over the usable channels."""
-        return self.mean_and_worst()[0]
-
-    def worst(self) -> float:
-        """Return the greatest distance of the usable channels."""
-        return self.mean_and_worst()[1]
-
 
 Compare = Callable[[Channels, Channels], ByChannel]
 
@@ -174,8 +137,8 @@ def jensen_shannon(now: Channels, reference: Channels) -> ByChannel:
     """
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        edges = _inner_quantiles(np.sort(np.concatenate([a, b]), axis=0))
-        return jensen_shannon_of(_shares(a, edges), _shares(b, edges))
+        edges = inner_quantiles(np.sort(np.concatenate([a, b]), axis=0))
+        return jensen_shannon_of(shares(a, edges), shares(b, edges))
 
     return _each(of, now, reference)
 
@@ -192,8 +155,8 @@ def population_stability(now: Channels, reference: Channels) -> ByChannel:
     """
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        edges = _inner_quantiles(b)
-        p, q = _shares(a, edges), _shares(b, edges)
+        edges = inner_quantiles(b)
+        p, q = shares(a, edges), shares(b, edges)
         nowhere = (p == 0) & (q == 0)  # between edges that coincide
         p, q = np.maximum(p, 0.5 / len(a)), np.maximum(q, 0.5 / len(b))
         return population_stability_of(np.where(nowhere, 1, p), np.where(nowhere, 1, q))
@@ -212,8 +175,8 @@ def kolmogorov_smirnov(now: Channels, reference: Channels) -> ByChannel:
     """Return sup |F − G| of the two distribution functions, in [0, 1]."""
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        points, gap = _gap(a, b)
-        # Where values repeat, only the last of them has seen all of its value.
+        points, gap = gap_of_distributions(a, b)
+        # If values repeat, both functions have made their whole step at the last one only.
         last = np.append(np.diff(points, axis=0) > 0, np.ones((1, points.shape[1]), bool), axis=0)
         return np.abs(np.where(last, gap, 0)).max(axis=0)
 
@@ -229,60 +192,10 @@ def energy(now: Channels, reference: Channels) -> ByChannel:
     """Return the squared energy distance 2 ∫ (F − G)², in the unit of the activation."""
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        points, gap = _gap(a, b)
+        points, gap = gap_of_distributions(a, b)
         return 2 * np.sum(np.square(gap[:-1]) * np.diff(points, axis=0), axis=0)
 
     return _each(of, now, reference)
-
-
-DEFAULTS = tuple(row.name for row in DISTANCES.values() if row.by_default)
-"""What `CovariateShift` records if no measures are chosen."""
-
-
-def jensen_shannon_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return ½ KL(p‖m) + ½ KL(q‖m) in bits, m = (p + q)/2, of distributions along axis 0."""
-
-    def divergence(of: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = of * np.log2(2 * of / (p + q))
-        return np.sum(np.where(of > 0, terms, 0), axis=0)
-
-    return (divergence(p) + divergence(q)) / 2
-
-
-def population_stability_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return Σ (p − q) ln(p/q) of two distributions along axis 0, without a zero."""
-    return np.sum((p - q) * np.log(p / q), axis=0)
-
-
-def wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the Wasserstein-1 distance of each column of `a` to that of `b`.
-
-    Args:
-        a: (n, C) values, ascending per column, NaN last and not counted.
-        b: (m, C) values likewise.
-
-    Returns:
-        (C,) float64; NaN where a column has no value.
-    """
-    if a.shape == b.shape and _complete(a) and _complete(b):
-        # Ascending values next to each other in memory: a matrix product adds them fastest.
-        gap = np.subtract(a.T, b.T, dtype=np.float64)
-        np.abs(gap, out=gap)
-        return gap @ np.full(len(a), 1 / max(len(a), 1)) if len(a) else np.full(len(gap), np.nan)
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    pairs = zip(_columns(a), _columns(b), strict=True)
-    return np.array([_wasserstein_of(x, y) for x, y in pairs])
-
-
-def _wasserstein_of(a: np.ndarray, b: np.ndarray) -> float:
-    """Return ∫|F⁻¹(u) − G⁻¹(u)| du of two ascending samples, which may differ in length."""
-    if not a.size or not b.size:
-        return float("nan")
-    # Whole numbers of 1/(n·m), so that no rounding shifts a jump of one against the other's.
-    jumps = np.union1d(np.arange(a.size + 1) * b.size, np.arange(b.size + 1) * a.size)
-    gap = np.abs(a[jumps[:-1] // b.size] - b[jumps[:-1] // a.size])
-    return float(np.sum(gap * np.diff(jumps)) / (a.size * b.size))
 
 
 def _each(
@@ -290,53 +203,23 @@ def _each(
     now: Channels,
     reference: Channels,
 ) -> ByChannel:
-    """Take `distance` over all channels at once or, where some lack values, one by one.
+    """Take `distance` over all channels at once or, if some lack values, one by one.
 
     Args:
         distance: takes (n, C) and (m, C) float64, ascending per channel and finite, to (C,).
-        now: one sketch.
-        reference: the other one.
+        now: the sketch of the record.
+        reference: the sketch of its reference.
     """
     a, b = (sketch.values.astype(np.float64) for sketch in (now, reference))
-    if len(a) and len(b) and _complete(a) and _complete(b):
+    if len(a) and len(b) and complete(a) and complete(b):
         found = distance(a, b)
     else:
-        pairs = zip(_columns(a), _columns(b), strict=True)
+        pairs = zip(columns(a), columns(b), strict=True)
         found = np.array([
             distance(x[:, None], y[:, None])[0] if x.size and y.size else np.nan for x, y in pairs
         ])  # fmt: skip
     return ByChannel(found, found, usable=~np.isnan(found))
 
 
-def _complete(values: np.ndarray) -> bool:
-    return not len(values) or not np.isnan(values[-1]).any()
-
-
-def _columns(values: np.ndarray) -> list[np.ndarray]:
-    counts = (~np.isnan(values)).sum(axis=0)
-    return [column[:count] for column, count in zip(values.T, counts, strict=True)]
-
-
-def _inner_quantiles(ascending: np.ndarray) -> np.ndarray:
-    """Return the edges (BINS − 1, C) between bins of equal share of (n, C)."""
-    place = np.arange(1, BINS) / BINS * (len(ascending) - 1)
-    below = place.astype(int)
-    low, high = ascending[below], ascending[np.minimum(below + 1, len(ascending) - 1)]
-    return low + (high - low) * (place - below)[:, None]
-
-
-def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the share (BINS, C) of the values (n, C) in each bin, its upper edge included."""
-    below = [np.sum(values <= edge, axis=0) for edge in edges]
-    none, every = np.zeros(values.shape[1]), np.full(values.shape[1], len(values))
-    return np.diff([none, *below, every], axis=0) / len(values)
-
-
-def _gap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values (n + m, C) of both, ascending, and F − G behind each of them."""
-    both = np.concatenate([a, b])
-    order = np.argsort(both, axis=0, kind="stable")
-    # Whole numbers of 1/(n·m), so that equal shares cancel out exactly.
-    steps = np.concatenate([np.full(len(a), len(b)), np.full(len(b), -len(a))])
-    gap = np.cumsum(steps[order], axis=0) / (len(a) * len(b))
-    return np.take_along_axis(both, order, axis=0), gap
+DEFAULTS = tuple(row.name for row in DISTANCES.values() if row.by_default)
+"""What `CovariateShift` records if no measures are chosen."""

@@ -11,9 +11,9 @@ from kbn import backend
 from kbn.common import checks
 from kbn.common.deprecation import deprecated
 from kbn.common.types import Tensor
-from kbn.layers import normalize, options
+from kbn.layers import normalize, options, variables
 from kbn.layers.execution_path import Path, choose
-from kbn.layers.running_statistics import Average, RenormRunningStatistics, RunningStatistics
+from kbn.layers.running_statistics import RunningStatistics
 from kbn.layers.saved_state import SavedState
 from kbn.ops import renormalization
 from kbn.ops.masks import weights_for, where_kept
@@ -247,10 +247,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
         options.check_input_shape(self, input_shape)
         super().build(input_shape)
         self.channel_axis = self.axis % len(input_shape)
-        for name in self._remembered():
-            self._add_state(name, tuple(self.moving_mean.shape))
-        if renormalization.is_scheduled(self.renorm_clipping):
-            self._add_state("renorm_step", ())
+        for name, shape in variables.own_shapes(self).items():
+            self._add_state(name, shape)
         # Hidden from Keras, so that the layer's weights stay those of Keras's layer.
         self._hidden = SimpleNamespace(skipped=_counter("skipped_updates", self.moving_mean.shape))
 
@@ -312,48 +310,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
         }
 
     def running_statistics(self) -> RunningStatistics:
-        """Return how the variables move by the options as they are now, as Keras's would."""
-        self._check_own_state()
-        seen = [getattr(self, name) for name in self._remembered()] or [None, None]
-        spread = self.moving_stddev if self.renorm else self.moving_variance
-        mean, spread = (
-            Average(variable, self.momentum, remembered)
-            for variable, remembered in zip((self.moving_mean, spread), seen, strict=True)
-        )
-        shared = {
-            "skipped": self._hidden.skipped,
-            "unbiased": self.unbiased_variance,
-            "synchronized": self.synchronized,
-        }
-        if not self.renorm:
-            return RunningStatistics(mean, spread, **shared)
-        return RenormRunningStatistics(
-            mean,
-            spread,
-            Average(self.renorm_mean, self.renorm_momentum),
-            Average(self.renorm_stddev, self.renorm_momentum),
-            variance=self.moving_variance,
-            epsilon=self.epsilon,
-            clock=getattr(self, "renorm_step", None),
-            **shared,
-        )
-
-    def _remembered(self) -> tuple[str, ...]:
-        """Return the names of what the averages must remember beside themselves."""
-        if self.momentum is None:
-            return "mean_count", "variance_count"
-        return ("mean_debias", "variance_debias") if self.zero_debias else ()
-
-    def _check_own_state(self) -> None:
-        scheduled = renormalization.is_scheduled(self.renorm_clipping)
-        wanted = [*self._remembered(), *["renorm_step"] * scheduled]
-        if set(wanted) - set(self._own_names) or self.renorm != hasattr(self, "renorm_mean"):
-            raise ValueError(
-                "momentum=None, zero_debias, renorm and a renorm schedule need variables of their "
-                "own and cannot be set after the layer is built. Received, after build: "
-                f"momentum={self.momentum}, zero_debias={self.zero_debias}, renorm={self.renorm}, "
-                f"renorm_clipping={self.renorm_clipping}"
-            )
+        """Return how the variables move by the options as they are now."""
+        return variables.running_statistics(self, self._hidden.skipped)
 
     def _hidden_variables(self) -> dict[str, keras.Variable]:
         return {} if self._hidden is None else {"skipped_updates": self._hidden.skipped}

@@ -2,13 +2,12 @@
 
 import functools
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import keras
 
 from kbn import backend
 from kbn.common import checks
-
-if TYPE_CHECKING:
-    from kbn.layers.batch_normalization import BatchNormalization
 
 ENVIRONMENT = "KBN_FUSED"
 """The environment variable that says what fused="auto" means: one of `FORCED`."""
@@ -30,7 +29,9 @@ class Path(NamedTuple):
         return f"{'fused' if self.fused else 'portable'}: {self.reason}"
 
 
-def choose(layer: "BatchNormalization", dtype: str, *, training: bool, masked: bool) -> Path:
+def choose(
+    layer: keras.layers.BatchNormalization, dtype: str, *, training: bool, masked: bool
+) -> Path:
     """Return the path of a call.
 
     Args:
@@ -57,7 +58,9 @@ def choose(layer: "BatchNormalization", dtype: str, *, training: bool, masked: b
     return Path(False, obstacle)
 
 
-def _obstacle(layer: "BatchNormalization", *, training: bool, masked: bool) -> str | None:
+def _obstacle(
+    layer: keras.layers.BatchNormalization, *, training: bool, masked: bool
+) -> str | None:
     """Return why the fused kernel cannot do what the layer is to compute, or None."""
     if _forced() == "off":
         return f"{ENVIRONMENT}=off"

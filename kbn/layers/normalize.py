@@ -1,7 +1,6 @@
 """How inputs become outputs: the forward pass of the layer, as functions of its state."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
@@ -15,10 +14,7 @@ from kbn.ops.moments import Moments
 from kbn.ops.precision import wide
 from kbn.ops.renormalization import Correction
 
-if TYPE_CHECKING:
-    from kbn.layers.batch_normalization import BatchNormalization
-
-Normalize = Callable[["BatchNormalization", Tensor, Tensor | None], Tensor]
+Normalize = Callable[[keras.layers.BatchNormalization, Tensor, Tensor | None], Tensor]
 """Takes the layer, its inputs and weights of their values (None: all alike) to its outputs."""
 
 
@@ -29,7 +25,7 @@ def chosen(*, training: bool, fused: bool) -> Normalize:
     return fused_inference if fused else portable_inference
 
 
-def fused_batch(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
+def fused_batch(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
     """Normalize `x` with its own moments, by the kernel; move the statistics by them."""
     gamma, beta = gamma_of(layer, "float32"), beta_of(layer, "float32")
     outputs, batch = moments.by_kernel(x, layer.channel_axis, gamma, beta, layer.epsilon)
@@ -37,7 +33,9 @@ def fused_batch(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
     return outputs
 
 
-def portable_batch(layer: "BatchNormalization", x: Tensor, weights: Tensor | None) -> Tensor:
+def portable_batch(
+    layer: keras.layers.BatchNormalization, x: Tensor, weights: Tensor | None
+) -> Tensor:
     """Normalize `x` with its own moments, or those of its virtual batches; move the statistics."""
     if layer.virtual_batch_size is None:
         return _groups(layer, x, weights, layer.channel_axis)
@@ -46,7 +44,7 @@ def portable_batch(layer: "BatchNormalization", x: Tensor, weights: Tensor | Non
     return virtual_batches.join(outputs, x)
 
 
-def fused_inference(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
+def fused_inference(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
     """Normalize `x` with the moving statistics, by the kernel."""
     return backend.normalize(
         x,
@@ -59,7 +57,9 @@ def fused_inference(layer: "BatchNormalization", x: Tensor, _: None) -> Tensor:
     )
 
 
-def portable_inference(layer: "BatchNormalization", x: Tensor, weights: Tensor | None) -> Tensor:
+def portable_inference(
+    layer: keras.layers.BatchNormalization, x: Tensor, weights: Tensor | None
+) -> Tensor:
     """Normalize `x` with the moving statistics."""
     axis, dtype = layer.channel_axis, wide(x.dtype)
     scale, bias = _transform(layer, ops.cast(layer.moving_variance.value, dtype))
@@ -81,7 +81,9 @@ def beta_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
     return ops.cast(beta, dtype)
 
 
-def _groups(layer: "BatchNormalization", x: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+def _groups(
+    layer: keras.layers.BatchNormalization, x: Tensor, weights: Tensor | None, axis: int
+) -> Tensor:
     """Normalize `x`; if virtual batches lie before `axis`, each by its own moments."""
     statistics = layer.running_statistics()
     axes = _all_but(axis, x, first=axis - layer.channel_axis)
@@ -97,7 +99,7 @@ def _groups(layer: "BatchNormalization", x: Tensor, weights: Tensor | None, axis
 
 
 def _or_beta(
-    layer: "BatchNormalization", outputs: Tensor, weights: Tensor | None, axis: int
+    layer: keras.layers.BatchNormalization, outputs: Tensor, weights: Tensor | None, axis: int
 ) -> Tensor:
     """Return `outputs`, and beta at the masked positions."""
     if weights is None:
@@ -106,7 +108,7 @@ def _or_beta(
 
 
 def _transform(
-    layer: "BatchNormalization", variance: Tensor, correction: Correction | None = None
+    layer: keras.layers.BatchNormalization, variance: Tensor, correction: Correction | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the factor of a deviation from the mean and the summand, (…, C) each."""
     scale = ops.rsqrt(variance + layer.epsilon)
@@ -116,7 +118,7 @@ def _transform(
     return scale * correction.r * gamma, correction.d * gamma + beta
 
 
-def _correction(layer: "BatchNormalization", batch: Moments) -> Correction:
+def _correction(layer: keras.layers.BatchNormalization, batch: Moments) -> Correction:
     """Return renorm's correction for a batch, by the statistics before the batch moves them."""
     scheduled = renormalization.is_scheduled(layer.renorm_clipping)
     step = layer.renorm_step.value if scheduled else None

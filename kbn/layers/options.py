@@ -1,13 +1,10 @@
 """The options: what is allowed, and what contradicts what."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
 from kbn.common import checks
-
-if TYPE_CHECKING:
-    from kbn.layers.batch_normalization import BatchNormalization
 
 
 def check_functions(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +19,9 @@ def check_functions(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def check_input_shape(layer: "BatchNormalization", shape: tuple[int | None, ...]) -> None:
+def check_input_shape(
+    layer: keras.layers.BatchNormalization, shape: tuple[int | None, ...]
+) -> None:
     """Check that `layer` can normalize inputs of `shape`.
 
     Raises:

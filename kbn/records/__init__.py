@@ -1,1 +1,1 @@
-"""What is recorded: the catalogue of measures, the rows, and how they are stored."""
+"""Records: the catalogue of measures, rows of numbers, and how they are stored."""

@@ -1,4 +1,4 @@
-"""TFRecord framing, in which event files hold their events."""
+"""TFRecord framing, the format of event files."""
 
 import struct
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-_LARGEST = 2**31  # bytes of a record; a length beyond is damage
+_LARGEST = 2**31  # bytes of a record; a greater length is damage
 
 
 def framed(data: bytes) -> bytes:
@@ -19,12 +19,12 @@ def framed(data: bytes) -> bytes:
 
 
 def whole(file: BinaryIO) -> int:
-    """Return how many bytes of `file`, from its beginning on, are whole records."""
+    """Return the number of bytes of `file`, from its beginning, that are whole records."""
     return max(_ends(file), default=0)
 
 
 def checksum(data: bytes) -> bytes:
-    """Return the CRC-32C of `data`, masked as TFRecord files want it."""
+    """Return the CRC-32C of `data`, masked as in TFRecord files."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 

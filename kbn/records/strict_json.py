@@ -1,16 +1,17 @@
 """NaN and infinities in JSON, which has no numbers for them: they become strings."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 
 
 def strict(value: Json) -> Json:
     """Return `value`, however nested, with "NaN", "Infinity" and "-Infinity" for such floats."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: strict(each) for key, each in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [strict(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

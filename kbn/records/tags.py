@@ -1,4 +1,4 @@
-"""Where a number stands: layers and sites, rows, and the TensorBoard tags of both.
+"""Places (layers and sites), rows of numbers, and the TensorBoard tags of places.
 
 A tag is `measure/layer/site`. TensorBoard groups tags by their first segment, so one group holds
 one measure and lists the layers below it.
@@ -10,13 +10,13 @@ from kbn.records import catalogue
 
 SITES = ("input", "output")
 PROBE = "probe"
-"""The site of what is measured of a layer, or the model, as a whole: on the probe batch."""
+"""The site of a measure of a whole layer, or of the model, on the probe batch."""
 MODEL = "model"
 """Stands in place of a layer if a number is the model's."""
 
 
 class Place(NamedTuple):
-    """One place in the model that is watched.
+    """One watched place in the model.
 
     Attributes:
         layer: the layer's path, with `:i` for the i-th call of a shared layer.

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn.distributions import distances as measures
-from kbn.distributions.distances import ByChannel, jensen_shannon_of, population_stability_of
+from kbn.distributions.by_channel import ByChannel
 from kbn.distributions.reduction import sketched
+from kbn.distributions.samples import BINS, jensen_shannon_of, population_stability_of
 from kbn.records import catalogue
 
 A = np.random.default_rng(0).normal(1, 2, (1000, 3))
@@ -468,5 +469,5 @@ def test_noise_floor_of_wasserstein(n):
 def test_noise_floor_of_psi(n):
     rng = np.random.default_rng(n)
     a, b = (sketch(rng.normal(size=(n, 300))) for _ in range(2))
-    floor = 2 * (measures.BINS - 1) / n
+    floor = 2 * (BINS - 1) / n
     assert measures.population_stability(a, b).mean() == pytest.approx(floor, rel=0.1)

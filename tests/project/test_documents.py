@@ -37,7 +37,7 @@ def printed_ratios_of_one(printed, folder):
 
 
 def printed_a_verdict(printed, folder):
-    assert "moved" in printed
+    assert "mean shift" in printed
 
 
 def recorded_with_all_of_them(printed, folder):

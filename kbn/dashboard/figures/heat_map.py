@@ -1,4 +1,4 @@
-"""If and when something moves, and in which layers: layers over steps."""
+"""Layers over steps: which layers move, and when."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from kbn.records import catalogue
 from kbn.records.series import Histograms
 from kbn.records.tags import Place
 
-RIDGES = 24  # that are drawn; of more records, an even choice
+RIDGES = 24  # the most that are drawn; of more records, an even choice
 OVERLAP = 3.0  # how many lines the highest ridge covers
 TAIL = 0.002  # share of the values that either end of the axis leaves out
 
@@ -61,11 +61,11 @@ def _with_values(histograms: Histograms) -> Histograms:
 
 def _draw(figure: go.Figure, histograms: Histograms, column: int) -> None:
     outlines = [density(buckets) for buckets in histograms.buckets]
-    # A bucket without width, where many values are equal, would flatten all others.
+    # A bucket without width, in which many values are equal, would flatten all others.
     peaks = [heights.max() for _, heights in outlines]
     scale = OVERLAP / max(float(np.quantile(peaks, 0.9)), 1e-300)
     colors = sample_colorscale(style.SEQUENTIAL, np.linspace(0, 0.9, len(outlines)).tolist())
-    for line, (values, heights) in enumerate(outlines):  # the first lies behind
+    for line, (values, heights) in enumerate(outlines):  # the first step at the back
         base = -float(line)
         figure.add_trace(
             go.Scatter(
@@ -89,8 +89,8 @@ def density(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return an outline (2k,) of values and the density there, whose area is 1.
 
     Args:
-        buckets: (k, 3) rows of (left, right, count), ascending; one without width, where many
-            values are equal, takes a thousandth of the whole range.
+        buckets: (k, 3) rows of (left, right, count), ascending. One without width, in which
+            many values are equal, is widened to a thousandth of the whole range.
     """
     least = (buckets[:, 1].max() - buckets[:, 0].min()) / 1000 or 1e-3
     edges, heights, end = [], [], -np.inf

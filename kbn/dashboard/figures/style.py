@@ -9,7 +9,7 @@ from kbn.records import catalogue, tags
 from kbn.records.series import Series
 from kbn.records.tags import Place
 
-# Okabe & Ito's colors, which the color-blind can tell apart.
+# Okabe & Ito's colors, which color-blind readers can distinguish.
 RUNS = (
     "0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167", "230, 159, 0", "86, 180, 233",
 )  # fmt: skip
@@ -38,14 +38,14 @@ def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
 
 
 def stroke(run: int) -> dict[str, object]:
-    """Return the look of the line of the run of this number."""
+    """Return color, width and dash of the line of the run of this number."""
     return {"color": color(run), "width": 2, "dash": dash(run)}
 
 
 def text(name: str) -> str:
-    """Return `name`, which may hold anything, such that Plotly shows it as it is.
+    """Return `name`, whatever it holds, so that Plotly shows it as it is.
 
-    Plotly reads a small HTML in every text, and formulas between dollar signs.
+    Plotly interprets some HTML in every text, and formulas between dollar signs.
     """
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return html.escape(plain, quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
@@ -62,7 +62,7 @@ def label(place: Place) -> str:
 
 
 def unit(measure: str) -> str:
-    """Return what numbers of `measure` are counted in; its name if they have no unit."""
+    """Return the unit of `measure`, or its name if it has no unit."""
     return catalogue.measures()[measure].unit or measure.replace("_", " ")
 
 
@@ -89,7 +89,7 @@ def themed(figure: go.Figure, *, dark: bool) -> go.Figure:
 
 
 def evenly(size: int, most: int) -> Sequence[int]:
-    """Return at most `most` of `size` places, evenly spread, the first and the last among them."""
+    """Return at most `most` of `size` indices, evenly spread, with the first and the last."""
     if size <= most:
         return range(size)
     return [round(i * (size - 1) / (most - 1)) for i in range(most)]

@@ -16,15 +16,12 @@ EXPECTED = {
     ("README.md", "-e '.[cpu,demo]'"),
     ("README.md", "'.[cpu]'"),
     ("callbacks/README.md", "pandas"),
-    ("callbacks/recording/recorder.py", "pandas"),
     ("docs/results.md", "-e '.[cpu,demo]'"),
     ("kbn/common/lazy.py", "tensorflow-cpu"),
     ("kbn/common/lazy.py", "jax"),
     ("kbn/common/lazy.py", "torch"),
-    ("kbn/dashboard/board.py", "pandas"),
-    ("kbn/dashboard/board.py", "pandas"),
     ("kbn/demo/datasets.py", "scikit-learn"),
-    ("kbn/records/history.py", "pandas"),
+    ("kbn/records/frames.py", "pandas"),
 }
 # They ask what others say, or install what they have built.
 EXEMPT = ("tests/", ".ci/")

@@ -1,0 +1,41 @@
+"""What a session asks of the callback whose records it takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+
+from kbn.callbacks.recording.schedule import Schedule
+from kbn.callbacks.writing.event_file import Record
+from kbn.common.types import Nested
+from kbn.records.history import History
+from kbn.records.tags import Place
+
+
+class RecordingCallback(Protocol):
+    """A callback that records; `Recorder` says what each of these is."""
+
+    model: keras.Model
+    params: Mapping[str, Any] | None
+    probe: Nested
+    history: History
+    schedule: Schedule
+    budget: float | None
+    directory: str
+    writes_json_lines: bool
+    compares_steps: bool
+
+    def prepare(self, model: keras.Model) -> Sequence[Place]:
+        """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
+
+    def look_before(self) -> None:
+        """Keep what a record about the coming step needs."""
+
+    def record(self, step: int) -> Record:
+        """Take a record."""
+
+    def summarize(self) -> Record:
+        """Return what is written at the end of an epoch with records."""
+
+    def release(self) -> None:
+        """Let go of what `prepare` made."""
