@@ -225,7 +225,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         """
         if self._hidden is None:
             raise ValueError(f"The layer is not built yet. Received: layer={self.name!r}")
-        return ops.convert_to_numpy(self._hidden.skipped)
+        return ops.convert_to_numpy(self._hidden.skipped.value)
 
     @property
     def refused_updates(self) -> np.ndarray:

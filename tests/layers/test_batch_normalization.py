@@ -332,7 +332,7 @@ REFUSED = [
         "choose one. Received: virtual_batch_size=4, synchronized=True",
     ),
     *[
-        ({"fused": True, **option}, ValueError, "fused=True contradicts renorm, synchronized and")
+        ({"fused": True, **option}, ValueError, "The fused kernel does not support renorm, synchronized or")
         for option in ({"renorm": True}, {"synchronized": True}, {"virtual_batch_size": 4})
     ],
     ({"fused": "yes"}, ValueError, "fused must be one of 'auto', True, False. Received"),
@@ -555,7 +555,7 @@ def test_options_with_variables_cannot_change_after_build(built_with, changed):
     for name, value in changed.items():
         setattr(layer, name, value)
     with pytest.raises(
-        ValueError, match=r"cannot be given once the layer is built\. Received, after build: mo"
+        ValueError, match=r"cannot be set after the layer is built\. Received, after build: mo"
     ):
         layer(np.ones((4, 2), "float32"), training=True)
 
