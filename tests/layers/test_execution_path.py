@@ -159,7 +159,7 @@ def test_true_raises_where_the_kernel_cannot_be_had(options, dtype, arguments, w
     layer = kbn.BatchNormalization(fused=True, name="norm", **options)
     x = tf.cast(X, dtype)
     message = (
-        f"fused=True, but {why}. Use fused='auto' to take the portable path there. "
+        f"fused=True, but {why}. Use fused='auto' to take the portable path. "
         f"Received: layer='norm', inputs.dtype={dtype}"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -172,7 +172,9 @@ def test_true_raises_inside_xla():
     layer = kbn.BatchNormalization(fused=True)
     layer.build(X.shape)
     step = tf.function(lambda x: layer(x, training=True), jit_compile=True)
-    with pytest.raises(ValueError, match="fused=True, but inside XLA it computes wrong variances"):
+    with pytest.raises(
+        ValueError, match="fused=True, but inside XLA the fused kernel computes wrong variances"
+    ):
         step(X)
 
 
