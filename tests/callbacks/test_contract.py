@@ -103,7 +103,7 @@ MODES = {
 }
 
 
-@pytest.mark.basic("*-functional")
+@pytest.mark.basic("XLA-functional")
 @every_kind
 @pytest.mark.parametrize("mode", MODES)
 def test_also_in_other_modes_of_training(mode, kind, tmp_path):
