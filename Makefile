@@ -69,8 +69,8 @@ $(VENV)/.test: setup.cfg | $(BIN)/python
 $(OLDEST)/.test: setup.cfg .ci/oldest.py
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) .ci/oldest.py >$(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c $(OLDEST)/constraints.txt -e '.[$(BACKEND),demo,pandas,test]'
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo,test]' \
+	  -c $(OLDEST)/constraints.txt
 	touch $@
 
 $(BIN)/python:

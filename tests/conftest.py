@@ -11,12 +11,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.replicas import two_logical_devices
 
 two_logical_devices()
-settings.register_profile("kbn", deadline=None, print_blob=True)
+# No test asserts a time.
+settings.register_profile(
+    "kbn", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("kbn")
 
 

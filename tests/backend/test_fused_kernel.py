@@ -402,6 +402,7 @@ def test_tensorflows_own_kernels_pass_too(options, python):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.thorough
 def test_why_kbns_kernels_do_not_run(python, monkeypatch):
     code = "from kbn.backend.tensorflow import native_kernels; print(native_kernels.load())"
     said = python("-c", code, KBN_NATIVE="0").stdout.strip()

@@ -46,7 +46,7 @@ def built(strategy=None, shape=(None, 3, 3), **options):
         return built(None, shape, **options)
 
 
-@pytest.mark.basic("True-*-(7, 1)")
+@pytest.mark.basic("True-{}-(7, 1)", "True-*rmax*-(7, 1)")
 @SPLITS
 @options_case
 @pytest.mark.parametrize("masked", [False, True])

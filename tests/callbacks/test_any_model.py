@@ -153,6 +153,7 @@ def test_what_trains_is_watched(scenario, tmp_path):
     assert_right(run)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("build", [Own, unbuilt])
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_each_callback_alone_may_be_the_first_to_call_the_model(name, build, tmp_path):
@@ -169,12 +170,14 @@ def test_a_train_step_of_several_steps_crosses_what_is_due(tmp_path):
     assert_right(run)
 
 
+@pytest.mark.thorough
 def test_a_loss_of_add_loss_alone(tmp_path):
     run = trained(compiled(AddsLoss(), loss=None), tmp_path, y=None)
     assert_recorded(run, EVERY_STEP, tmp_path)
     assert_right(run)
 
 
+@pytest.mark.thorough
 def test_a_loss_of_add_loss_beside_regularizers_in_an_own_train_step(tmp_path):
     run = trained(compiled(RegularizedAndAdds(), loss=None), tmp_path)
     assert_recorded(run, EVERY_STEP, tmp_path)
@@ -321,6 +324,7 @@ SEVERAL_WEIGHTS = {"one": WEIGHT, "two": WEIGHT[::-1]}
 LOSSES_ALONE = [name for name in CALLBACKS if name != "MovingStatistics"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weighted", [False, True])
 def test_several_outputs_with_weights_of_losses_and_samples(weighted, tmp_path):
     weight = SEVERAL_WEIGHTS if weighted else None
@@ -465,6 +469,7 @@ def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, re
         assert {key: again[key] for key in same} == {key: before[key] for key in same}
 
 
+@pytest.mark.thorough
 def test_steps_that_are_run_again_stand_once_in_tensorboard(resumptions):
     for run in resumptions:
         for name, callback in run.second.items():

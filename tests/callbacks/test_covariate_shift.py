@@ -141,6 +141,7 @@ def test_what_is_written_is_what_the_layers_compute(tmp_path):
     assert values["bn", "output", "std"] == pytest.approx((gamma * normal + beta).std(), rel=1e-5)
 
 
+@pytest.mark.basic("shared")
 @pytest.mark.parametrize("kind", models.BUILDERS)
 def test_while_no_weight_changes_nothing_moves(kind, tmp_path):
     """Dropout is on, and its masks are the same in every record."""
@@ -191,6 +192,7 @@ def test_first_reference_measures_from_the_first_record(tmp_path):
     assert last[1][-1] > 2 * last[0][-1]
 
 
+@pytest.mark.basic("cadence0*")
 @pytest.mark.parametrize(
     ("cadence", "expected"),
     [
@@ -222,6 +224,7 @@ class Stepping(keras.Model):
         return logs
 
 
+@pytest.mark.basic("4")
 @pytest.mark.parametrize("every_steps", [1, 3, 6, 12])
 def test_no_record_comes_late_where_a_train_step_steps_several_times(every_steps, tmp_path):
     model = Stepping()
@@ -231,6 +234,7 @@ def test_no_record_comes_late_where_a_train_step_steps_several_times(every_steps
     assert steps(shift) == list(range(0, 49, max(3, every_steps)))
 
 
+@pytest.mark.thorough
 def test_a_second_fit_goes_on_at_the_right_step(tmp_path):
     model = models.compiled("functional")
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
@@ -252,6 +256,7 @@ def test_a_resumed_model_starts_at_its_step(tmp_path):
     assert steps(shift) == [8, 12, 16]
 
 
+@pytest.mark.thorough
 def test_another_model_is_refused(tmp_path):
     shift = CovariateShift(tmp_path, X[:16])
     fit(models.compiled("functional"), shift)
@@ -350,6 +355,7 @@ def test_when_training_raises_the_file_is_complete_and_closed(tmp_path):
     assert steps(shift) == list(range(15))
 
 
+@pytest.mark.thorough
 def test_after_a_fit_that_raised_the_axis_goes_on_though_a_new_optimizer_counts_from_0(tmp_path):
     def stop(batch, logs):
         if batch == 5:
@@ -365,6 +371,7 @@ def test_after_a_fit_that_raised_the_axis_goes_on_though_a_new_optimizer_counts_
     assert steps(shift) == [0, 6]
 
 
+@pytest.mark.thorough
 def test_when_the_exception_is_kept_the_file_is_complete_all_the_same(tmp_path):
     def stop(batch, logs):
         if batch == 5:
@@ -409,6 +416,7 @@ def test_a_record_can_be_read_as_soon_as_it_is_taken(tmp_path):
     assert read == [1, 1, 1, 2, 2, 2, 2, 3]
 
 
+@pytest.mark.thorough
 def test_a_failing_record_warns_once_and_training_goes_on(tmp_path):
     class Failing(CovariateShift):
         def record(self, step):
@@ -430,6 +438,7 @@ def test_a_failing_record_warns_once_and_training_goes_on(tmp_path):
     assert int(model.optimizer.iterations.numpy()) == 8
 
 
+@pytest.mark.thorough
 def test_a_removed_log_folder_does_not_end_training(tmp_path):
     remove = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda *_: shutil.rmtree(tmp_path / "log", ignore_errors=True)
@@ -452,6 +461,7 @@ def test_a_removed_log_folder_does_not_end_training(tmp_path):
     assert steps(shift) == list(range(17))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["file", "nowhere"])
 def test_an_unwritable_log_folder_does_not_end_training(where, tmp_path):
     """Root may write everywhere but below a file, and in /proc."""
@@ -490,6 +500,7 @@ class Disk:
         return written
 
 
+@pytest.mark.basic("True-3-700", "False-0-0")
 @pytest.mark.parametrize("room", [0, 10, 700])
 @pytest.mark.parametrize("full_from", [0, 3])
 @pytest.mark.parametrize("json_lines", [False, True])
@@ -546,6 +557,7 @@ def test_a_record_whose_cost_found_no_room_is_not_lost(tmp_path, monkeypatch):
     assert shift.lost_records == 0
 
 
+@pytest.mark.thorough
 def test_history_as_json_lines(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=3, json_lines=True)
     model = models.compiled("functional")
@@ -556,6 +568,7 @@ def test_history_as_json_lines(tmp_path):
     assert steps(shift) == [0, 3, 6, 8, 9, 12, 15]
 
 
+@pytest.mark.thorough
 def test_history_as_a_frame(tmp_path):
     pytest.importorskip("pandas")
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
@@ -611,6 +624,7 @@ def size_of(run):
     return sum(path.stat().st_size for path in run.iterdir())
 
 
+@pytest.mark.thorough
 def test_beyond_its_budget_watching_waits(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=1, budget=1e-9)
     fit(models.compiled("functional"), shift)
@@ -620,6 +634,7 @@ def test_beyond_its_budget_watching_waits(tmp_path):
     assert list(events.series(tmp_path / "covariate_shift", "mean/bn/input")) == [0]
 
 
+@pytest.mark.thorough
 def test_no_more_histograms_than_tensorboard_shows(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], sites="input", every_steps=1)
     fit(models.compiled("functional"), shift, epochs=19)
@@ -777,6 +792,7 @@ def test_a_model_without_an_optimizer_is_refused_before_anything_is_written(tmp_
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.thorough
 def test_an_earlier_run_in_the_folder_is_told(tmp_path):
     fit(models.compiled("functional"), CovariateShift(tmp_path, X))
     with user_warnings() as texts:
@@ -784,6 +800,7 @@ def test_an_earlier_run_in_the_folder_is_told(tmp_path):
     assert [re.search(r"holds another run", text) is not None for text in texts] == [True]
 
 
+@pytest.mark.thorough
 def test_weights_changed_between_fits_are_seen_at_the_next_start(tmp_path):
     model = models.compiled("functional")
     shift = CovariateShift(tmp_path, X[:16])
@@ -867,6 +884,7 @@ def test_gradients_accumulated_for_longer_than_an_epoch_are_no_standing_steps(tm
     assert steps(shift) == [0, 1, 2]
 
 
+@pytest.mark.thorough
 def test_an_optimizer_set_back_between_fits_sets_no_step_back(tmp_path):
     model, shift = models.compiled("functional"), CovariateShift(tmp_path, X, every_steps=4)
     fit(model, shift)
@@ -875,6 +893,7 @@ def test_an_optimizer_set_back_between_fits_sets_no_step_back(tmp_path):
     assert steps(shift) == [0, 4, 8, 12, 16]
 
 
+@pytest.mark.thorough
 def test_epochs_that_an_earlier_run_took_are_taken_off(tmp_path):
     """So that the histograms that are left are not thinned for their sake."""
     shift = CovariateShift(tmp_path, X[:16], every_steps=1)

@@ -142,6 +142,7 @@ class Limited(keras.layers.Layer):
             return tf.identity(x)
 
 
+@pytest.mark.basic("MovingStatistics")
 @every_callback
 def test_a_probe_that_stops_fitting(name, tmp_path):
     """The layer refuses the probe, not the batches, from the third epoch to the sixth."""
@@ -166,6 +167,7 @@ def test_a_probe_that_stops_fitting(name, tmp_path):
     assert steps(callback) == sorted({first_step(name), 1, 2, 7, 8})
 
 
+@pytest.mark.basic("GradientShift")
 @every_callback
 def test_a_layer_that_python_runs_and_that_fails(name, tmp_path):
     class Moody(keras.layers.Layer):

@@ -207,6 +207,7 @@ def test_by_default_the_layers_with_a_kernel_are_watched(tmp_path):
     assert {row.layer for row in shift.history if row.site == tags.PROBE} == {"dense", "head"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"steps_per_execution": 4}, {"jit_compile": True}], ids=str)
 def test_steps_are_those_that_were_recorded(options, tmp_path):
     shift = GradientShift(tmp_path, (X, Y), on_steps=[3, 8])
@@ -217,6 +218,7 @@ def test_steps_are_those_that_were_recorded(options, tmp_path):
     assert sorted({row.step for row in shift.history}) == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("every", "steps"), [(1, [1, 2]), (2, [1, 2]), (100, [1])])
 @pytest.mark.parametrize("epochs", [1, 3])  # of three, each ends before a step is made
 def test_accumulated_gradients_make_a_step_of_several_batches(epochs, every, steps, tmp_path):

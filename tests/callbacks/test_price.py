@@ -42,6 +42,7 @@ def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
     assert callback.cost.records == len(steps(callback))
 
 
+@pytest.mark.thorough
 def test_json_lines_count_among_the_bytes(tmp_path):
     callback = CALLBACKS["LossLandscape"](tmp_path, (X, Y), every_steps=2, json_lines=True)
     fitted(callback)
@@ -153,6 +154,7 @@ def test_json_lines_hold_the_rows(tmp_path):
     assert list(json.loads(lines[0])) == ["step", "layer", "site", "measure", "value"]
 
 
+@pytest.mark.thorough
 def test_a_second_fit_adds_its_lines(tmp_path):
     callback = CALLBACKS["LossLandscape"](tmp_path, (X, Y), every_steps=4, json_lines=True)
     model = models.compiled("functional")

@@ -76,6 +76,7 @@ def plain():
     return outcome([])
 
 
+@pytest.mark.basic("GradientShift")
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_training_ends_bit_for_bit_the_same(name, tmp_path):
     call = keras.layers.Layer.__call__
@@ -185,6 +186,7 @@ def test_a_place_that_was_away_is_compared_with_its_last_record(tmp_path):
     assert moved[2] > 0  # by the first step
 
 
+@pytest.mark.basic("LSTM")
 @pytest.mark.parametrize("kind", INSIDE)
 def test_what_an_rnn_calls_in_its_loop_is_left_out_as_ever(kind, tmp_path):
     """Though Python runs the loop, and the cell once more than there are steps."""

@@ -80,6 +80,7 @@ def test_moments_are_over_all_values_even_beyond_max_samples(way):
     assert sketch.pooled_std() == pytest.approx(x.std(dtype="float64"), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_wide_layer_in_blocks_without_a_rest(python):
     """In a process of its own: it once ended the interpreter."""
     code = """
@@ -168,6 +169,7 @@ def test_shares_of_a_sample_are_those_of_the_sample(way, rng):
     assert sketch.zero_share == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.basic("*whole-*")
 @pytest.mark.parametrize(
     ("bounds", "low", "high"), [((0, 1), 0.01, 0.99), ((-1, 1), -0.98, 0.98), ((0, 6), 0.06, 5.94)]
 )

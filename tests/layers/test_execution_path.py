@@ -173,7 +173,7 @@ def test_true_raises_inside_xla():
     layer.build(X.shape)
     step = tf.function(lambda x: layer(x, training=True), jit_compile=True)
     with pytest.raises(
-        ValueError, match="fused=True, but inside XLA the fused kernel computes wrong"
+        ValueError, match="fused=True, but inside XLA the fused kernel computes wrong variances"
     ):
         step(X)
 

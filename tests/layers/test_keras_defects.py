@@ -76,6 +76,7 @@ def on_two_replicas(cls, parts, masks=(None, None), **options):
     return layer
 
 
+@pytest.mark.basic("2-*")
 @each_layer
 @pytest.mark.parametrize("m", [2, 4, 8])
 def test_moving_variance_is_unbiased(cls, m):

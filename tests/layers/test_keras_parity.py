@@ -77,6 +77,7 @@ def test_every_argument_gives_the_same_numbers(arguments):
         )
 
 
+@pytest.mark.basic("*-True")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
 def test_every_argument_gives_the_same_gradients(arguments, training):

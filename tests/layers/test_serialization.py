@@ -97,6 +97,7 @@ def test_a_keras_config_makes_a_layer_of_ours_and_old_axis_lists_are_read():
     assert kbn.BatchNormalization.from_config({**config, "axis": [3]}).axis == 3
 
 
+@pytest.mark.thorough
 def test_a_process_that_imports_the_layer_loads_the_file(tmp_path, python):
     trained(kbn.BatchNormalization()).save(tmp_path / "model.keras")
     code = (

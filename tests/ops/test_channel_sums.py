@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kbn.backend.tensorflow import channel_sums as blocks
 from kbn.ops import channel_sums
 
 MODES = {"eager": None, "graph": False, "xla": True}
@@ -18,7 +19,7 @@ each_shape = pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Rows of a few lanes, so that small arrays take many steps and leave a rest."""
-    monkeypatch.setattr(channel_sums, "LANES", 16)
+    monkeypatch.setattr(blocks, "LANES", 16)
 
 
 def run(function, jit, *arguments):
@@ -57,8 +58,8 @@ def test_sums(shape, axis, jit):
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 90), st.integers(1, 5))
 def test_any_number_of_rows_and_any_block(rows, channels, lanes, many):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(channel_sums, "LANES", lanes)
-        patch.setattr(channel_sums, "ROWS", many)
+        patch.setattr(blocks, "LANES", lanes)
+        patch.setattr(blocks, "ROWS", many)
         axes, x, _, pivot, *_ = setting((rows, channels), -1)
         _, first, second = run(lambda x, p: channel_sums.shifted(x, p, axes), True, x, pivot)
         np.testing.assert_allclose(first[0], (x - pivot).sum(0), atol=1e-9)

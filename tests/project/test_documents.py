@@ -57,7 +57,7 @@ EXPECTED = {
 AFTER_THE_FIRST = ("README.md:3",)  # it reads what the first block wrote
 
 
-@pytest.mark.basic("README.md:0", "README.md:1")
+@pytest.mark.basic("README.md:0")
 @pytest.mark.parametrize("name", sorted({*BLOCKS, *EXPECTED}))
 def test_python_blocks_run(name, python, tmp_path):
     if name in AFTER_THE_FIRST:
@@ -89,7 +89,7 @@ def test_docstring_examples_run(name):
     assert result.failed == 0
 
 
-@pytest.mark.basic("momentum_and_variance.py")
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run(example, python, tmp_path):
     done = python(str(example), "--steps", "60")

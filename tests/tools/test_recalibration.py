@@ -500,6 +500,7 @@ def test_the_callback_measures_before_validation():
         np.testing.assert_allclose(value, IMAGES.mean((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.basic("2")
 @pytest.mark.parametrize("every_epochs", [1, 2, 7])
 def test_the_callback_follows_its_cadence_and_ends_with_the_last_epoch(every_epochs):
     seen = Seen()

@@ -10,10 +10,10 @@ from tests.support import ROOT
 
 
 def collected(*options):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return {line for line in done.stdout.splitlines() if "::" in line}
 
 
