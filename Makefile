@@ -42,9 +42,9 @@ coverage: $(VENV)/.test ## all tests, and which branches they take: at least 95 
 # The layer's tests.
 LAYER := tests/layers tests/backend/test_replicas.py tests/tools
 
-test-paths: $(VENV)/.test ## the layer's tests with the fused kernel forced off, and on
+test-paths: $(VENV)/.test ## the layer's tests without the fused kernel, then without kbn's kernels
 	KBN_FUSED=off $(BIN)/python -m pytest $(LAYER)
-	KBN_FUSED=on $(BIN)/python -m pytest $(LAYER)
+	KBN_NATIVE=0 $(BIN)/python -m pytest $(LAYER)
 
 bench: $(VENV)/.test ## the layer side by side with Keras (and torch), and the callbacks, into docs/benchmarks*.md
 	$(BIN)/python -m benchmarks
