@@ -37,7 +37,8 @@ class Server:
                 self._reader = threading.Thread(target=self._keep_reading, daemon=True)
                 self._reader.start()
                 return
-        self._process.stderr.close()
+        self._process.stderr.close()  # it printed all it had and ends
+        self._process.wait()
         raise RuntimeError(f"TensorBoard did not start: {''.join(self.log)}")
 
     def _keep_reading(self):
