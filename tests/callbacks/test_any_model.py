@@ -514,7 +514,7 @@ def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_pa
     assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
 
 
-@pytest.mark.basic("LSTM")
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", INSIDE)
 def test_weights_inside_a_loop_count_with_the_layer_that_has_it(kind, tmp_path):
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["GradientShift"])
