@@ -1,1 +1,1 @@
-"""kbn's layer and hook against Keras's and torch's, side by side: `make bench`."""
+"""Benchmarks of kbn's layer (beside Keras's and torch's), callbacks and tab: `make bench`."""

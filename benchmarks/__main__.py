@@ -11,27 +11,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from rich.progress import track
 
-from benchmarks import hooks, hooks_report, layers, networks, report, tab, tab_report
+from benchmarks import callbacks, callbacks_report, layers, networks, report, tab, tab_report
 
-# By name: what is measured, its page and the file's name in docs/.
+# By name of the part: its page and the name of its files in docs/.
 PARTS = {
     "layer": (report, "benchmarks"),
-    "hooks": (hooks_report, "benchmarks-hooks"),
+    "callbacks": (callbacks_report, "benchmarks-callbacks"),
     "tab": (tab_report, "benchmarks-tab"),
 }
 
 
 def _rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:
-    if part in ("hooks", "tab"):
-        yield from (hooks if part == "hooks" else tab).rows(quick)
+    if part in ("callbacks", "tab"):
+        yield from (callbacks if part == "callbacks" else tab).rows(quick)
         return
-    yield networks.memory_row(quick)  # first: it takes processes of its own
+    yield networks.memory_row(quick)  # first: it starts its own processes
     yield from layers.rows(quick)
     yield from networks.rows(quick)
 
 
 def main() -> None:
-    """Measure everything, or a part."""
+    """Measure all parts, or one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows, few rounds")
     parser.add_argument("--only", choices=PARTS, help="one part (all)")

@@ -1,4 +1,4 @@
-"""The layer alone: forward and backward, and inference, over shapes, dtypes and ways to run."""
+"""The layer alone: training and inference, over shapes, dtypes and modes."""
 
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -26,7 +26,7 @@ SHAPES = {
 DTYPES = ("float32", "bfloat16")
 MODES = ("eager", "graph", "xla")
 PASSES = ("training", "inference")
-# Activations read or written, at the fewest. Training: x; x, y; x, dy; x, dy, dx.
+# The fewest reads and writes of activations. Training: x; x, y; x, dy; x, dy, dx.
 TRANSFERS = {"training": 8, "inference": 2}
 
 
@@ -63,7 +63,7 @@ def _action(cls: Any, axis: int, x: Any, dy: Any, mode: str, what: str) -> Actio
     layer.build(tuple(x.shape))
     run = _training(layer) if what == "training" else _inference(layer)
     if mode != "eager":
-        # Concrete: TensorFlow warns where one line of code is traced for many layers.
+        # Concrete: TensorFlow warns if one line of code is traced for many layers.
         run = tf.function(run, jit_compile=mode == "xla").get_concrete_function(x, dy)
     return lambda: run(x, dy)
 

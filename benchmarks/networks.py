@@ -58,14 +58,14 @@ NETWORKS = {
 
 
 class Clock(keras.callbacks.Callback):
-    """Keeps the milliseconds of the steps of every `fit` but the first, which starts things."""
+    """Keeps the milliseconds of each step of a `fit` after the first one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Look at the clock."""
+        """Keep the time since the last step."""
         now = time.perf_counter()
         if batch > 0:
             self.steps.append(1e3 * (now - self._last))
@@ -73,7 +73,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """Measure the milliseconds of a step of `fit`: kbn's layer, Keras's, and without."""
+    """Measure the milliseconds of a step of `fit`: with kbn's layer, with Keras's, without."""
     for name, (network, shape, batch, steps) in NETWORKS.items():
         clocks = {kind: Clock() for kind in LAYERS}
         fits = {

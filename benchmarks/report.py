@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: tables, JSON, a page of the documentation."""
+"""The results of a run of the benchmarks: tables, JSON, a page of the documentation."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ MEMORY_HEAD = ["peak memory of fit, MB", "kbn", "Keras", "without", "÷ Keras"]
 
 
 def machine() -> Row:
-    """Say where and with what the run took place."""
+    """Return the machine and the versions of the libraries."""
     import keras
     import tensorflow as tf
 
@@ -91,14 +91,18 @@ def markdown(introduction: str, tables: Sequence[tuple[list[str], Cells]], machi
 
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench`, on an otherwise idle machine; do not edit. Every row is measured in one
-process, its columns in turn, and shows medians in milliseconds. *Training* is forward and backward,
-with the gradients of inputs, γ and β; *inference* is `training=False`. The floor is the time that
-the fewest possible readings and writings of the activation take at the speed of a copy by all CPUs,
-measured in the same row: x; x, y forward; x, dy; x, dy, dx backward; x, y in inference. It counts
-no calls of Python and no allocation of memory, which the other columns contain. torch runs eagerly,
-in the same memory layout (3-D: in its own), also beside the rows of graph and XLA. *Added* is what
-a step of `fit` takes more than that of the same net without normalization."""
+Written by `make bench` on an otherwise idle machine; do not edit. Every row is measured in one
+process, its columns in turn. Times are medians in milliseconds. *Training* is forward and backward,
+with the gradients of inputs, γ and β. *Inference* is `training=False`.
+
+The *floor* is the time of the fewest possible reads and writes of the activation, at the speed at
+which all CPUs copy memory, measured in the same row. Forward, training has to read x, then to
+read x and write y; backward, to read x and dy, then to read x and dy and write dx. Inference has to
+read x and write y. The floor includes no Python calls and no allocation of memory; the
+other columns include both.
+
+torch always runs eagerly, also in the rows of graph and XLA, and in the same memory layout (3-D: in
+its own). *Added* is how much longer a step of `fit` takes than without normalization."""
 
 
 def _layer_cells(row: Row) -> list[str]:

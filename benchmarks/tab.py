@@ -1,4 +1,4 @@
-"""The tab: how long its first picture takes in a browser, from a log of known size."""
+"""The tab: the time until its first picture in a browser, from a log of known size."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ from kbn.records.tags import Place
 
 RUNS = ("plain", "normalized")
 SIZES = ((50, 1000), (200, 1000))  # layers, steps
-DRAWN = 15  # seconds by which every picture stands, and is looked at
+DRAWN = 15  # seconds after which every picture is drawn
 SECONDS = """() => {
   const since = performance.timeOrigin - window.parent.performance.timeOrigin;
   const [tab, everything] = ["first-draw", "all-drawn"].map(
@@ -34,7 +34,7 @@ SECONDS = """() => {
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """Measure all of it; nothing where there is no Chromium."""
+    """Measure all sizes; nothing if Chromium is not installed."""
     chromium = shutil.which("chromium")
     if chromium is None:
         print("No Chromium: the tab is not measured (apt-get install chromium).", file=sys.stderr)
@@ -81,7 +81,7 @@ def served(folder: str) -> Iterator[str]:
         before = b""
         while (state := _fetched(f"{url}/data/plugin/kbn/state")) != before or not state:
             before = state
-            time.sleep(6)  # longer than TensorBoard takes between two looks at its folder
+            time.sleep(6)  # TensorBoard reads its folder more often than this
         yield url
     finally:
         process.kill()
@@ -94,11 +94,10 @@ def _fetched(url: str) -> bytes:
 
 
 def _seconds(chromium: str, url: str) -> dict[str, float]:
-    """Return when the pictures stood, in a browser that saw nothing before.
+    """Return the seconds until the pictures were drawn, in a browser with an empty profile.
 
-    It is started by itself, and looked at when all is done: what drives a page from the start
-    makes Chromium keep a trace of every error that a script catches, and for that parse Plotly's
-    script again and again.
+    Playwright connects only after all is drawn. If it drives a page from the start, Chromium keeps
+    a trace of every error that a script catches, and parses Plotly's script again each time.
     """
     from playwright.sync_api import sync_playwright
 
@@ -115,7 +114,7 @@ def _seconds(chromium: str, url: str) -> dict[str, float]:
 
 @contextmanager
 def _browser(chromium: str, url: str, profile: str) -> Iterator[str]:
-    """Open `url`, and yield the address at which the browser can be asked."""
+    """Open `url` in a browser, and yield the address of its debugger."""
     options = ["--headless", "--no-sandbox", "--remote-debugging-port=0",
                "--window-size=1500,1400", f"--user-data-dir={profile}"]  # fmt: skip
     process = subprocess.Popen([chromium, *options, url], stderr=subprocess.PIPE, text=True)
@@ -127,7 +126,7 @@ def _browser(chromium: str, url: str, profile: str) -> Iterator[str]:
 
 
 def _said(process: subprocess.Popen[str], pattern: str) -> str:
-    """Return the first text of this pattern that the process says, and pass over the rest."""
+    """Return the first match of the pattern in what the process prints; discard the rest."""
     assert process.stderr is not None
     found = next(filter(None, (re.search(pattern, line) for line in process.stderr)))
     threading.Thread(target=process.stderr.read, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Time some actions in turn, and what the memory of this machine allows."""
+"""Time actions in turn, and a copy of memory."""
 
 import os
 import random
@@ -20,9 +20,9 @@ def cpus() -> int:
 def interleaved(actions: Mapping[str, Action], seconds: float, least: int = 7) -> dict[str, float]:
     """Return the median milliseconds of each action.
 
-    They run in turn, after two rounds of warm-up, for about `seconds`, at least `least` rounds, so
-    that what slows the machine down slows down all of them. Each round has an order of its own: who
-    comes after another one of the same inputs finds them in the cache.
+    They run in turn, so that a slowdown of the machine affects all of them: after two rounds of
+    warm-up, for about `seconds`, in at least `least` rounds. Each round has its own order, because
+    an action is faster if the one before it left the same inputs in the cache.
     """
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(2):

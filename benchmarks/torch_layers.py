@@ -1,4 +1,4 @@
-"""torch's layer, where torch is installed."""
+"""torch's layer, if torch is installed."""
 
 import importlib.util
 import os
@@ -7,17 +7,17 @@ from typing import Any
 
 from benchmarks.timing import Action, cpus
 
-# Threads that spin after their work would slow down whoever comes next.
+# Threads that spin after their work would slow down the next action.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def available() -> bool:
-    """Say whether torch is installed."""
+    """Return whether torch is installed."""
     return importlib.util.find_spec("torch") is not None
 
 
 def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
-    """Return one pass of torch's layer over such an activation, in a layout torch is good at."""
+    """Return one pass of torch's layer over such an activation, in a layout that suits torch."""
     import torch
 
     torch.set_num_threads(cpus())
@@ -45,9 +45,9 @@ def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
 
 
 def _activation(torch: Any, shape: Sequence[int], axis: int, dtype: str) -> Any:
-    """Return random numbers whose axes torch calls (N, C, …).
+    """Return random numbers with torch's axes, (N, C, …).
 
-    Channels lie last in memory where ours do, but for 3-D, where torch knows the other way only.
+    Channels are last in memory if ours are, except in 3-D: torch has channels first only.
     """
     x = torch.randn(*shape).to(getattr(torch, dtype))
     if axis == 1 or len(shape) == 2:

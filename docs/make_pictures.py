@@ -1,4 +1,4 @@
-"""Draw the README's picture of the tab: run the demonstration, and photograph it."""
+"""Make the README's picture of the tab: run the demonstration, and take a screenshot."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.tab import served
 
-CHROMIUM = shutil.which("chromium")  # None: playwright takes its own
+CHROMIUM = shutil.which("chromium")  # None: Playwright uses its own
 DOCS = Path(__file__).parent
 
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def photograph(page_of_figure: Path, target: Path) -> None:
-    """Write a picture of the figure that stands alone in a page."""
+    """Write a picture of the only figure of a page."""
     with _page(width=1020, height=800) as page:
         page.goto(page_of_figure.resolve().as_uri())
         page.locator(".main-svg").first.wait_for()

@@ -1,9 +1,10 @@
 """Run the experiments of `examples/` and put their tables and pictures into docs/results.
 
-    python -m docs.make_results [NAME ...]     # all, where none is named; about an hour on 2 cores
+    python -m docs.make_results [NAME ...]     # all by default: about an hour on 2 cores
 
-Each experiment leaves numbers.json and pages in runs/<name>. The pages are photographed, the
-numbers kept as docs/results/<name>.json, and the tables in docs/results.md written from them.
+Each experiment writes numbers.json and HTML pages to runs/<name>. This script takes screenshots of
+the pages, keeps the numbers as docs/results/<name>.json, and writes the tables in docs/results.md
+from them.
 """
 
 import json
@@ -24,7 +25,7 @@ NAMES = ("figure_1", "learning_rates", "unbiased_statistics", "gradient_shift", 
 
 
 def main() -> None:
-    """Run what is named, and write what came of it."""
+    """Run the named experiments, and write their results."""
     by = machine()  # before anything can change
     for name in sys.argv[1:] or NAMES:
         out = DOCS.parent / "runs" / name
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def keep(name: str, out: Path, by: dict[str, Any]) -> None:
-    """Keep the numbers in `out`, of a run made `by` this machine and commit, and its pictures."""
+    """Keep the numbers and pictures of the run in `out`, made `by` this machine and commit."""
     RESULTS.mkdir(exist_ok=True)
     numbers = json.loads((out / "numbers.json").read_text())
     numbers["rows"] = _rounded(numbers["rows"])
@@ -51,7 +52,7 @@ def keep(name: str, out: Path, by: dict[str, Any]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Return all numbers with five digits, as many as the tables need."""
+    """Return `value` with every number rounded to five digits, as many as the tables need."""
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -60,7 +61,7 @@ def _rounded(value: Any) -> Any:
 
 
 def table(name: str) -> str:
-    """Return the kept table in Markdown, and what it was made by."""
+    """Return the kept table in Markdown, with its seeds, commit, machine and versions."""
     kept = json.loads((RESULTS / f"{name}.json").read_text())
     lines = [kept["table"]["head"], ["---"] * len(kept["table"]["head"]), *kept["table"]["cells"]]
     by = kept["by"]
@@ -71,7 +72,7 @@ def table(name: str) -> str:
 
 
 def write_tables() -> None:
-    """Write all kept tables between their marks in the documents."""
+    """Write the kept tables into the documents, between their marks."""
     for document in (DOCS / "results.md", DOCS / "how-to-read.md"):
         text = document.read_text()
         document.write_text(with_tables(text))

@@ -31,7 +31,7 @@ def network(normalized: bool) -> keras.Model:
 
 
 def main() -> None:
-    """Train both networks with the hook and print how far each layer's inputs moved."""
+    """Train both networks with the callback and print how far each layer's inputs moved."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--log-dir", default="runs/cnn")

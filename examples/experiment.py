@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
 
 
 def line(
-    points: Sequence[tuple[float, Sequence[float]]], name: str, colour: int, **look: Any
+    points: Sequence[tuple[float, Sequence[float]]], name: str, color: int, **look: Any
 ) -> list[go.Scatter]:
     """Return the mean over seeds at every x as a line, and lowest to highest as a band.
 
@@ -195,8 +195,8 @@ def line(
     low, high = ([pick(of) for _, of in kept] for pick in (min, max))
     own = {"legendgroup": name, "name": name}
     band = go.Scatter(
-        x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=OKABE_ITO[colour],
+        x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=OKABE_ITO[color],
         opacity=0.2, mode="lines", line_width=0, hoverinfo="skip", showlegend=False, **own,
     )  # fmt: skip
-    style = {"color": OKABE_ITO[colour], **look}
+    style = {"color": OKABE_ITO[color], **look}
     return [band, go.Scatter(x=at, y=[mean(of) for _, of in kept], line=style, **own)]

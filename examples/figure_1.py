@@ -67,7 +67,7 @@ class Looks(keras.callbacks.Callback):
         return found[:, :, order[len(order) // 2]]
 
 
-def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, hooks: list) -> dict:
+def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, callbacks: list) -> dict:
     """Train one net and return what is shown of it."""
     data = datasets.Parts(*((x.reshape(len(x), -1), y) for x, y in data))
     x, y = data.train
@@ -79,7 +79,7 @@ def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, hooks
     looks = Looks(data, "sigmoid_3")
     fitted = model.fit(
         x, y, batch_size=demo.BATCH_SIZE, epochs=steps * demo.BATCH_SIZE // len(x), verbose=0,
-        callbacks=[looks, *hooks], validation_data=data.test, validation_batch_size=1000,
+        callbacks=[looks, *callbacks], validation_data=data.test, validation_batch_size=1000,
     )  # fmt: skip
     moving = fitted.history["val_accuracy"]
     return {"steps": looks.steps, "accuracy over steps": looks.accuracy,
@@ -102,7 +102,7 @@ def moved(shift: kbn.callbacks.CovariateShift) -> dict[str, float]:
     return {f"shift, {name}, σ": float(np.mean(values)) for name, values in parts.items()}
 
 
-def curves(rows: list[dict], name: str, colour: int) -> list[go.Scatter]:
+def curves(rows: list[dict], name: str, color: int) -> list[go.Scatter]:
     """Return a net's accuracy over steps; dotted, with moving statistics where it has any."""
     own = [row for row in rows if row["net"] == name]
     steps = own[0]["steps"]
@@ -110,7 +110,7 @@ def curves(rows: list[dict], name: str, colour: int) -> list[go.Scatter]:
     def line(key: str, steps: list[int], label: str, **look: str) -> list[go.Scatter]:
         seeds = zip(*(row[key] for row in own), strict=True)
         points = list(zip(steps, seeds, strict=True))
-        return experiment.line(points, label, colour, **look)
+        return experiment.line(points, label, color, **look)
 
     drawn = line("accuracy over steps", steps, name)
     if NETS[name]:
@@ -122,14 +122,14 @@ def figure(rows: list[dict]) -> go.Figure:
     """Draw the paper's three panels: accuracy of all seeds, the unit of the first one."""
     titles = ["Test accuracy", *(f"A typical unit's inputs, {name}" for name in NETS)]
     drawn = make_subplots(1, 3, subplot_titles=titles, shared_yaxes=False)
-    for colour, name in enumerate(NETS):
-        drawn.add_traces(curves(rows, name, colour), 1, 1)
+    for color, name in enumerate(NETS):
+        drawn.add_traces(curves(rows, name, color), 1, 1)
         first = next(row for row in rows if row["net"] == name)
         unit = np.array(first["unit"])
         for index, (percent, dash) in enumerate(((15, "dot"), (50, "solid"), (85, "dot"))):
             drawn.add_scatter(
                 x=first["steps"], y=unit[:, index], name=f"{percent} %", showlegend=False,
-                line={"color": experiment.OKABE_ITO[colour], "dash": dash}, row=1, col=2 + colour,
+                line={"color": experiment.OKABE_ITO[color], "dash": dash}, row=1, col=2 + color,
             )  # fmt: skip
     drawn.update_xaxes(title_text="optimizer step")
     lowest = min(row["first look"] for row in rows)  # not the untrained nets'
@@ -152,8 +152,8 @@ def main() -> None:
                     experiment.log_dir(given, f"{name}-{seed}"), probe, layers="sigmoid_3",
                     sites=["input"], every_steps=steps // 50,
                 )  # fmt: skip
-                hooks = [shift, bar(f"{name}, seed {seed}")]
-                row = trained(normalized, seed, data, steps, hooks)
+                callbacks = [shift, bar(f"{name}, seed {seed}")]
+                row = trained(normalized, seed, data, steps, callbacks)
                 rows.append({"net": name, "seed": seed, **row, **moved(shift)})
     shown = ["first look", "best look", "at the end", "at the end, moving", "on training images",
              "width before",

@@ -89,7 +89,7 @@ def transferred(
 def figure(rows: list[dict]) -> go.Figure:
     """Draw accuracy on the new classes as bars."""
     drawn = go.Figure()
-    for colour, layer in enumerate(LAYERS):
+    for color, layer in enumerate(LAYERS):
         own = [[row["new classes"] for row in rows if (row["layer"], row["pre-training"]) ==
                 (layer, before)] for before in PRE_TRAINING]  # fmt: skip
         lows, means, highs = (np.array([pick(of) for of in own]) for pick in (min, np.mean, max))
@@ -98,7 +98,7 @@ def figure(rows: list[dict]) -> go.Figure:
             text=[f"{one:.3f}" if math.isfinite(one) else f"{layer}: NaN" for one in means],
             textposition=["inside" if math.isfinite(one) else "outside" for one in means],
             insidetextanchor="middle",
-            marker_color=experiment.OKABE_ITO[colour],
+            marker_color=experiment.OKABE_ITO[color],
             error_y={"type": "data", "symmetric": False, "array": highs - means,
                      "arrayminus": means - lows},
         )  # fmt: skip

@@ -107,7 +107,7 @@ def network(shape: tuple[int, ...], kind: str, blocks: int) -> keras.Model:
 def trained(
     kind: str, seed: int, data: datasets.Parts, size: Size, log_dir: Any, bar: Any
 ) -> dict[str, Any]:
-    """Train one net with all hooks, and return the means of their records."""
+    """Train one net with all callbacks, and return the means of their records."""
     keras.utils.set_random_seed(seed)
     (x, y), (blocks, steps) = data.train, size
     model = network(x.shape[1:], kind, blocks)
@@ -121,11 +121,13 @@ def trained(
     times = -(-steps * BATCH_SIZE // len(x))
     order = np.concatenate([np.random.default_rng(seed).permutation(len(x)) for _ in range(times)])
     chosen = order[: steps * BATCH_SIZE]
-    hooks = [shift, landscape, moved, Redraw(seed), bar]
+    callbacks = [shift, landscape, moved, Redraw(seed), bar]
     fitted = model.fit(
-        x[chosen], y[chosen], batch_size=BATCH_SIZE, shuffle=False, verbose=0, callbacks=hooks
+        x[chosen], y[chosen], batch_size=BATCH_SIZE, shuffle=False, verbose=0, callbacks=callbacks
     )
-    rows = [row for hook in (shift, landscape, moved) for row in hook.history if row.step > 1]
+    rows = [
+        row for callback in (shift, landscape, moved) for row in callback.history if row.step > 1
+    ]
     found = {
         name: float(np.mean([row.value for row in rows if row.measure == measure]))
         for name, measure in MEASURES.items()
@@ -154,10 +156,10 @@ def figure(rows: list[dict]) -> go.Figure:
     drawn = make_subplots(2, 3, subplot_titles=DRAWN, vertical_spacing=0.16)
     for place, measure in enumerate(MEASURES[name] for name in DRAWN):
         at = {"row": 1 + place // 3, "col": 1 + place % 3}
-        for colour, kind in enumerate(NETS):
+        for color, kind in enumerate(NETS):
             own = [row["over steps"][measure] for row in rows if row["net"] == kind]
             points = [(one[0][0], [step[1] for step in one]) for one in zip(*own, strict=True)]
-            lines = experiment.line(points, kind, colour)
+            lines = experiment.line(points, kind, color)
             lines[1].showlegend = place == 0
             drawn.add_traces(lines, at["row"], at["col"])
         drawn.update_yaxes(type="linear" if "cosine" in measure else "log", **at)

@@ -60,18 +60,19 @@ def trained(case: Case, seed: int, data: datasets.Parts, log_dir: Path, bar: obj
     (x, y), (x_test, y_test) = ((x.reshape(len(x), -1), y) for x, y in data)
     chosen = np.random.default_rng(seed).integers(0, len(x), case.steps * BATCH_SIZE)
     probe, every = (x_test[:256], y_test[:256]), case.steps // RECORDS
-    hooks = [kbn.callbacks.CovariateShift(log_dir, probe, layers="relu_*", every_steps=every)]
+    callbacks = [kbn.callbacks.CovariateShift(log_dir, probe, layers="relu_*", every_steps=every)]
     if case.momentum is not None:
-        hooks.append(kbn.callbacks.MovingStatistics(log_dir, probe, every_steps=every))
+        callbacks.append(kbn.callbacks.MovingStatistics(log_dir, probe, every_steps=every))
     model = network(x.shape[1], case)
     with warnings.catch_warnings():
         # What it warns of is what is shown here.
         warnings.filterwarnings("ignore", "At step .* inference will be off", UserWarning)
         fitted = model.fit(
             x[chosen], y[chosen], batch_size=BATCH_SIZE, shuffle=False, verbose=0,
-            callbacks=[*hooks, bar], validation_data=(x_test, y_test), validation_batch_size=1000,
+            callbacks=[*callbacks, bar],
+            validation_data=(x_test, y_test), validation_batch_size=1000,
         )  # fmt: skip
-    rows = [row for hook in hooks for row in hook.history]
+    rows = [row for callback in callbacks for row in callback.history]
     return {name: value[-1] for name, value in fitted.history.items()} | {
         "dead units": last(rows, "dead", "output"),
         "mean gap, σ": last(rows, "mean_gap", tags.PROBE),

@@ -74,11 +74,11 @@ def figure(rows: list[dict]) -> go.Figure:
     """Draw loss over steps, a line per kind of input."""
     drawn = make_subplots(1, 2, subplot_titles=list(FIRST_LAYERS), shared_yaxes=True)
     for column, first in enumerate(FIRST_LAYERS, start=1):
-        for colour, kind in enumerate(dict.fromkeys(row["inputs"] for row in rows)):
+        for color, kind in enumerate(dict.fromkeys(row["inputs"] for row in rows)):
             own = [row for row in rows if (row["inputs"], row["first layer"]) == (kind, first)]
             losses = zip(*(row["losses"] for row in own), strict=True)
             points = list(zip(own[0]["steps"], losses, strict=True))
-            lines = experiment.line(points, kind, colour)
+            lines = experiment.line(points, kind, color)
             lines[1].showlegend = column == 2
             drawn.add_traces(lines, 1, column)
     drawn.update_xaxes(title_text="optimizer step")

@@ -94,7 +94,7 @@ def figure(rows: list[dict]) -> go.Figure:
     """Draw accuracy as bars."""
     drawn, kinds = go.Figure(), list(dict.fromkeys(row["batches"] for row in rows))
     settings = dict.fromkeys((row["layer"], row["statistics"]) for row in rows)
-    for colour, (layer, statistics) in enumerate(settings):
+    for color, (layer, statistics) in enumerate(settings):
         own = [row for row in rows if (row["layer"], row["statistics"]) == (layer, statistics)]
         by_kind = [[row["accuracy"] for row in own if row["batches"] == kind] for kind in kinds]
         means, lows, highs = ([pick(of) for of in by_kind] for pick in (np.mean, min, max))
@@ -102,7 +102,7 @@ def figure(rows: list[dict]) -> go.Figure:
                  "arrayminus": np.subtract(means, lows)}  # fmt: skip
         drawn.add_bar(
             x=kinds, y=means, name=f"{layer}, {statistics} statistics", error_y=error,
-            marker_color=experiment.OKABE_ITO[colour],
+            marker_color=experiment.OKABE_ITO[color],
         )  # fmt: skip
     drawn.update_yaxes(title_text="test accuracy of the saved model", range=[0, 1])
     return drawn.update_layout(height=440)

@@ -102,11 +102,11 @@ def figure(rows: list[dict]) -> go.Figure:
     drawn = make_subplots(1, 2, subplot_titles=("Test accuracy", "Test loss"))
     for index, name in enumerate([*STATISTICS, RECALIBRATED]):
         own = [row for row in rows if row["statistics"] == name]
-        colour, dash = (index // 2, "dot" if "biased" in name.split() else "solid")
+        color, dash = (index // 2, "dot" if "biased" in name.split() else "solid")
         for column, key in enumerate(("accuracy", "loss"), start=1):
             points = [(size, [row[key] for row in own if row["batch"] == size])
                       for size in BATCH_SIZES]  # fmt: skip
-            lines = experiment.line(points, name, colour, dash=dash)
+            lines = experiment.line(points, name, color, dash=dash)
             lines[1].showlegend = column == 1
             drawn.add_traces(lines, 1, column)
     drawn.update_xaxes(type="log", title_text="samples per training batch", tickvals=BATCH_SIZES)

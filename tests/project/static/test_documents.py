@@ -1,10 +1,14 @@
 """Links, tables and targets of the documents."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks import callbacks_report, report, tab_report
 from tests.support import ROOT
 
 PAGES = ("CONTRIBUTING.md", "docs/results.md", "docs/how-to-read.md")
@@ -38,6 +42,20 @@ def test_pictures_and_links_of_the_documents_exist():
     for name in (*DOCUMENTS, *PAGES):
         for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
             assert (ROOT / Path(name).parent / link).exists(), (name, link)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        (report, "benchmarks"),
+        (callbacks_report, "benchmarks-callbacks"),
+        (tab_report, "benchmarks-tab"),
+    ],
+)
+def test_the_benchmarks_pages_are_those_of_the_kept_numbers(page, name):
+    kept = json.loads((ROOT / f"docs/{name}.json").read_text())
+    text = report.markdown(page.INTRODUCTION, page.tables(kept["rows"]), kept["machine"])
+    assert (ROOT / f"docs/{name}.md").read_text() == text
 
 
 def test_version_stands_in_one_place():

@@ -1,4 +1,4 @@
-"""The hooks: what a record costs beside a forward pass, in `fit`, in memory, and how it grows."""
+"""The callbacks: cost of a record beside a forward pass, in `fit`, in memory, and its growth."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from benchmarks.turns import PERIOD, ByTurns
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
 from kbn.introspection.layer_calls import seeds
 
-HOOKS = (CovariateShift, GradientShift, LossLandscape, MovingStatistics)
+CALLBACKS = (CovariateShift, GradientShift, LossLandscape, MovingStatistics)
 NETWORKS = {
     "ResNet-20, 256 × 32×32×3": (resnet20, (32, 32, 3)),
     "3×100 net, 256 × 784": (three_by_100, (784,)),
@@ -28,7 +28,7 @@ NETWORKS = {
 
 
 class Fits(NamedTuple):
-    """Fits with and without a hook: of which network, and of how many steps."""
+    """Settings of fits with and without a callback."""
 
     network: Callable[..., keras.Model]
     shape: tuple[int, ...]
@@ -36,10 +36,10 @@ class Fits(NamedTuple):
     steps: int  # per epoch, a multiple of PERIOD
     epochs: int
     rounds: int
-    length: int  # steps of the fit that the share is of
+    length: int  # steps of the fit whose share is reported
 
 
-# The second is as long as the fit of Ioffe & Szegedy (2015), Fig. 1, after which it is modelled.
+# The second is modeled on the fit of Ioffe & Szegedy (2015), Fig. 1, and is as long.
 FITS = {
     "ResNet-20 on 32×32, batch 128": Fits(resnet20, (32, 32, 3), 128, 1200, 1, 1, 1200),
     "3×100 net on 784, batch 60": Fits(three_by_100, (784,), 60, 1000, 20, 3, 50_000),
@@ -50,12 +50,12 @@ ELEMENTS = (100, 100, 1000)  # 10⁷
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Measure all of it."""
-    yield from _memory(quick)  # first: it takes processes of its own
+    yield from _memory(quick)  # first: it starts its own processes
     for name, (network, shape) in NETWORKS.items():
         model, probe = _compiled(network), _probe(256, shape)
-        for hook in HOOKS:
-            yield {"group": "record", "name": name, "hook": hook.__name__,
-                   **_record(model, probe, hook, quick)}  # fmt: skip
+        for callback in CALLBACKS:
+            yield {"group": "record", "name": name, "callback": callback.__name__,
+                   **_record(model, probe, callback, quick)}  # fmt: skip
     for name, settings in FITS.items():
         if quick:
             settings = settings._replace(steps=10 * PERIOD, epochs=1, rounds=1)
@@ -77,10 +77,10 @@ def _probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _started(
-    hook: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
+    callback: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
 ) -> Any:
-    """Return a hook as it is once a `fit` of so many records has begun, two of them taken."""
-    recorder = hook(folder, probe, every_steps=1, **options)
+    """Return a callback after two records of a `fit` that has `records` of them."""
+    recorder = callback(folder, probe, every_steps=1, **options)
     recorder.set_model(model)
     recorder.set_params({"epochs": 1, "steps": records})
     recorder.on_train_begin()
@@ -95,13 +95,13 @@ def _take(recorder: Any) -> None:
     recorder.on_train_batch_begin(0)
     if recorder.compares_steps:
         kernel = recorder.model.trainable_variables[0]
-        kernel.assign(kernel * 1.0001)  # else nothing moved, and nothing is to be taken
+        kernel.assign(kernel * 1.0001)  # without a move there is nothing to record
     recorder.model.optimizer.iterations.assign_add(1)
     recorder.on_train_batch_end(0)
 
 
 def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """Return the forward pass of the probe batch, in training mode as a record makes it."""
+    """Return the forward passes of the probe batch; in training mode it is a record's."""
 
     def run(training: bool) -> Callable[[], Any]:
         def forward(batch: Any) -> Any:
@@ -114,11 +114,11 @@ def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
     return {"training": run(True), "inference": run(False)}
 
 
-def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str, Any]:
+def _record(model: keras.Model, probe: Any, callback: Any, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        recorder = _started(hook, model, probe, folder)
-        if hook is CovariateShift:
-            recorder._thinning.keeps = lambda: True  # the dearest records; in a long fit, few are
+        recorder = _started(callback, model, probe, folder)
+        if callback is CovariateShift:
+            recorder._thinning.keeps = lambda: True  # the dearest records; rare in a long fit
         actions = {"record": lambda: _take(recorder), **_passes(model, probe[0])}
         times = interleaved(actions, seconds=1 if quick else 15, least=3 if quick else 5)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
@@ -129,7 +129,7 @@ def _record(model: keras.Model, probe: Any, hook: Any, quick: bool) -> dict[str,
 
 
 def _share(fits: Fits) -> dict[str, Any]:
-    """Fit with the hook at its defaults but for its cadence, by turns, in new models each round."""
+    """Fit with and without the callback in alternate turns, with a new model in each round."""
     rounds = [_watched(fits) for _ in range(fits.rounds)]
     return {
         **{key: fmean(one[key] for one in rounds) for key in rounds[0]},
@@ -139,10 +139,10 @@ def _share(fits: Fits) -> dict[str, Any]:
 
 
 def _watched(fits: Fits) -> dict[str, float]:
-    """Return what the hook takes of a fit, in all and by its own account.
+    """Return the callback's share of the time of a fit, measured and by its own count.
 
-    Keras itself stalls between epochs, at random and for up to seconds. So what is done once in a
-    fit or an epoch is taken by the clock, and added to what steps usually take.
+    Keras itself stalls between epochs, at random and for up to seconds. So what is done once per
+    fit or epoch is timed on its own, and added to the usual time of the steps.
     """
     model, (x, y) = _compiled(fits.network), _probe(fits.batch * fits.steps, fits.shape)
     model.fit(x[: fits.batch], y[: fits.batch], batch_size=fits.batch, verbose=0)
@@ -160,12 +160,12 @@ def _watched(fits: Fits) -> dict[str, float]:
 def _by_turns(
     model: keras.Model, x: np.ndarray, y: np.ndarray, fits: Fits, *, bare: bool = False
 ) -> dict[str, Any]:
-    """Fit with the hook at every second turn, or, where `bare`, with one that does nothing."""
+    """Fit with the callback in every second turn; if `bare`, with one that does nothing."""
     with tempfile.TemporaryDirectory() as folder:
         watching = CovariateShift(folder, x, every_steps=PERIOD)
 
         def missed(steps: int) -> None:
-            watching.session.steps.calls += steps  # else it would count wrong, and look more often
+            watching.session.steps.calls += steps  # else it reads the step counter more often
 
         turns = ByTurns(keras.callbacks.Callback()) if bare else ByTurns(watching, missed)
         x, y = x[: fits.batch * fits.steps], y[: fits.batch * fits.steps]
@@ -183,14 +183,14 @@ def _memory(quick: bool) -> Iterator[dict[str, Any]]:
     for kind in ("CovariateShift", "tf.summary.histogram"):
         runs = []
         for _ in range(1 if quick else 3):
-            command = [sys.executable, "-m", "benchmarks.hooks", kind]
+            command = [sys.executable, "-m", "benchmarks.callbacks", kind]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             runs.append(json.loads(done.stdout.strip().splitlines()[-1]))
         yield {"group": "memory", "name": kind, "megabytes": median(runs)}
 
 
 def _peak_above_forward(kind: str) -> float:
-    """Return by how many MB two records raise the peak that forward passes had reached."""
+    """Return how many MB two records add to the peak that forward passes had reached."""
     import resource
 
     def peak() -> float:
@@ -200,7 +200,7 @@ def _peak_above_forward(kind: str) -> float:
     model = keras.Model(inputs, kbn.BatchNormalization(name="bn")(inputs))
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).random(ELEMENTS, dtype="float32")
-    # As the probe runs it, and what goes in and comes out alive at once.
+    # As the probe runs it, with inputs and outputs in memory at the same time.
     batch, forward = tf.constant(x), tf.function(lambda x: model(x, training=True))
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):
@@ -208,8 +208,8 @@ def _peak_above_forward(kind: str) -> float:
         before = peak()
         if kind == "CovariateShift":
             del outputs, batch
-            hook = _started(CovariateShift, model, x, folder)
-            assert hook.lost_records == 0
+            callback = _started(CovariateShift, model, x, folder)
+            assert callback.lost_records == 0
         else:
             with tf.summary.create_file_writer(folder).as_default():
                 for step in range(2):
@@ -273,7 +273,7 @@ def _grown_in_steps(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def _resident() -> float:
-    """Return the resident memory of this process in MB; 0 where that cannot be read."""
+    """Return the resident memory of this process in MB; 0 if it cannot be read."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * 4096 / 1e6
