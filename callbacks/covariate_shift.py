@@ -26,20 +26,20 @@ from kbn.records.tags import Place
 class CovariateShift(Recorder):
     """Record internal covariate shift per layer into TensorBoard while `fit` runs.
 
-    Ioffe & Szegedy (2015) call the change in the distribution of network activations due to the
-    change in network parameters internal covariate shift. So the data is held fixed: the same
-    probe batch runs through the model, as in training, at every record; activations differ only
-    where parameters do. The model, its statistics, seeds and optimizer stay as they are, bit for
-    bit. What a layer keeps or draws outside Keras is beyond reach (a raw `tf.Variable`,
-    `tf.random`); random ops without a `SeedGenerator` differ between records.
+    Ioffe & Szegedy (2015) define internal covariate shift as the change in the distribution of
+    network activations due to the change in network parameters during training. So the data is
+    fixed: every record runs the same probe batch through the model, as in training. Only the
+    parameters change, so only they can change the activations. The model, its statistics, seeds
+    and optimizer stay the same, bit for bit. This does not cover state outside Keras (a raw
+    `tf.Variable`, `tf.random`). Random ops without a `SeedGenerator` differ between records.
 
-    Below `log_dir`, in the run `covariate_shift`, each watched layer and site gets a histogram
-    `activations/<layer>/<site>` and scalars `<measure>/<layer>/<site>`: the distances of `measures`
-    to the reference record, and `percentile_15`, `percentile_50`, `percentile_85`, `mean`, `std`,
-    `kurtosis`, `non_finite`, `zeros`, `dead` and `saturated` (see `kbn.distributions.distances` and
-    `callbacks/README.md`). Each epoch with a record ends with a picture, `heat_map`, and a
-    table, `worst_layers`, of the layers that moved most. The first record is taken before the
-    first step.
+    The run `covariate_shift` below `log_dir` gets, for each watched layer and site, a histogram
+    `activations/<layer>/<site>` and scalars `<measure>/<layer>/<site>`. The scalars are the
+    distances `measures` to the reference record, and `percentile_15`, `percentile_50`,
+    `percentile_85`, `mean`, `std`, `kurtosis`, `non_finite`, `zeros`, `dead` and `saturated` (see
+    `kbn.distributions.distances` and `callbacks/README.md`). At the end of each epoch with a
+    record, a picture `heat_map` and a table `worst_layers` show the layers that moved most. The
+    first record is taken before the first step.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -53,45 +53,47 @@ class CovariateShift(Recorder):
         [0, 2, 4]
 
     Args:
-        log_dir: folder for TensorBoard; created where absent.
+        log_dir: folder for TensorBoard; created if it does not exist.
         probe_data: an array, (x, y), a dict of arrays, a `tf.data.Dataset` or a
             `keras.utils.PyDataset`; the first `probe_size` samples are kept.
         layers: layers, paths or glob patterns (`"block_*/conv"`), layer types or a predicate, or
             a list of those. None: the normalization layers, or, in a model without any, the
-            layers that own a kernel. Layers inside a loop cannot be watched: named one by one
-            they raise, matched otherwise they are left out with a warning.
-        sites: which sides of the layers, of "input" and "output".
-        every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
-        every_epochs: a record at the end of every so many epochs, instead.
-        on_steps: a record at these steps, instead.
-        measures: the distances to take, by name: "wasserstein", "jeffreys", "wasserstein_gaussian",
-            "jensen_shannon", "psi", "kolmogorov_smirnov", "energy". Each is written as the mean
-            over channels and, as `<name>_worst`, of the channel that moved most.
-        reference: what a record is compared with: the "previous" or the "first" one, or a step:
-            the first record at or behind it. Until then no distance is written. It lives as long
-            as the hook: in another process, after `BackupAndRestore`, "first" is the first record
-            there.
-        histograms: whether to write histograms. TensorBoard shows 100 per tag: where
-            training takes more than 90 records, every k-th has one, or, where nobody knows how
-            many it takes, each is at least 8 % later than the last one.
-        max_samples: the most values of one activation that are kept. Where there are
-            more, quantiles and distances are those of a fixed, evenly spread sample, of some of
-            the channels where there are more than a 64th of it; `mean`, `std`, `non_finite` and
-            `dead` are over all values all the same. The fewer values a channel has, the farther
-            it seems to move where single values do and their distribution does not.
-        probe_size: how many samples are kept of `probe_data`.
-        budget: the most that watching may take of the time of training, a share in (0, 1]; a
-            record that would take more is left out, and the next one is taken when it is due.
-        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+            layers that own a kernel. Layers inside a loop cannot be watched: naming such a layer
+            raises, and a pattern, type or predicate that matches it skips it with a warning.
+        sites: which sites of the layers to record: "input", "output" or both.
+        every_steps: take a record when training reaches or crosses a multiple of this number of
+            steps. The default is 100 if no other cadence is given.
+        every_epochs: take a record every this many epochs, at the end of the epoch, instead.
+        on_steps: take a record at these steps, instead.
+        measures: names of the distances to record: "wasserstein", "jeffreys",
+            "wasserstein_gaussian", "jensen_shannon", "psi", "kolmogorov_smirnov", "energy". Each
+            is written as the mean over channels, and as `<name>_worst` for the channel that moved
+            most.
+        reference: the record to compare with: "previous", "first", or a step, which means the
+            first record at or after that step. No distance is written before the reference. The
+            reference exists as long as the callback. After `BackupAndRestore` in a new process,
+            "first" is the first record of that process.
+        histograms: whether to write histograms. TensorBoard shows 100 per tag. If training takes
+            more than 90 records, every k-th record has one. If the number of records is unknown,
+            each histogram is at least 8 % later than the one before.
+        max_samples: the largest number of values to keep of one activation. If there are more,
+            quantiles and distances come from a fixed, evenly spread sample. If the channels
+            outnumber a 64th of `max_samples`, it is a sample of some of the channels. `mean`,
+            `std`, `non_finite` and `dead` always cover all values. With few values per channel, a
+            channel seems to move even if only single values do and their distribution does not.
+        probe_size: number of samples of `probe_data` to keep.
+        budget: the largest share of training time that recording may take, in (0, 1]. A record
+            that would exceed it is skipped, and the next one is taken when it is due.
+        json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
 
     Attributes:
         history: rows (step, layer, site, measure, value), equal to what was written; `to_frame()`
             returns them as a `pandas.DataFrame`.
-        lost_records: how many records could not be taken or written.
-        cost: time and bytes that watching took in the last `fit`.
+        lost_records: number of records that could not be taken or written.
+        cost: time and bytes that recording took in the last `fit`.
 
     Raises:
-        TypeError, ValueError: at construction for wrong arguments; before the first step where
+        TypeError, ValueError: at construction for wrong arguments; before the first step if
             the model refuses the probe, or `layers` matches nothing (the message lists the paths).
     """
 
@@ -142,7 +144,7 @@ class CovariateShift(Recorder):
         return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """In the first epoch, count the records to come: a `fit` may begin at a later epoch."""
+        """Count the coming records in the first epoch, because a `fit` may begin at a later one."""
         if not self.session.epochs_of_fit:
             self._thinning.begin(self.expected_records(epoch))
 

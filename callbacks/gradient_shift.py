@@ -34,31 +34,35 @@ _KERNELS_ELSE_WEIGHTS: Preferred = {
 
 
 class GradientShift(Recorder):
-    """Records how far a step of the layers before a layer moves that layer's gradient.
+    """Records how much a layer's gradient changes when the layers before it take a step.
 
-    Santurkar et al. (2018), Definition 2.1. With the weights W before a step and W⁺ after it,
+    Santurkar et al. (2018), Definition 2.1. Let W be the weights before a step, W⁺ those after it,
 
     - G = ∇_{Wᵢ} L(W₁ … W_k), and
-    - G' = ∇_{Wᵢ} L(W₁⁺ … Wᵢ₋₁⁺, Wᵢ … W_k):
+    - G' = ∇_{Wᵢ} L(W₁⁺ … Wᵢ₋₁⁺, Wᵢ … W_k).
 
-    the layers before layer i have taken their step, layer i and those behind it have not. Written
-    are ‖G − G'‖₂ (`gradient_shift`), ‖G − G'‖₂/‖G‖₂ (`gradient_shift_relative`; inf where G is 0
-    and G' is not) and the cosine of their angle (`gradient_cosine`; NaN where one of them is 0),
-    over all trainable weights of the layer, under the run `gradient_shift`.
+    In G' the layers before layer i have taken their step, and layer i and later layers have not.
+    The run `gradient_shift` gets, over all trainable weights of each layer:
 
-    - W⁺ are the real weights after the step, whatever made them: momentum, Adam, clipping,
-      constraints. The model's own weights are never touched.
-    - The loss is that of the probe batch, in training mode and with the same dropout masks for G
-      and G'. This is a variant: the paper takes the batch that the step was made with, which Keras
-      shows to no callback. So every tag ends in `probe`.
-    - "Before" is the order in which the loss first reads the weights, those of blocks and of the
-      model itself too. A layer that is called several times, or whose weights others use, stands
-      where that happens first; a block stands where the first of its weights does.
-    - The first layer's shift is 0: nothing comes before it.
-    - Where Keras runs several steps at once (`steps_per_execution`), or `train_step` makes several,
-      W and W⁺ lie that many steps apart.
+    - `gradient_shift`: ‖G − G'‖₂;
+    - `gradient_shift_relative`: ‖G − G'‖₂/‖G‖₂; inf if G is 0 and G' is not;
+    - `gradient_cosine`: the cosine of the angle between G and G'; NaN if one of them is 0.
 
-    A record takes one gradient of the loss, and one more per layer but the first.
+    Some details:
+
+    - W⁺ are the actual weights after the step, so they include momentum, Adam, clipping and
+      constraints. The model's own weights are never changed.
+    - The loss is that of the probe batch, in training mode, with the same dropout masks for G and
+      G'. This is a variant: the paper uses the batch of the step, which Keras shows to no
+      callback. So every tag ends in `probe`.
+    - "Before" means the order in which the loss first reads the weights, including those of blocks
+      and of the model itself. A layer that is called several times, or shares its weights, has the
+      position of the first use. A block has the position of the first of its weights.
+    - The first layer's shift is 0, because no layer comes before it.
+    - If Keras runs several steps at once (`steps_per_execution`), or `train_step` takes several,
+      W and W⁺ are that many steps apart.
+
+    A record computes one gradient of the loss, and one more for each layer except the first.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -72,27 +76,29 @@ class GradientShift(Recorder):
         [(1, 'dense'), (1, 'dense_1'), (2, 'dense'), (2, 'dense_1'), (4, 'dense'), (4, 'dense_1')]
 
     Args:
-        log_dir: folder for TensorBoard; created where absent.
+        log_dir: folder for TensorBoard; created if it does not exist.
         probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
-            of those; x alone where the model needs no targets. The first `probe_size` samples are
+            of those; x alone if the model needs no targets. The first `probe_size` samples are
             kept.
         layers: layers, paths or glob patterns, layer types or a predicate, or a list of those.
             None: the layers that own a trainable kernel, or, in a model without any, all layers
             with trainable weights.
-        every_steps: a record of the step that reaches or crosses a multiple of it; 100 where no
-            cadence is given. The first step of a `fit` has one always.
-        on_steps: a record of these steps, instead.
-        probe_size: how many samples are kept of `probe_data`.
-        budget: the most that watching may take of the time of training, a share in (0, 1].
-        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+        every_steps: record the step that reaches or crosses a multiple of this number. The
+            default is 100 if no other cadence is given. The first step of a `fit` is always
+            recorded.
+        on_steps: record these steps, instead.
+        probe_size: number of samples of `probe_data` to keep.
+        budget: the largest share of training time that recording may take, in (0, 1]. A record
+            that would exceed it is skipped.
+        json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
 
     Attributes:
         history: rows (step, layer, site, measure, value), equal to what was written.
-        lost_records: how many records could not be taken or written.
-        cost: time and bytes that watching took in the last `fit`.
+        lost_records: number of records that could not be taken or written.
+        cost: time and bytes that recording took in the last `fit`.
 
     Raises:
-        TypeError, ValueError: at construction for wrong arguments; before the first step where
+        TypeError, ValueError: at construction for wrong arguments; before the first step if
             the model refuses the probe, has no loss, or `layers` matches nothing.
     """
 
@@ -127,11 +133,14 @@ class GradientShift(Recorder):
         chosen = select(self.layers, paths, _KERNELS_ELSE_WEIGHTS)
         self._watched_layers, missed = in_order(self._loss, chosen)
         problem = (
-            "These layers have no gradient, since they have no trainable weights or the model does "
-            "not call them in training"
+            "These layers have no gradient, because they have no trainable weights or the model "
+            "does not call them in training"
         )
         if not self._watched_layers:
-            raise ValueError(f"{problem}: {', '.join(missed)}. Received: layers={self.layers!r}")
+            raise ValueError(
+                f"{problem}: {', '.join(missed)}. Name others in layers. "
+                f"Received: layers={self.layers!r}"
+            )
         if missed:
             report_unwatched(problem, self.layers, missed, paths)
         return ()
@@ -139,11 +148,11 @@ class GradientShift(Recorder):
     def look_before(self) -> None:
         """Keep the weights as they are before the step."""
         assert self._loss is not None, "prepare comes first"  # noqa: S101
-        self._before = None  # should this fail, the record must not take older ones
+        self._before = None  # if this fails, the record must not use older weights
         self._before = self._loss.values()
 
     def record(self, step: int) -> Record:
-        """Take the gradients with the weights before the step, and layer by layer with both."""
+        """Compute the gradients at the weights before the step, and at those mixed per layer."""
         assert self._loss is not None, "prepare comes first"  # noqa: S101
         if self._before is None:
             raise RuntimeError("the weights before the step could not be kept")
@@ -158,12 +167,12 @@ class GradientShift(Recorder):
         return Record(Rows(step, found))
 
     def release(self) -> None:
-        """Drop what was compiled, and the weights."""
+        """Drop the compiled functions and the weights."""
         self._loss = self._before = None
         self._watched_layers = []
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a net that diverged has inf and NaN
+@np.errstate(over="ignore", invalid="ignore")  # a diverged network has inf and NaN
 def compared(gradient: np.ndarray, moved: np.ndarray) -> Mapping[str, float]:
     """Return ‖G − G'‖₂, its ratio to ‖G‖₂ and the cosine of two gradients, float64 vectors."""
     size, size_moved = float(np.linalg.norm(gradient)), float(np.linalg.norm(moved))

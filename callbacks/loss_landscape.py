@@ -20,15 +20,15 @@ from kbn.records.tags import Place
 class LossLandscape(Recorder):
     """Records how smooth the loss is along its gradient.
 
-    Santurkar et al. (2018), Fig. 4. With g = ∇L(θ) and α over a range of multiples of the learning
-    rate, written under the run `loss_landscape`, of the probe batch in training mode:
+    Santurkar et al. (2018), Fig. 4. Let g = ∇L(θ), and let α run over a range of multiples of the
+    learning rate. The run `loss_landscape` gets, for the probe batch in training mode:
 
     - the loss L(θ), and the lowest and the highest L(θ − αg);
-    - ‖g‖₂, and the least and the greatest ‖∇L(θ − αg) − g‖₂ (gradient predictiveness);
-    - the effective β-smoothness, the greatest ‖∇L(θ − αg) − g‖₂/‖αg‖₂; NaN where g is 0.
+    - ‖g‖₂, and the smallest and the largest ‖∇L(θ − αg) − g‖₂ (gradient predictiveness);
+    - the effective β-smoothness, the largest ‖∇L(θ − αg) − g‖₂/‖αg‖₂; NaN if g is 0.
 
-    The walk is along the plain gradient, whatever the optimizer makes of it; the model's own
-    weights are never touched. A record takes `points` + 1 gradients of the loss.
+    The direction is the plain gradient, for every optimizer. The model's own weights are never
+    changed. A record computes `points` + 1 gradients of the loss.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -41,27 +41,29 @@ class LossLandscape(Recorder):
         [0, 2, 4]
 
     Args:
-        log_dir: folder for TensorBoard; created where absent.
+        log_dir: folder for TensorBoard; created if it does not exist.
         probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
-            of those; x alone where the model needs no targets. The first `probe_size` samples are
+            of those; x alone if the model needs no targets. The first `probe_size` samples are
             kept.
-        every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
-        every_epochs: a record at the end of every so many epochs, instead.
-        on_steps: a record at these steps, instead.
-        step_range: least and greatest α, in learning rates. The paper has (1/2, 4) for VGG and
-            (1/100, 30) for its linear net.
-        points: how many α there are, spaced evenly on a logarithmic scale.
-        probe_size: how many samples are kept of `probe_data`.
-        budget: the most that watching may take of the time of training, a share in (0, 1].
-        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+        every_steps: take a record when training reaches or crosses a multiple of this number of
+            steps. The default is 100 if no other cadence is given.
+        every_epochs: take a record every this many epochs, at the end of the epoch, instead.
+        on_steps: take a record at these steps, instead.
+        step_range: smallest and largest α, in learning rates. The paper uses (1/2, 4) for VGG and
+            (1/100, 30) for its linear network.
+        points: number of values of α, evenly spaced on a logarithmic scale.
+        probe_size: number of samples of `probe_data` to keep.
+        budget: the largest share of training time that recording may take, in (0, 1]. A record
+            that would exceed it is skipped.
+        json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
 
     Attributes:
         history: rows (step, layer, site, measure, value), equal to what was written.
-        lost_records: how many records could not be taken or written.
-        cost: time and bytes that watching took in the last `fit`.
+        lost_records: number of records that could not be taken or written.
+        cost: time and bytes that recording took in the last `fit`.
 
     Raises:
-        TypeError, ValueError: at construction for wrong arguments; before the first step where
+        TypeError, ValueError: at construction for wrong arguments; before the first step if
             the model refuses the probe or has no loss.
     """
 
@@ -101,18 +103,18 @@ class LossLandscape(Recorder):
         return Record(Rows(step, {Place(tags.MODEL, tags.PROBE): values}))
 
     def release(self) -> None:
-        """Drop what was compiled."""
+        """Drop the compiled function."""
         self._loss = None
 
 
-# A net that diverged has inf and NaN; where the gradient is 0, smoothness is 0/0.
+# A diverged network has inf and NaN; if the gradient is 0, smoothness is 0/0.
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def landscape(loss: LossProbe, lengths: np.ndarray) -> Mapping[str, float]:
     """Return the measures of the run `loss_landscape` at the model's weights.
 
     Args:
         loss: the loss and its gradient.
-        lengths: every α, more than 0 but for a learning rate of 0.
+        lengths: every α; above 0 unless the learning rate is 0.
     """
     weights = loss.values()
     here, gradient = loss(weights)
@@ -146,7 +148,7 @@ def _norm(arrays: Sequence[np.ndarray]) -> float:
 
 
 def _checked_range(step_range: Any) -> tuple[float, float]:
-    allowed = "two numbers, 0 < least < greatest"
+    allowed = "two numbers, 0 < smallest < largest"
     if not isinstance(step_range, tuple | list | np.ndarray) or len(step_range) != 2:
         raise TypeError(f"step_range must be {allowed}. Received: step_range={step_range!r}")
     low, high = (

@@ -1,4 +1,4 @@
-"""MovingStatistics: how far what inference normalizes with is from what training does."""
+"""MovingStatistics: how far the statistics of inference are from those of training."""
 
 import math
 import warnings
@@ -25,34 +25,36 @@ from kbn.records.tags import Place
 _BATCH_NORMALIZATIONS: Preferred = {
     "batch normalization layers": lambda layer: isinstance(layer, keras.layers.BatchNormalization)
 }
-# Inference is off where, on average over the channels of a layer, its mean is half a standard
-# deviation away or its variance is wrong by a factor of two.
+# Inference is off if, on average over the channels of a layer, the mean is half a standard
+# deviation away or the variance is wrong by a factor of two.
 FAR_MEAN = 0.5
 FAR_RATIO = 0.5 * math.log(2)
-# Statistics of fewer values than this are that far away by chance.
+# Statistics of fewer values than this can be that far away by chance.
 FEWEST_VALUES = 16
 
 
 class MovingStatistics(Recorder):
     """Records how far each normalization layer's moving statistics are from the batch's.
 
-    Training normalizes by the statistics of the batch, inference by the moving ones; where the two
-    differ, a network with a fine training loss has a wild validation loss. On the probe batch, with
-    μ_B and σ_B² the batch's statistics and μ̂ and σ̂² the moving ones, per layer:
+    Training normalizes with the statistics of the batch, inference with the moving ones. If the
+    two differ, the validation loss can be erratic although the training loss is good. Let μ_B and
+    σ_B² be the statistics of the probe batch, and μ̂ and σ̂² the moving ones. The run
+    `moving_statistics` gets, per layer:
 
     - |μ_B − μ̂|/√(σ̂² + ε) (`mean_gap`) and ½ ln((σ_B² + ε)/(σ̂² + ε)) (`variance_log_ratio`), as
-      the mean over channels and of the worst channel;
-    - the root mean square of its output in training mode minus that in inference mode, on the same
-      input (`output_gap`);
-    - how many more updates its momentum needs to settle (`steps_to_settle`), and the share of
-      updates that it refused (`refused_share`, kbn's layer alone);
+      the mean over channels and for the worst channel;
+    - the root mean square of the difference between the layer's outputs in training mode and in
+      inference mode, on the same input (`output_gap`);
+    - the number of updates until the moving statistics settle (`steps_to_settle`), and the share
+      of updates that the layer skipped (`refused_share`, for kbn's layer only);
     - mean and standard deviation of γ and β over channels.
 
-    Where `probe_data` has targets and the model a loss, also the probe batch's loss in both modes
-    and its gap. All of it goes under the run `moving_statistics`.
+    If `probe_data` has targets and the model has a loss, the run also gets the loss of the probe
+    batch in both modes, and their difference.
 
-    At the end of the first epoch whose last record, taken after a step, shows that inference would
-    be off, a warning says so, which layer is worst, and what to do.
+    The callback warns once, at the end of an epoch, if the last record shows that inference would
+    be off. The warning names the worst layer and what to do. A record before the first step does
+    not count.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -66,27 +68,29 @@ class MovingStatistics(Recorder):
         [(0, 7.0), (5, 3.0), (10, 3.0)]
 
     Args:
-        log_dir: folder for TensorBoard; created where absent.
+        log_dir: folder for TensorBoard; created if it does not exist.
         probe_data: an array, (x, y), (x, y, sample_weight), a dict of arrays, a `tf.data.Dataset`
             or a `keras.utils.PyDataset`; the first `probe_size` samples are kept.
         layers: layers, paths or glob patterns, layer types or a predicate, or a list of those, all
-            of them batch normalization layers, kbn's or Keras's. None: all there are.
-        every_steps: a record whenever a multiple of it is crossed; 100 where no cadence is given.
-        every_epochs: a record at the end of every so many epochs, instead.
-        on_steps: a record at these steps, instead.
-        probe_size: how many samples are kept of `probe_data`. Statistics of few samples differ from
-            the moving ones by chance: by some 1/√n standard deviations. Of fewer than 16 values per
-            channel no warning is made.
-        budget: the most that watching may take of the time of training, a share in (0, 1].
-        json_lines: whether to write `history` to `history.jsonl` too, beside the event file.
+            of them batch normalization layers, kbn's or Keras's. None: all such layers.
+        every_steps: take a record when training reaches or crosses a multiple of this number of
+            steps. The default is 100 if no other cadence is given.
+        every_epochs: take a record every this many epochs, at the end of the epoch, instead.
+        on_steps: take a record at these steps, instead.
+        probe_size: number of samples of `probe_data` to keep. Statistics of n samples differ from
+            the moving ones by chance, by about 1/√n standard deviations. With fewer than 16 values
+            per channel there is no warning.
+        budget: the largest share of training time that recording may take, in (0, 1]. A record
+            that would exceed it is skipped.
+        json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
 
     Attributes:
         history: rows (step, layer, site, measure, value), equal to what was written.
-        lost_records: how many records could not be taken or written.
-        cost: time and bytes that watching took in the last `fit`.
+        lost_records: number of records that could not be taken or written.
+        cost: time and bytes that recording took in the last `fit`.
 
     Raises:
-        TypeError, ValueError: at construction for wrong arguments; before the first step where
+        TypeError, ValueError: at construction for wrong arguments; before the first step if
             the model refuses the probe, or `layers` matches nothing or another kind of layer.
     """
 
@@ -129,7 +133,7 @@ class MovingStatistics(Recorder):
         ]
         if others:
             raise ValueError(
-                "MovingStatistics watches batch normalization layers, and these are none: "
+                "MovingStatistics watches only batch normalization layers. These are not: "
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
         self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
@@ -139,7 +143,7 @@ class MovingStatistics(Recorder):
         return ()
 
     def record(self, step: int) -> Record:
-        """Compare the statistics, and the losses where there are any."""
+        """Compare the statistics, and the losses if there are any."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         self._found, self._found_at = self._compiled(), step
         skipped = self._skipped_shares()
@@ -158,8 +162,8 @@ class MovingStatistics(Recorder):
         return Record(Rows(step, found))
 
     def summarize(self) -> Record:
-        """Warn, once, where inference would be off after this epoch."""
-        if not self._found:  # Python chose not to call the layers
+        """Warn, once, if inference would be off after this epoch."""
+        if not self._found:  # a model that runs eagerly may skip its layers
             return Record()
         place, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
         # Before the first step nothing has settled.
@@ -170,14 +174,14 @@ class MovingStatistics(Recorder):
         return Record()
 
     def release(self) -> None:
-        """Drop what was compiled."""
+        """Drop the compiled functions."""
         self._compiled = self._losses = None
         self._found = {}
 
     def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
         try:
             return LossesOfBothModes(model, self.probe, type(self).__name__)
-        except RefusalError:  # no targets, or no loss: nobody asked for it
+        except RefusalError:  # no targets or no loss, so there are no losses to record
             return None
 
     def _skipped_shares(self) -> dict[str, float]:
@@ -209,20 +213,20 @@ def _distance(gap: Gap) -> float:
     if gap.number < FEWEST_VALUES:
         return 0.0
     far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
-    # What diverged is beyond this advice.
+    # This advice does not help a diverged network.
     return max(far) if all(map(math.isfinite, far)) else 0.0
 
 
 def _advice(step: int, place: Place, gap: Gap) -> str:
     shift, ratio = gap.measured["mean_gap"], math.exp(2 * gap.measured["variance_log_ratio"])
     updates, momentum = gap.measured["steps_to_settle"], gap.layer.momentum
-    # None weighs all batches alike, those of the first steps too.
-    faster = "a momentum, such as 0.9" if momentum is None else "a lower momentum"
+    # momentum=None gives all batches equal weight, those of the first steps too.
+    faster = "a momentum such as 0.9" if momentum is None else "a lower momentum"
     return (
-        f"At step {step}, inference will be off: the moving statistics of {place.layer!r} are not "
-        f"those that training normalizes with. Its mean is {shift:.2g} standard deviations away, "
-        f"and the variance of the batch is {ratio:.2g} times the moving one. With "
-        f"momentum={momentum} they need some {updates:.0f} updates more, if nothing moved "
-        "meanwhile. Remedies: kbn.recalibrate(model, data) after training, or "
-        f"kbn.callbacks.Recalibrate(data) during it; {faster}; a larger batch."
+        f"At step {step}, inference will be off: the moving statistics of {place.layer!r} differ "
+        f"from the batch statistics that training uses. The means differ by {shift:.2g} standard "
+        f"deviations, and the variance of the batch is {ratio:.2g} times the moving variance. With "
+        f"momentum={momentum} the moving statistics need about {updates:.0f} more updates, if the "
+        "activations do not change. Call kbn.recalibrate(model, data) after training, or add "
+        f"kbn.callbacks.Recalibrate(data) to fit, or use {faster} or a larger batch."
     )

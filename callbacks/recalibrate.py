@@ -1,4 +1,4 @@
-"""Moving statistics measured anew at the end of epochs, before validation sees them."""
+"""Moving statistics measured again at the end of epochs, before validation uses them."""
 
 import warnings
 from typing import Any
@@ -13,24 +13,26 @@ from kbn.tools.recalibration import ESTIMATORS, recalibrate
 class Recalibrate(keras.callbacks.Callback):
     """Runs `kbn.recalibrate` at the end of epochs, before validation.
 
-    Training goes on from the recalibrated statistics, which normalize no training batch and so
-    do not change what is learned (with `renorm=True`, training normalizes with statistics of its
-    own, which stay). Callbacks that save the model at an epoch's end save the new statistics; in
-    a fit without validation data, put them behind this one in the list. Put this one behind an
-    `EarlyStopping` that restores weights, which come with the statistics of their time.
+    Training continues with the recalibrated statistics. They normalize no training batch, so they
+    do not change what is learned. (With `renorm=True`, training normalizes with statistics of its
+    own, which do not change.)
+
+    Callbacks that save the model at the end of an epoch save the new statistics. If `fit` has no
+    validation data, put those callbacks after this one in the list. Put this one after an
+    `EarlyStopping` that restores weights, because it restores old statistics with them.
 
     Args:
-        data: what the statistics are measured over, as for `kbn.recalibrate`: training data, whole
-            or in part, without augmentation that inference does not have. No iterator.
-        steps: how many batches of it; None for all.
-        every_epochs: the cadence; it is also done when training ends, however early.
+        data: the data to measure on, as for `kbn.recalibrate`: all or some of the training data,
+            without augmentation that inference does not have. It must not be an iterator.
+        steps: number of batches of it; None for all.
+        every_epochs: recalibrate every this many epochs, and when training ends.
         estimator: "population" or "paper", see `kbn.recalibrate`.
-        batch_size: samples per batch of arrays; 32 if None.
+        batch_size: samples per batch of arrays; None means 32.
 
     Raises:
         TypeError, ValueError: for wrong arguments, and at the start of training for a model without
-            batch normalization. What goes wrong later (data that raises, activations that are
-            inf) warns, leaves the statistics as they were, and training goes on.
+            batch normalization. After that, an error (the data raises, or activations are inf)
+            only warns. The statistics stay as they were, and training continues.
 
     Example:
         >>> import keras, numpy as np, kbn
@@ -55,8 +57,8 @@ class Recalibrate(keras.callbacks.Callback):
         checks.one_of("estimator", estimator, ESTIMATORS)
         if Batches(data, steps, batch_size).is_spent_by_reading:
             raise TypeError(
-                "data is read at every epoch's end, so it must not be an iterator: give arrays, a "
-                f"tf.data.Dataset or a PyDataset. Received: data={type(data).__name__}"
+                "data is read at the end of every epoch, so an iterator is not supported. Pass "
+                f"arrays, a tf.data.Dataset or a PyDataset. Received: data={type(data).__name__}"
             )
         self._data = data
         self._options: dict[str, Any] = {
@@ -80,21 +82,21 @@ class Recalibrate(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """See whether this epoch is one of the cadence."""
+        """Decide whether to measure at the end of this epoch."""
         self._epochs += 1
         last = epoch + 1 == self.params.get("epochs")
         self._due = last or self._epochs % self._every_epochs == 0
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Measure before validation does."""
+        """Measure before validation."""
         self._measure()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Measure where there was no validation."""
+        """Measure if there was no validation."""
         self._measure()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Measure where training ended before the cadence came round."""
+        """Measure if the last epoch has not been measured."""
         self._due = self._measured_at != self._epochs
         self._measure()
 
@@ -106,7 +108,7 @@ class Recalibrate(keras.callbacks.Callback):
             recalibrate(self.model, self._data, verbose=False, **self._options)
         except Exception as error:
             warnings.warn(
-                f"Recalibrate left the statistics of epoch {self._epochs} as they were, and "
-                f"training goes on: {type(error).__name__}: {error}",
+                f"Recalibrate failed after epoch {self._epochs}. The statistics stay as they were, "
+                f"and training goes on: {type(error).__name__}: {error}",
                 stacklevel=2,
             )

@@ -26,9 +26,10 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
     """Return an extraction of the activations at `sites`, each reduced to `max_samples` values.
 
     Args:
-        sites: which sides of a layer.
-        max_samples: the most values that are kept of one activation.
-        channels_first: whether images have their channels in axis 1 if a layer does not say.
+        sites: which sites of a layer to extract.
+        max_samples: the largest number of values to keep of one activation.
+        channels_first: whether images have their channels in axis 1 if the layer has no
+            `data_format`.
     """
 
     @functools.cache
@@ -58,13 +59,13 @@ def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
     for x in tensors:
         if x.dtype == "string":
             raise RefusalError(
-                f"Strings have no distribution: leave {path!r} out of layers. Received: {path!r}, "
+                f"Strings have no distribution. Leave {path!r} out of layers. Received: {path!r}, "
                 f"whose {site} is of dtype string"
             )
         if None in x.shape:
             raise RefusalError(
-                "A layer can be watched only if the shape of its activations follows from "
-                f"that of the inputs. Received: {path!r}, whose {site} has shape {x.shape}"
+                "Only activations of static shape can be recorded. Leave the layer out of layers. "
+                f"Received: {path!r}, whose {site} has shape {x.shape}"
             )
     names = [site] if len(tensors) == 1 else [f"{site}:{i}" for i in range(len(tensors))]
     return list(zip(names, tensors, strict=True))
@@ -74,25 +75,28 @@ _ALONG_LAST_AXIS = keras.layers.LayerNormalization, keras.layers.RMSNormalizatio
 
 
 def puts_channels_first(layers: Iterable[keras.layers.Layer]) -> bool:
-    """Say whether any of `layers` does, and so the network; `Flatten` may say otherwise."""
+    """Return whether any of `layers` has its channels first, and so the whole network.
+
+    A single layer such as `Flatten` may have another `data_format`.
+    """
     return any(getattr(layer, "data_format", None) == "channels_first" for layer in layers)
 
 
 def _channel_axis(layer: keras.layers.Layer, channels_first: bool) -> int:
-    # Elsewhere `axis` means something else: what Softmax sums over, Concatenate joins along.
+    # In other layers `axis` means something else: the axis of Softmax's sum, or of Concatenate.
     if isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
         return layer.axis
     own = getattr(layer, "data_format", None)
     if own is not None:
         return 1 if own == "channels_first" else -1
-    # These work along the last axis, whatever the network does.
+    # These work along the last axis in every network.
     along_last = isinstance(layer, _ALONG_LAST_AXIS) or hasattr(layer, "kernel")
     return 1 if channels_first and not along_last else -1
 
 
 def _bounds(layer: keras.layers.Layer) -> tuple[float, float] | None:
-    """Return the least and the greatest value that a layer's activation function allows."""
-    # An RNN's activation is not the last thing it does.
+    """Return the smallest and the largest value of a layer's activation function."""
+    # An RNN's output is not the output of its activation function.
     ends_with_activation = isinstance(layer, keras.layers.Activation) or hasattr(layer, "kernel")
     if not ends_with_activation:
         return None

@@ -15,16 +15,16 @@ from kbn.introspection.layer_calls import seeds, training_argument
 
 
 class LossProbe:
-    """A compiled evaluation of the loss and its gradient, as a training step takes them.
+    """A compiled evaluation of the loss and its gradient, as in a training step.
 
-    The model runs in training mode (normalization by batch statistics, dropout on, always with the
-    same masks) and the loss is `compute_loss`: `compile`'s, with what layers and regularizers add.
-    Weights come as an argument; what the model would assign is dropped. Gradients are the loss's
-    own: not scaled, not clipped, not accumulated. A model that runs eagerly is run so here too.
+    The model runs in training mode: it normalizes with batch statistics, and dropout is on, always
+    with the same masks. The loss is that of `compute_loss`, which includes the losses of layers and
+    regularizers. Weights are an argument, and the model's assignments are dropped. Gradients are
+    not scaled, clipped or accumulated. A model that runs eagerly runs eagerly here too.
 
     Attributes:
         variables: the model's trainable variables, in the order of the values.
-        used: places among `variables`, in the order in which the loss first reads their weights.
+        used: indices into `variables`, in the order in which the loss first reads them.
     """
 
     def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
@@ -32,23 +32,23 @@ class LossProbe:
 
         Args:
             model: a compiled model.
-            batch: what the loss is of.
-            who: who asks, for messages.
+            batch: the batch whose loss is computed.
+            who: name of the callback, for messages.
 
         Raises:
-            ValueError: where there is no loss, no trainable weight, or the model refuses the batch.
+            ValueError: if there is no loss or no trainable weight, or the model refuses the batch.
         """
         _check(model, batch, who)
         build(model, batch.x)
         self.variables = list(model.trainable_variables)
         if not self.variables:
             raise ValueError(
-                f"{who} takes gradients, and the model has no trainable weight. "
+                f"{who} needs gradients, but the model has no trainable weights. "
                 f"Received: model={model.name!r}"
             )
         self.used: list[int] = []
         self._model, self._who = model, who
-        # Small gradients of half precision vanish, which is what a LossScaleOptimizer is for.
+        # Small gradients underflow in half precision, so use the scale of a LossScaleOptimizer.
         scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
         self._scale = float(keras.ops.convert_to_numpy(scale))
         values = [variable.value for variable in self.variables]
@@ -66,7 +66,7 @@ class LossProbe:
             finite = all(np.isfinite(gradient).all() for gradient in gradients)
             if finite or scale <= 1:
                 return float(loss), gradients
-            scale = max(scale / 16, 1.0)  # it may have been the scale that overflowed
+            scale = max(scale / 16, 1.0)  # the scale may have caused the overflow
 
     def _evaluated(
         self,
@@ -89,7 +89,7 @@ class LossProbe:
 
 
 class LossesOfBothModes:
-    """A compiled evaluation of the loss of a batch in training and in inference mode."""
+    """A compiled evaluation of the loss of a batch in training mode and in inference mode."""
 
     def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
         """Trace the model; arguments and errors as for `LossProbe`."""
@@ -97,7 +97,7 @@ class LossesOfBothModes:
 
         def losses(mapping: backend.Mapping, arrays: dict[str, Any]) -> list[Tensor]:
             of = Batch(**arrays)
-            # As they are: without a value in its scope, Keras hands None to a weight's regularizer.
+            # Without a value in its scope, Keras passes None to a weight's regularizer.
             weights = [(variable, variable.value) for variable in model.trainable_variables]
             weights += mapping
             return [loss_of(model, of, weights, who, training=each) for each in (True, False)]
@@ -111,7 +111,7 @@ class LossesOfBothModes:
 
 
 class _Scope(keras.StatelessScope):
-    """Notes whose values are read, in which order."""
+    """Records which variables are read, in order."""
 
     def __init__(self, mapping: backend.Mapping, read: dict[int, None]) -> None:
         super().__init__(mapping, collect_losses=True)
@@ -135,12 +135,12 @@ def loss_of(
     """Return the loss of `batch`, a scalar, inside a trace.
 
     Args:
-        model: the model, called as `fit` or `evaluate` calls it.
+        model: the model, called as in `fit` or `evaluate`.
         batch: tensors.
-        weights: pairs of a variable and its value; all trainable ones.
-        who: who asks, for messages.
-        training: which mode.
-        read: takes the ids of the variables that are read, in the order of their first reading.
+        weights: pairs of a variable and its value, for all trainable variables.
+        who: name of the callback, for messages.
+        training: whether the model runs in training mode.
+        read: receives the ids of the variables that are read, in the order of their first read.
     """
     takes_training = "training" in inspect.signature(model.compute_loss).parameters
     mode = {"training": training} if takes_training else {}
@@ -149,37 +149,37 @@ def loss_of(
         y_pred = model(batch.x, **training_argument(model, training))
         _check_losses(model, who)
         loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)
-        model._clear_losses()  # else layers go on knowing losses of this trace
+        model._clear_losses()  # otherwise layers keep the losses of this trace
     return loss
 
 
 def _check(model: keras.Model, batch: Batch, who: str) -> None:
     if batch.y is None and getattr(model, "loss", None) is not None:
         raise RefusalError(
-            f"{who} needs the loss, so probe_data must hold targets too: (x, y) or "
-            "(x, y, sample_weight), or batches of those. Received: probe_data with inputs alone, "
+            f"{who} needs the loss, so probe_data must have targets: (x, y) or "
+            "(x, y, sample_weight), or batches of those. Received: probe_data with inputs only, "
             f"and a model with loss={model.loss!r}"
         )
 
 
 def _check_losses(model: keras.Model, who: str) -> None:
-    """Raise where the model, just called, has nothing to compute a loss from."""
+    """Raise if the model has no loss after a call."""
     own_loss = type(model).compute_loss is not keras.Model.compute_loss
     if own_loss or getattr(model, "loss", None) is not None or _adds_loss(model):
         return
-    # Keras's train_step then trains on what regularizers add, so that is the loss. One of the
-    # user's own most likely adds a loss to it that nobody else knows.
+    # Keras's train_step then trains on the losses of regularizers, so they are the loss. A custom
+    # train_step most likely adds a loss of its own, which cannot be computed here.
     own_step = getattr(model.train_step, "__func__", None) is not keras.Model.train_step
     if own_step or not model.losses:
-        received = ", and a train_step of its own beside regularizers" if model.losses else ""
+        received = ", with a custom train_step and regularizers" if model.losses else ""
         raise RefusalError(
-            f"{who} needs the loss, and the model has none: give loss= to compile, call add_loss, "
+            f"{who} needs the loss, but the model has none. Pass loss= to compile, call add_loss, "
             f"or override compute_loss. Received: model.loss=None{received}"
         )
 
 
 def _adds_loss(model: keras.Model) -> bool:
-    """Say whether add_loss was called, and not by Keras for an activity regularizer."""
+    """Return whether add_loss was called, other than by Keras for an activity regularizer."""
     return any(
         layer.activity_regularizer is None and layer._get_own_losses()
         for layer in model._flatten_layers()

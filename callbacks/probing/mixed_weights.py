@@ -1,4 +1,4 @@
-"""Weights of two times in one list: the layers before a layer as they are after a step."""
+"""Weights from before and after a step in one list: earlier layers have taken the step."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from kbn.introspection.layer_tree import Layers
 
 
 class LayerWeights:
-    """A layer's place among the others, as far as their weights tell.
+    """The weights of one layer, and those that the loss reads before them.
 
     Attributes:
         path: the layer's path.
     """
 
     def __init__(self, path: str, own: Sequence[int], earlier: Sequence[int]) -> None:
-        """Take the places of weights among the model's trainable variables.
+        """Store indices into the model's trainable variables.
 
         Args:
             path: the layer's path.
-            own: the places of the layer's weights.
-            earlier: those of the weights that are used before it.
+            own: indices of the layer's weights.
+            earlier: indices of the weights that are used before it.
         """
         self.path, self._own, self._earlier = path, list(own), list(earlier)
 
@@ -33,7 +33,7 @@ class LayerWeights:
     def mixed(
         self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]
     ) -> list[np.ndarray] | None:
-        """Return `before` with the earlier layers' weights of `after`; None where none differs."""
+        """Return `before` with the earlier layers' weights of `after`; None if they are equal."""
         if all(np.array_equal(before[i], after[i]) for i in self._earlier):
             return None
         mixed = list(before)
@@ -43,11 +43,11 @@ class LayerWeights:
 
 
 def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[LayerWeights], list[str]]:
-    """Return the chosen layers in order, and the paths of those that have no place in it.
+    """Return the chosen layers in order, and the paths of those whose weights the loss never reads.
 
-    The order is that in which the loss first reads each weight, whoever holds it: a block's own
-    before its inner layers or behind them, the model's own, one that several layers share. What
-    a regularizer alone reads comes last.
+    The order is the one in which the loss first reads each weight. This includes a block's own
+    weights, before or after its inner layers, the model's own weights, and shared ones. Weights
+    that only a regularizer reads come last.
 
     Args:
         loss: a traced probe.

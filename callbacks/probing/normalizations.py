@@ -1,4 +1,4 @@
-"""The look that `MovingStatistics` takes: a normalization layer's batch against its momentum."""
+"""What `MovingStatistics` extracts: batch statistics against a layer's moving statistics."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,11 +19,11 @@ from kbn.ops.precision import widened
 
 
 class Gap(NamedTuple):
-    """What was found of one call of a normalization layer.
+    """The measures of one call of a normalization layer.
 
     Attributes:
         layer: the layer.
-        measured: by the names of `tags.MOVING_STATISTICS`.
+        measured: values by measure name, as in the catalogue's run `moving_statistics`.
         number: number of values per channel in the batch.
     """
 
@@ -42,7 +42,7 @@ def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str
     wide = widened(x)
     weights = weights_for(call.mask, wide, axis)
     batch = center(wide, axes, weights).moments
-    # A scope of its own: the statistics as they are, not as just moved.
+    # A separate scope, because this call must not see the update that training mode just made.
     with keras.StatelessScope(state_mapping=mapping):
         mask = {} if call.mask is None else {"mask": call.mask}
         inference = layer(x, training=False, **mask)
@@ -70,7 +70,7 @@ def _gaps(
     return [_gap(layer, one) for one in found]
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a net that diverged
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a diverged network
 def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]) -> Gap:
     batch = MeanAndVariance(_double(found["mean"]), _double(found["variance"]) + layer.epsilon)
     moving = MeanAndVariance(
@@ -99,7 +99,7 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
 
 
 def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
-    """Return what the moving statistics tend to if all batches are like this one."""
+    """Return the limit of the moving statistics if all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= 1:
         return batch
     variance = (batch.variance - layer.epsilon) * count / (count - 1) + layer.epsilon
@@ -107,7 +107,7 @@ def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
 
 
 def momentum_of(layer: keras.layers.BatchNormalization, batch: float) -> Momentum:
-    """Return how the layer's moving statistics forget, if an update brings `batch` values."""
+    """Return the momentum of the layer's moving statistics, if an update has `batch` values."""
     if layer.momentum is None:
         return Momentum(None, _double(layer.mean_count), max(batch, 1.0))
     if getattr(layer, "zero_debias", False):
@@ -116,7 +116,7 @@ def momentum_of(layer: keras.layers.BatchNormalization, batch: float) -> Momentu
 
 
 def skipped_updates(layer: keras.layers.BatchNormalization) -> np.ndarray | None:
-    """Return how many updates each channel (C,) has skipped; None for a layer of Keras's."""
+    """Return the number of skipped updates per channel (C,); None for Keras's layer."""
     return getattr(layer, "skipped_updates", None)
 
 

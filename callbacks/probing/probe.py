@@ -1,7 +1,7 @@
-"""What is measured: something about the calls of chosen layers on a fixed batch, inside one trace.
+"""A compiled run of a model on a fixed batch that extracts tensors from the calls of its layers.
 
-Layer calls are observed only while the compiled function is traced, so that any model can be
-watched (nested, subclassed, shared layers) and nothing stays attached to it.
+Layer calls are observed only while the function is traced. So any model can be watched (nested,
+subclassed, with shared layers), and nothing stays attached to it.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ class Extraction(NamedTuple):
     """What is kept of one place.
 
     Attributes:
-        tensors: tensors of bounded size, by name; they leave the device.
-        finish: takes the tensors of all places with this `finish`, as NumPy arrays, to one finding
-            per place.
+        tensors: tensors of bounded size, by name; they are copied from the device.
+        finish: a function of the tensors of all places that share it, as NumPy arrays. It returns
+            one result per place.
     """
 
     tensors: dict[str, Tensor]
@@ -42,32 +42,32 @@ class Extraction(NamedTuple):
 
 
 Extract = Callable[[backend.Mapping, str, LayerCall], list[tuple[str, Extraction]]]
-"""Takes the mapping for scopes, a layer's path and one call of it to (site, extraction) pairs.
+"""A function of the mapping for scopes, a layer's path and one call of the layer.
 
-An empty list leaves the call out."""
+It returns (site, extraction) pairs. An empty list skips the call."""
 
 
 class RefusalError(ValueError):
-    """The model cannot provide what was requested; the message says all of it."""
+    """The model cannot provide what was requested. The message needs no further context."""
 
 
 class Probe:
     """A compiled run of `model` on a fixed batch, as in training, with extractions of `layers`.
 
-    The model runs as in `fit` (`training=True`: normalization by batch statistics, dropout on)
-    in a `keras.StatelessScope`: what it would assign is dropped. Dropout masks are the same in
-    every record, so that activations differ only where weights do.
+    The model runs as in `fit` (`training=True`: it normalizes with batch statistics, and dropout
+    is on) in a `keras.StatelessScope`, so its assignments are dropped. Dropout masks are the same
+    in every record, so only a change of the weights changes the activations.
 
-    A model that runs eagerly is run so here too. Python may then call its layers more often, or
-    not at all, in another record. A place appears in the records that have it; the i-th call of a
-    layer keeps the name that it had first.
+    A model that runs eagerly runs eagerly here too. Python may then call a layer more or less often
+    in another record. A record has the places that were called in it. The i-th call of a layer
+    keeps its first name.
 
     Attributes:
         layers: the layers, by path.
-        places: the places that are watched, in the order in which the model calls them; if it runs
+        places: the watched places, in the order in which the model calls them. If the model runs
             eagerly, those of the last run.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
-            or calls them inside a loop, whose tensors cannot leave it.
+            or calls them inside a loop, and tensors cannot leave a loop.
     """
 
     def __init__(self, model: keras.Model, inputs: Any, layers: Layers, extract: Extract) -> None:
@@ -83,8 +83,8 @@ class Probe:
         self._run = compile_beside(model, self._extracted, inputs)
 
     def __call__(self) -> dict[Place, Any]:
-        """Run the model on the batch and return the finding of each place."""
-        kept = self._run()  # first: if Python runs the model, it finds the places anew
+        """Run the model on the batch and return the result of each place."""
+        kept = self._run()  # first, because an eager run may change `places`
         groups: dict[Finish, list[int]] = {}
         for number, finish in enumerate(self._finish):
             groups.setdefault(finish, []).append(number)
@@ -94,13 +94,13 @@ class Probe:
         return {place: found[number] for number, place in enumerate(self.places)}
 
     def report_unseen(self, layers: Any) -> None:
-        """Warn of layers that cannot be watched; raise if one was named, or none is left.
+        """Warn about layers that cannot be watched; raise if one was named, or none is left.
 
         Args:
             layers: the user's argument.
         """
         problem = (
-            "These layers cannot be watched, since the model does not call them in training "
+            "These layers cannot be watched, because the model does not call them in training "
             "or calls them inside a loop"
         )
         if not self.places:
@@ -124,7 +124,7 @@ class Probe:
                 looped.add(path)
                 return
             number, calls[path] = calls[path], calls[path] + 1
-            self._extracting = True  # an extraction may call the layer itself
+            self._extracting = True  # an extraction may call the layer
             try:
                 found = self._extract(mapping, path, call)
                 seen.extend(((path, number, site), kept) for site, kept in found)
@@ -134,7 +134,7 @@ class Probe:
         scope = keras.StatelessScope(state_mapping=[*mapping, *seeds(self._model)])
         with observe_calls(observe), scope, backend.undisturbed():
             self._model(inputs, **training_argument(self._model, True))
-        # The first call of a loop may stand outside of it, and would pass for the whole.
+        # The first call of a loop may be outside it, and would be mistaken for all of it.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]
         self._several = {path: calls[path] > 1 for path in calls} | self._several
         self.places = [self._place(*key) for key, _ in seen]
@@ -147,7 +147,7 @@ class Probe:
 
 
 def build(model: keras.Model, inputs: Nested) -> None:
-    """Create the weights of a model that has none yet, as its first call would.
+    """Build the model, if its first call has not done so yet.
 
     Raises:
         ValueError: if the model refuses the inputs.
@@ -166,10 +166,10 @@ def build(model: keras.Model, inputs: Nested) -> None:
 def compile_beside(
     model: keras.Model, function: Callable[..., Nested], inputs: Nested, *varying: Nested
 ) -> Callable[..., Nested]:
-    """Compile what runs `model` beside training; arguments as for `kbn.backend.compile_for`.
+    """Compile a run of `model` outside of training; arguments as for `kbn.backend.compile_for`.
 
     Raises:
-        ValueError: if the model refuses the inputs, with their shapes.
+        ValueError: if the model refuses the inputs. The message has their shapes.
     """
     with _shapes_in_errors(inputs):
         return backend.compile_for(
@@ -179,7 +179,7 @@ def compile_beside(
 
 @contextlib.contextmanager
 def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
-    """Raise what a model says against the probe as ValueError, with the shapes of `inputs`."""
+    """Raise errors of the model as ValueError, with the shapes of `inputs`."""
     try:
         yield
     except (RefusalError, backend.MissingCapabilityError):
@@ -188,12 +188,12 @@ def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
         shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
         raise ValueError(
             f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
-            f"shape {shapes} (the samples axis included)"
+            f"shape {shapes} (including the samples axis)"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of a Keras error that says what is wrong, not where."""
+    """Return the line of a Keras error that says what is wrong, without the traceback."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered")]
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The fixed batch on which a model is measured, taken once from whatever the user has."""
+"""The probe batch, taken once from the user's data."""
 
 from typing import Any, NamedTuple
 
@@ -29,17 +29,17 @@ def first_samples(data: Any, size: int) -> Any:
     """Return the inputs of the first `size` samples of `data`, as NumPy arrays.
 
     As in `fit`, a tuple means (x, y) or (x, y, sample_weight) and only x is kept; a list means
-    several inputs. A data set yields batches and is read just as far as needed.
+    several inputs. A data set yields batches, and is read only as far as needed.
 
     Raises:
-        TypeError: where `data` is none of what is accepted.
-        ValueError: where it has no sample, or its arrays differ in length.
+        TypeError: if the type of `data` is not supported.
+        ValueError: if it has no sample, or its arrays differ in length.
     """
     return _first(data, size, lambda batch: Batch(inputs_of(batch))).x
 
 
 def first_batch(data: Any, size: int) -> Batch:
-    """Return the first `size` samples of `data`, with targets and weights where it has them.
+    """Return the first `size` samples of `data`, with its targets and weights if it has any.
 
     Raises:
         TypeError, ValueError: as `first_samples`.
@@ -62,7 +62,7 @@ def _first(data: Any, size: int, unpack: Any) -> Batch:
             break
     if needed == size:
         raise ValueError(
-            f"probe_data must hold at least one sample. Received: probe_data={describe(data)}"
+            f"probe_data must have at least one sample. Received: probe_data={describe(data)}"
         )
     return tree.map_structure(_joined, *batches)
 

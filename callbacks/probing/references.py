@@ -1,4 +1,4 @@
-"""What a record of `CovariateShift` is compared with."""
+"""The references of `CovariateShift`, which its records are compared with."""
 
 import numbers
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ Sketches = Mapping[Place, DistributionSketch]
 
 
 class References:
-    """The sketches that records are compared with, place by place.
+    """The sketches that records are compared with, by place.
 
-    A place may be missing from a record, if Python runs the model; its reference stays.
+    If the model runs eagerly, a place may be missing from a record. Its reference stays.
 
     Args:
         reference: "previous", "first", or a step: the first record at or after it.
@@ -26,13 +26,13 @@ class References:
         self._kept: dict[Place, DistributionSketch] = {}
 
     def before(self, step: int, sketches: Sketches) -> Sketches:
-        """Return what the record of `step` is compared with; the first of all with itself."""
+        """Return the references of the record at `step`; a first record is its own reference."""
         if not self._is_later(step):
             self._kept = {**sketches, **self._kept}
         return self._kept
 
     def after(self, step: int, sketches: Sketches) -> None:
-        """Keep what the records after `step` are compared with."""
+        """Keep the references of the records after `step`."""
         if self._reference == "previous":
             self._kept = {**self._kept, **sketches}
 
@@ -46,7 +46,7 @@ def checked_reference(reference: Any) -> str | int:
         return checks.integer("reference", reference, low=0)
     if not isinstance(reference, str) or reference not in REFERENCES:
         raise ValueError(
-            "reference must be one of 'previous', 'first', or a step. "
+            "reference must be 'previous', 'first' or a step, an integer of at least 0. "
             f"Received: reference={reference!r}"
         )
     return reference

@@ -10,7 +10,7 @@ from kbn.records import catalogue
 from kbn.records.tags import Place
 
 Sketches = Mapping[Place, DistributionSketch]
-# More would take more memory and no less time.
+# A larger number would take more memory, and the same time.
 VALUES_AT_ONCE = 2**18
 
 
@@ -19,15 +19,15 @@ def measured(
 ) -> dict[Place, dict[str, float]]:
     """Return the scalars of every place, with distances if it has a reference.
 
-    Places of equal shape are measured at once, because small NumPy calls for each place take longer
-    than the arithmetic.
+    Places of equal shape are measured together, because small NumPy calls for each place take
+    longer than the arithmetic.
 
     Args:
-        distances: names in `DISTANCES`; each gives the mean over channels and, as
-            `<name>_worst`, the distance of the channel that moved most.
-        sketches: of this record.
-        references: the sketches to compare with, by place. With `run_eagerly`, one may have another
-            number of channels; it is ignored then.
+        distances: names in `DISTANCES`. Each yields the mean over channels, and as `<name>_worst`
+            the distance of the channel that moved most.
+        sketches: the sketches of this record.
+        references: the sketches to compare with, by place. With `run_eagerly`, a reference may have
+            another number of channels; then it is ignored.
     """
     references = {
         place: reference

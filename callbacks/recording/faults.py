@@ -1,4 +1,4 @@
-"""What goes wrong with a callback while a model trains: counted, warned of once, never raised."""
+"""Errors of a callback during training: counted, reported by one warning, never raised."""
 
 import warnings
 from collections.abc import Callable
@@ -21,14 +21,14 @@ class Faults:
     def guard(
         self, step: int, action: Callable[..., Any], *arguments: Any, losing: int = 0
     ) -> None:
-        """Run `action` at `step`; if it raises, `losing` records are lost."""
+        """Run `action` at `step`; if it raises, count `losing` lost records."""
         try:
             action(*arguments)
         except Exception as error:
             self.report(step, f"{type(error).__name__}: {error}", losing)
 
     def report(self, step: int, reason: str, losing: int) -> None:
-        """Count lost records, and warn of the first fault."""
+        """Count lost records, and warn about the first fault."""
         self.lost_records += losing
         if not self._reported:
             self._reported = True
@@ -39,7 +39,7 @@ class Faults:
             )
 
     def sum_up(self) -> None:
-        """Warn of all records that were lost, if that has not been said yet."""
+        """Warn about the total of lost records, if it grew since the last such warning."""
         if self.lost_records > self._summed_up:
             self._summed_up = self.lost_records
             warnings.warn(f"{self._who} lost {self.lost_records} records in all.", stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a session asks of the callback whose records it takes."""
+"""What a session needs from its callback."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from kbn.records.tags import Place
 
 
 class RecordingCallback(Protocol):
-    """A callback that records; `Recorder` says what each of these is."""
+    """A callback that records; see `Recorder` for the meaning of each member."""
 
     model: keras.Model
     params: Mapping[str, Any] | None
@@ -26,16 +26,16 @@ class RecordingCallback(Protocol):
     compares_steps: bool
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
-        """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
+        """Prepare to record `model`, or raise; return the places whose percentiles are recorded."""
 
     def look_before(self) -> None:
-        """Keep what a record about the coming step needs."""
+        """Keep what the record of the coming step needs."""
 
     def record(self, step: int) -> Record:
         """Take a record."""
 
     def summarize(self) -> Record:
-        """Return what is written at the end of an epoch with records."""
+        """Return what to write at the end of an epoch with records."""
 
     def release(self) -> None:
-        """Let go of what `prepare` made."""
+        """Drop what `prepare` created."""

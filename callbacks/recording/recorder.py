@@ -20,23 +20,23 @@ from kbn.records.tags import Place
 
 
 class Recorder(keras.callbacks.Callback):
-    """Takes a record whenever the schedule says so; subclasses say what a record is.
+    """Takes records on a schedule; subclasses define what a record is.
 
-    Steps are `optimizer.iterations`. If a later `fit` starts a new count (a model compiled
-    again), it goes on from the last step, so that the axis never runs backwards.
+    Steps are `optimizer.iterations`. If a later `fit` starts a new count (because the model was
+    compiled again), the count continues from the last step, so the axis never runs backwards.
 
     Attributes:
         history: every row recorded so far, equal to what was written.
         schedule: when records are taken.
-        budget: the most that watching may take of the time of training; None for no bound.
+        budget: the largest share of training time that recording may take; None for no limit.
         directory: the folder of the event file.
-        writes_json_lines: whether rows are written to `history.jsonl` too.
+        writes_json_lines: whether rows are also written to `history.jsonl`.
     """
 
     run = ""
     """The run directory below `log_dir`."""
     compares_steps = False
-    """Whether a record is about a step, and needs a look before it."""
+    """Whether a record is about a step, and needs a look at the model before that step."""
 
     probe: Nested
     """The probe batch, as NumPy arrays."""
@@ -61,33 +61,35 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def cost(self) -> Cost:
-        """Time and bytes that watching took in the last `fit`."""
+        """Time and bytes that recording took in the last `fit`."""
         return Cost() if self._session is None else self._session.cost
 
     @property
     def session(self) -> Session:
         """The session of the last `fit`."""
         if self._session is None:
-            raise ValueError(f"No fit has begun yet. Received: {type(self).__name__}")
+            raise ValueError(
+                f"{type(self).__name__} has no session before fit. Pass it to fit first."
+            )
         return self._session
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
-        """Get ready to record `model`, or raise; return the places whose percentiles are kept."""
+        """Prepare to record `model`, or raise; return the places whose percentiles are recorded."""
         raise NotImplementedError
 
     def look_before(self) -> None:
-        """Keep what a record about the coming step needs; only if `compares_steps`."""
+        """Keep what the record of the coming step needs; called only if `compares_steps`."""
 
     def record(self, step: int) -> Record:
         """Take a record of the model as it is now."""
         raise NotImplementedError
 
     def summarize(self) -> Record:
-        """Return what is written once at the end of an epoch with records."""
+        """Return what to write at the end of an epoch with records."""
         return Record()
 
     def release(self) -> None:
-        """Let go of what `prepare` made."""
+        """Drop what `prepare` created."""
 
     def expected_records(self, first_epoch: int = 0) -> int | None:
         """Return how many records this `fit` takes from `first_epoch` on, if that is known."""
@@ -104,7 +106,7 @@ class Recorder(keras.callbacks.Callback):
         return self.history.to_frame()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check everything against the model, and get ready."""
+        """Check the model, and prepare to record it."""
         self._check_model()
         self.release()  # of an earlier fit that raised
         left = Left() if self._session is None else self._session.left()
@@ -115,7 +117,7 @@ class Recorder(keras.callbacks.Callback):
             self._watched = weakref.ref(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Take the first record, or look before a step."""
+        """Take the first record, or look at the model before a step."""
         self.session.batch_begins()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -127,7 +129,7 @@ class Recorder(keras.callbacks.Callback):
         self.session.epoch_ended()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Write what it all cost, and forget what was compiled."""
+        """Write the cost of recording, and drop what was compiled."""
         self.session.end()
         self.release()
         self._faults.sum_up()
@@ -135,14 +137,14 @@ class Recorder(keras.callbacks.Callback):
     def _check_model(self) -> None:
         if getattr(self.model, "optimizer", None) is None:
             raise ValueError(
-                f"{type(self).__name__} counts steps by the model's optimizer, and it has none. "
-                "Received: model.optimizer=None"
+                f"{type(self).__name__} counts the steps of the model's optimizer, but the model "
+                "has none. Pass an optimizer to compile. Received: model.optimizer=None"
             )
         first = self._watched and self._watched()
         if self._watched and first is not self.model:
             raise ValueError(
                 f"This {type(self).__name__} already recorded another model into "
-                f"{self.directory!r}. Make a new one, with a log_dir of its own, for each model. "
+                f"{self.directory!r}. Create a callback with its own log_dir for each model. "
                 f"Received: model={self.model.name!r}"
             )
 

@@ -16,12 +16,14 @@ _BEFORE_DOUBLING = 90
 
 @dataclass(frozen=True)
 class Schedule:
-    """The cadence of a hook; exactly one of the three fields is set. Time is an argument.
+    """The cadence of a callback; exactly one of the three fields is set.
+
+    It has no state: the current step or epoch is an argument.
 
     Attributes:
-        every_steps: a record whenever a multiple of it was crossed.
-        every_epochs: a record at the end of every so many epochs.
-        on_steps: a record whenever one of these steps was crossed, in ascending order.
+        every_steps: a record is due when a multiple of this number is reached or crossed.
+        every_epochs: a record is due every this many epochs, at the end of the epoch.
+        on_steps: a record is due when one of these steps is reached or crossed; ascending.
     """
 
     every_steps: int | None = None
@@ -29,10 +31,10 @@ class Schedule:
     on_steps: tuple[int, ...] | None = None
 
     def next_step(self, after: int) -> float:
-        """Return the first step behind `after` at which a record is due; inf where there is none.
+        """Return the first step after `after` at which a record is due; inf if there is none.
 
-        Several steps may pass between two looks (`steps_per_execution`): a record is due when this
-        step was reached or crossed.
+        Several steps may pass at once (`steps_per_execution`), so a record is due when this step
+        is reached or crossed.
         """
         if self.every_steps is not None:
             return (after // self.every_steps + 1) * self.every_steps
@@ -41,11 +43,11 @@ class Schedule:
         return steps[index] if index < len(steps) else math.inf
 
     def due_at_epoch(self, epochs: int) -> bool:
-        """Say whether a record is due at the end of the epoch that makes it `epochs` in all."""
+        """Return whether a record is due at the end of epoch number `epochs`, counted from 1."""
         return self.every_epochs is not None and epochs % self.every_epochs == 0
 
     def expected(self, epochs: int | None, steps: int | None) -> int | None:
-        """Return how many records a `fit` of so many epochs of so many steps takes, if known."""
+        """Return the number of records of a `fit` of `epochs` epochs of `steps` steps, if known."""
         if self.on_steps is not None:
             return len(self.on_steps) + 1
         if epochs is not None and self.every_epochs is not None:
@@ -58,9 +60,9 @@ class Schedule:
 class Thinning:
     """Which records keep their histograms, so that TensorBoard shows all that were written.
 
-    Where the length of training is known, every record, or every k-th, such that no more than 90
-    are written over all fits. Where it is not, each is at least 8 % later than the last one,
-    counted in records: 90 reach to record 6,000 or so. From there on the distance doubles, up to
+    If the length of training is known, every record has one, or every k-th, so that all fits write
+    at most 90. If it is unknown, each is at least 8 % later than the one before, counted in
+    records: 90 of them reach record 6,000 or so. After these the distance doubles, up to
     `HISTOGRAMS_KEPT`.
     """
 
@@ -69,14 +71,14 @@ class Thinning:
         self._stride: int | None = None
 
     def begin(self, expected: int | None) -> None:
-        """Start a `fit` that takes `expected` records, or nobody knows how many."""
+        """Start a `fit` that takes `expected` records; None if the number is unknown."""
         room = _BEFORE_DOUBLING - self._kept
         fits = expected is not None and room > 0
         self._stride = max(math.ceil((expected or 0) / room), 1) if fits else None
         self._begun_at = self._records
 
     def keeps(self) -> bool:
-        """Count a record and say whether it keeps its histograms."""
+        """Count a record, and return whether it keeps its histograms."""
         index, self._records = self._records, self._records + 1
         if self._stride is not None:
             kept = (index - self._begun_at) % self._stride == 0
@@ -90,7 +92,7 @@ class Thinning:
 
 
 def schedule(every_steps: Any, every_epochs: Any, on_steps: Any) -> Schedule:
-    """Check the cadence arguments of a hook and return the schedule they mean.
+    """Check the cadence arguments of a callback and return its schedule.
 
     Raises:
         TypeError, ValueError: for a cadence that is not a positive integer, or more than one.
@@ -100,7 +102,7 @@ def schedule(every_steps: Any, every_epochs: Any, on_steps: Any) -> Schedule:
     if len(given) > 1:
         received = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"Only one of every_steps, every_epochs and on_steps may be given. Received: {received}"
+            f"Pass only one of every_steps, every_epochs and on_steps. Received: {received}"
         )
     if not given:
         return Schedule(every_steps=DEFAULT_EVERY_STEPS)

@@ -1,4 +1,4 @@
-"""One `fit` of one callback: when it records, what that costs, and where it goes."""
+"""One `fit` of one callback: when it records, what that costs, and where records are written."""
 
 import glob
 import os
@@ -23,7 +23,7 @@ from kbn.records.tags import Place
 
 @dataclass(frozen=True)
 class Left:
-    """What a session leaves to the next one.
+    """State that a session passes to the next one.
 
     Attributes:
         passed: steps, batches and epochs so far.
@@ -35,13 +35,12 @@ class Left:
 
 
 class Session:
-    """The life of one `fit`.
+    """The recording of one `fit`.
 
     Attributes:
         steps: the optimizer's steps.
-        cost: time and bytes that watching takes.
-        epochs: how many epochs ended, over all fits.
-        epochs_of_fit: how many of them in this `fit`.
+        cost: time and bytes that recording takes.
+        epochs, epochs_of_fit: number of epochs that ended, over all fits and in this one.
     """
 
     def __init__(
@@ -50,9 +49,9 @@ class Session:
         """Begin.
 
         Args:
-            callback: whose records are taken; its model is the one that `fit` trains.
-            faults: where faults go.
-            left: what the session before this one left.
+            callback: the callback that records; its model is the one that `fit` trains.
+            faults: collects the errors.
+            left: state of the previous session.
             begins_run: whether the callback has written nothing yet.
         """
         model = callback.model
@@ -72,7 +71,7 @@ class Session:
         )
 
     def prepare(self) -> None:
-        """Let the callback get ready, which may raise, and choose the event file."""
+        """Prepare the callback, which may raise, and choose the event file."""
         try:
             with self.cost.spending():
                 places = self._callback.prepare(self._callback.model)
@@ -87,7 +86,7 @@ class Session:
         )
 
     def batch_begins(self) -> None:
-        """Take the first record. Here, not earlier: another callback may restore weights first."""
+        """Take the first record. Not earlier, because another callback may restore weights."""
         steps, compares = self.steps, self._callback.compares_steps
         if self._file is None or not (steps.first_is_due or compares):
             return
@@ -106,15 +105,15 @@ class Session:
         steps = self.steps
         steps.calls += 1
         if steps.calls < steps.calls_needed or self._file is None:
-            return  # after no more than this: it is done at every step
+            return  # early, because this runs at every step
         due = self._callback.schedule.next_step(steps.now)
         now = steps.read()
-        first = steps.first_is_due and now > steps.begun_at  # gradients may be accumulated yet
+        first = steps.first_is_due and now > steps.begun_at  # equal while gradients accumulate
         if now >= due or first:
             if first:
                 steps.first_seen()
             self._take_record(always=first)
-        self._looked = False  # a look is of its own step alone
+        self._looked = False  # a look is valid for its own step only
 
     def epoch_ended(self) -> None:
         """Take a record if one is due, and write the summary of the epoch."""
@@ -125,7 +124,7 @@ class Session:
         due = self._callback.schedule.next_step(self.steps.now)
         self.steps.epoch_ended()
         self._warn_of_standing_steps()
-        # If train_step makes more steps than before, what was due comes here at the latest.
+        # If train_step takes more steps than before, an overdue record is taken here.
         if self._callback.schedule.due_at_epoch(self.epochs) or self.steps.now >= due:
             self._take_record()
         if self._recorded_in_epoch:
@@ -133,20 +132,20 @@ class Session:
             self._guarded(self._write_summary)
 
     def end(self) -> None:
-        """Write what it all cost."""
+        """Write the cost of recording."""
         if self._file is not None and self.cost.records:
             texts = {catalogue.COST: self.cost.table()}
             self._guarded(self._write, self.steps.now, Record(texts=texts))
         self._file = None
 
     def left(self) -> Left:
-        """Return what the next session begins with; this one may have been cut off."""
+        """Return the state for the next session; this one may have been interrupted."""
         step = max(self.steps.now, self.steps.read())
         passed = Passed(step, self.steps.batches, self.epochs)
         return Left(passed, self._recorded_step)
 
     def _iterations(self) -> int:
-        # Keras brings the state of training up to date if asked for the model, so ask first.
+        # Reading `model` makes Keras synchronize the training state, so read it first.
         _ = self._callback.model
         return backend.iterations(self._optimizer)
 
@@ -174,7 +173,7 @@ class Session:
         self._guarded(self._write_cost, step, size)
 
     def _introduced(self, record: Record) -> Record:
-        """Return `record` with what a reader of the file must know first."""
+        """Return `record` with the texts that begin a file: settings and order of layers."""
         texts = {catalogue.SETTINGS: settings(self._callback)}
         if record.rows:
             texts[catalogue.LAYERS] = layers_in_order(record.rows)
@@ -220,7 +219,7 @@ class Session:
             lost, self._written = self._written, 0
             self._faults.report(self.steps.now, f"the files in {folder!r} were removed", lost)
         elif vanished:
-            reason = f"{vanished[0]} in {folder!r} was removed, and is begun anew"
+            reason = f"{vanished[0]} in {folder!r} was removed, and a new one is begun"
             self._faults.report(self.steps.now, reason, 0)
 
     def _warn_of_standing_steps(self) -> None:
@@ -230,10 +229,9 @@ class Session:
         self._stands_still = steps.batches_of_fit >= _batches_of_a_step(self._optimizer)
         if self._stands_still:
             warnings.warn(
-                f"{type(self._callback).__name__} counts steps by model.optimizer.iterations, "
-                f"which stood at {steps.begun_at} for {steps.batches_of_fit} batches, so no "
-                "further record was due. Does train_step use optimizers of its own, or does a "
-                "LossScaleOptimizer refuse every step?",
+                f"{type(self._callback).__name__} counts model.optimizer.iterations, which stood "
+                f"at {steps.begun_at} for {steps.batches_of_fit} batches, so no record was due. "
+                "Does train_step use other optimizers, or a LossScaleOptimizer skip every step?",
                 stacklevel=2,
             )
 
@@ -243,7 +241,7 @@ class Session:
         if new and glob.glob(os.path.join(glob.escape(folder), "*tfevents*")):
             warnings.warn(
                 f"{folder!r} holds another run, and TensorBoard will show this one in its place. "
-                "Give each run, and each callback of a kind, a log_dir of its own.",
+                "Use a separate log_dir for each run, and for each callback of the same class.",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""The options of a callback and the versions it ran with, as tables for TensorBoard's Text tab."""
+"""The options of a callback and the library versions, as tables for TensorBoard's Text tab."""
 
 import inspect
 import platform
@@ -17,9 +17,9 @@ _LONGEST = 300  # characters of a value
 
 
 def settings(callback: RecordingCallback) -> str:
-    """Return the options of `callback`, its probe and its model, and the versions, as Markdown.
+    """Return the options of `callback`, its probe, its model and the versions as Markdown.
 
-    A callback keeps its own options in attributes of their names, and the probe batch in `probe`.
+    A callback keeps each option in an attribute of the same name, and the probe batch in `probe`.
     """
     names = inspect.signature(type(callback)).parameters
     options = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
@@ -39,7 +39,7 @@ def settings(callback: RecordingCallback) -> str:
 
 
 def layers_in_order(rows: Rows) -> str:
-    """Return the layers of a record as Markdown; nothing else in an event file has an order."""
+    """Return the layers of a record, in order, as Markdown; tags in an event file have no order."""
     layers = dict.fromkeys(layer for layer, _, _ in rows.places)
     return markdown.table(("layer",), [(layer,) for layer in layers])
 

@@ -1,6 +1,6 @@
-"""The count of optimizer steps, read as seldom as the schedule allows.
+"""The count of optimizer steps, read as rarely as the schedule allows.
 
-A read costs some 0.1 ms, 5 % of a step of a small network.
+A read takes about 0.1 ms, 5 % of a step of a small network.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Passed:
-    """What earlier fits of a model left behind.
+    """The counts at the end of the earlier fits of a model.
 
     Attributes:
         step: the last step.
-        batches: how many batches of training were seen.
-        epochs: how many epochs ended.
+        batches: number of training batches.
+        epochs: number of epochs that ended.
     """
 
     step: int = 0
@@ -25,17 +25,18 @@ class Passed:
 class Steps:
     """Steps of the optimizer in one `fit`, on an axis that never runs backwards over all fits.
 
-    If this `fit` starts a new count (a model compiled again), the axis goes on from the last step.
+    If this `fit` starts a new count (because the model was compiled again), the axis continues
+    from the last step.
 
     Attributes:
         now: the step at the last read.
         begun_at: the step at which the `fit` began.
-        batches: how many batches of training were seen, over all fits.
-        batches_of_fit: how many of them in this `fit`.
-        calls: how often the training function was called since the last read; add 1 after each
-            call, without a method, since that is done at every step.
-        calls_needed: before so many the next step of interest is not reached.
-        first_is_due: whether the first step of the `fit` is of interest, and not yet seen.
+        batches: number of training batches, over all fits.
+        batches_of_fit: number of training batches in this `fit`.
+        calls: number of calls of the training function since the last read. Add 1 directly after
+            each call: this runs at every step, so there is no method for it.
+        calls_needed: the smallest number of calls that can reach the next step of interest.
+        first_is_due: whether the first step of the `fit` is of interest, and not yet reached.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Steps:
 
         Args:
             iterations: reads the optimizer's count.
-            next_step: takes the step to the next one of interest.
-            passed: what earlier fits left behind.
-            per_call: how many batches the training function takes at once.
-            length: how many batches an epoch has; None if that is unknown.
+            next_step: returns the next step of interest after a step.
+            passed: the counts at the end of the earlier fits.
+            per_call: number of batches per call of the training function.
+            length: number of batches per epoch; None if unknown.
         """
         self._iterations, self._next_step = iterations, next_step
         self._length, self._per_call, self._pace = length, per_call, per_call
@@ -67,25 +68,25 @@ class Steps:
         self.begun_at = self.read_anew()
 
     def epoch_ended(self) -> None:
-        """Start counting the batches of another epoch, and read the step."""
+        """Read the step, and start counting the batches of the next epoch."""
         self.read()
         self._batches_of_epoch = 0
 
     def restart(self) -> None:
-        """Begin the `fit` at the step as it is now: another callback may have restored it."""
+        """Begin the `fit` at the current step, which another callback may have restored."""
         self.begun_at = self.read_anew()
 
     def first_seen(self) -> None:
-        """Note that the first step is of no interest any more."""
+        """Mark the first step as reached."""
         self.first_is_due = False
 
     def read_anew(self) -> int:
-        """Return the step; it goes on from the last one if the optimizer's count was set back."""
+        """Read the step; if the optimizer's count was reset, continue from the last step."""
         self._offset = max(0, self.now - self._iterations())
         return self.read()
 
     def read(self) -> int:
-        """Return the step; `now` is what it was before."""
+        """Read the step, store it in `now` and return it."""
         before, self.now = self.now, self._iterations() + self._offset
         if self.calls:
             self._pace_is_known = True
@@ -96,11 +97,11 @@ class Steps:
         return self.now
 
     def _calls_until(self, step: float) -> float:
-        """Return how many calls it takes at least to reach `step`.
+        """Return the smallest number of calls that can reach `step`.
 
-        A call makes as many steps as an execution has, or as it was seen to make: a `train_step`
-        may step several times. Fewer, with accumulated gradients, do no harm. 1 if no call of
-        this `fit` was seen.
+        A call is assumed to take as many steps as it has batches, or more if an earlier call took
+        more: a `train_step` may step several times. Accumulated gradients take fewer steps, which
+        only costs extra reads. The result is 1 before the first call of this `fit`.
         """
         return (step - self.now) / self._pace if self._pace_is_known else 1
 

@@ -1,7 +1,7 @@
-"""The writer of records: a TensorBoard event file, and JSON lines beside it.
+"""The writer of records: a TensorBoard event file, and JSON lines next to it.
 
-TensorBoard's own protos and record format are used, so that no TensorFlow is needed to write and
-no `tf.summary` setting of the user's (`record_if`, a default writer) reaches the records.
+It uses TensorBoard's protos and record format. So writing does not need TensorFlow, and the user's
+`tf.summary` settings (`record_if`, a default writer) do not affect the records.
 """
 
 import itertools
@@ -28,10 +28,10 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class Record:
-    """What one record writes.
+    """The content of one record.
 
     Attributes:
-        rows: its scalars; None if it has none.
+        rows: scalars; None if there are none.
         histograms: (k, 3) float64 rows of (left, right, count), by place.
         pictures: pictures by tag.
         texts: Markdown by tag.
@@ -44,11 +44,11 @@ class Record:
 
 
 class EventFile:
-    """One TensorBoard event file in a run directory of its own.
+    """One TensorBoard event file in its own run directory.
 
-    An event reaches the operating system at once, and whole or not at all: whatever happens to
-    training or to the disk, TensorBoard reads all that was written. If the file is removed, the
-    next event begins another one.
+    Each event goes to the operating system immediately, and either completely or not at all. So
+    TensorBoard can read everything that was written, even if training stops or the disk is full.
+    If the file is removed, the next event begins a new one.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class EventFile:
         Args:
             directory: the run directory.
             places: the places whose percentiles the Custom Scalars tab shows as a band.
-            restarts: whether TensorBoard drops what other files hold from the first step on.
-            json_lines: whether to write the rows to `history.jsonl` too.
+            restarts: whether TensorBoard drops the events of other files from the first step on.
+            json_lines: whether to also write the rows to `history.jsonl`.
         """
         self._directory = directory
         self._restarts = restarts
@@ -70,15 +70,15 @@ class EventFile:
         self._builder = summaries.Builder()
 
     def write(self, step: int, record: Record) -> int:
-        """Add one record, as a single event, and return the bytes that it took.
+        """Add one record as a single event, and return its size in bytes.
 
         Raises:
-            OSError: if it cannot be written; then nothing of it is in the event file.
+            OSError: if it cannot be written; then no part of it is in the event file.
         """
         try:
             return self._write(step, record)
         except Exception:
-            self._builder = summaries.Builder()  # the descriptions were not written
+            self._builder = summaries.Builder()  # because the descriptions were not written
             raise
 
     def vanished(self) -> list[str]:
@@ -125,7 +125,7 @@ class EventFile:
 
 
 def check_log_dir(log_dir: object) -> str:
-    """Return `log_dir` as a string, or raise if no run can be written below it."""
+    """Return `log_dir` as a string, or raise if runs cannot be written there."""
     if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
         raise TypeError(f"log_dir must be a path. Received: log_dir={log_dir!r}")
     path = os.fspath(log_dir)

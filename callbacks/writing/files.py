@@ -1,4 +1,4 @@
-"""Files to which pieces are appended, each whole or not at all."""
+"""Files to which pieces are appended, each completely or not at all."""
 
 import os
 from typing import Any
@@ -7,15 +7,15 @@ from typing import Any
 class File:
     """A file to which pieces are appended.
 
-    On disk, every piece opens the file, is added and closes it, so nothing has to be closed
-    however training ends. A piece that does not fit is taken back: what was written before stays
-    readable, and writing can go on once there is room. The first piece creates the file and its
-    folder. Paths with a scheme (`gs://…`) go through TensorBoard's file systems, which have no
-    cheap way to add to a file, so one stays open.
+    On disk, each append opens the file, writes and closes it, so nothing stays open when training
+    ends. If the disk is full, the incomplete piece is removed. What was written before stays
+    readable, and writing can continue when there is space. The first piece creates the file and
+    its folder. Paths with a scheme (`gs://…`) use TensorBoard's file systems. These cannot append
+    cheaply, so the file stays open.
 
     Attributes:
-        path: of the file.
-        is_begun: whether it holds a piece.
+        path: path of the file.
+        is_begun: whether the file has a piece.
     """
 
     def __init__(self, directory: str, name: str) -> None:
@@ -29,7 +29,7 @@ class File:
         """Add `piece`.
 
         Raises:
-            OSError: if it cannot be written; then the file is what it was before.
+            OSError: if it cannot be written; then the file is unchanged.
         """
         if self._remote is False:
             self._append_to_disk(piece)
@@ -38,12 +38,12 @@ class File:
         self.is_begun = True
 
     def take_back(self) -> None:
-        """Remove the last piece; not if the path has a scheme."""
+        """Remove the last piece, unless the path has a scheme."""
         if self._remote is False:
             os.truncate(self.path, self._size)
 
     def vanished(self) -> bool:
-        """Return whether somebody removed the file after it was begun."""
+        """Return whether the file was removed after it was begun."""
         return self.is_begun and self._remote is False and not os.path.exists(self.path)
 
     def begin_anew(self) -> None:
@@ -68,7 +68,7 @@ class File:
 
     def _append_remotely(self, piece: bytes) -> None:
         if self._remote is None:
-            from tensorboard.compat import tf as file_systems  # TensorBoard's name of them
+            from tensorboard.compat import tf as file_systems  # TensorFlow, or a stub for it
 
             file_systems.io.gfile.makedirs(self._directory)
             self._remote = file_systems.io.gfile.GFile(self.path, "ab")

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-# Viridis (Smith & van der Walt 2015): even in lightness, and legible to the color-blind.
+# Viridis (Smith & van der Walt 2015): uniform in lightness, and readable for color-blind people.
 _VIRIDIS = np.array(
     [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140], [40, 174, 128],
      [94, 201, 98], [173, 220, 48], [253, 231, 37]]
 )  # fmt: skip
-# A palette takes a third of the bytes and a fifth of the time to compress: shades, one color for
-# unknown values, and ink.
+# A palette takes a third of the bytes and a fifth of the compression time. It has shades, one color
+# for unknown values, and ink.
 _SHADES, _GRAYS = 241, 14
 _UNKNOWN, _INK = _SHADES, _SHADES + 1  # indices in the palette; the darkest ink
 _DECADES = 3  # that the colors span
@@ -35,10 +35,10 @@ def heat_map(values: np.ndarray, names: Sequence[str], steps: Sequence[int]) -> 
     """Draw `values` in logarithmic colors: one line per name, one column per step.
 
     Args:
-        values: (names, steps) floats. NaN is gray; a value 3 decades below the greatest finite one
+        values: (names, steps) floats. NaN is gray. A value 3 decades below the largest finite one
             is as dark as 0.
-        names: of the lines, written beside them; long ones lose their beginning.
-        steps: ascending; the first and the last are written below the picture.
+        names: labels of the lines; long ones lose their beginning.
+        steps: ascending; the first and the last are labels below the picture.
     """
     height, right = _LINE * len(names), _LABEL + _WIDTH
     pixels = np.full((height + 2 * _LINE, right + _LEGEND), _INK + _GRAYS - 1, np.uint8)

@@ -31,12 +31,12 @@ _KINDS_KEPT = 8  # of records, by their places
 
 
 class _Scalars:
-    """The scalars of some places, serialized once; a record then replaces the numbers alone."""
+    """The scalars of some places, serialized once; each record then replaces only the numbers."""
 
     def __init__(self, places: Sequence[Key]) -> None:
         serialized = [_scalar(place).SerializeToString() for place in places]
         self._bytes = np.frombuffer(bytearray(b"".join(serialized)), np.uint8)
-        # The number comes last: float_val in a tensor, the tensor in a value without metadata.
+        # The number is last: float_val in a tensor, the tensor in a value without metadata.
         self._ends = np.cumsum([len(each) for each in serialized])[:, None] - range(4, 0, -1)
 
     def of(self, values: "array[float]") -> bytes:
@@ -56,7 +56,7 @@ def _scalar(place: Key) -> Summary:
 
 
 class Builder:
-    """Builds the summaries of one file, in which a tag's metadata is written once."""
+    """Builds the summaries of one file, and writes the metadata of a tag only once."""
 
     def __init__(self) -> None:
         self._described: set[str] = set()
@@ -144,16 +144,16 @@ def header() -> Event:
 
 
 def restart(step: int) -> Event:
-    """Return the event after which TensorBoard drops what earlier files hold from `step` on.
+    """Return the event that makes TensorBoard drop the events of earlier files from `step` on.
 
-    Steps are run again if training is resumed from a backup.
+    Training that is resumed from a backup runs some steps again.
     """
     return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 
 
 def layout(places: Iterable[Place]) -> Summary:
     """Return the custom-scalars layout that shows each place's percentiles as a band."""
-    # The page shows a category's charts in reverse.
+    # TensorBoard shows the charts of a category in reverse order.
     page = layout_pb2.Layout(category=[_percentile_category(reversed(list(places)))])
     summary = Summary()
     summary.value.add(
@@ -185,6 +185,6 @@ def _percentile_category(places: Iterable[Place]) -> layout_pb2.Category:
 
 
 def _with_class(metadata: SummaryMetadata, data_class: int) -> SummaryMetadata:
-    """Set the data class, without which TensorBoard drops the summary."""
+    """Set the data class; without it, TensorBoard drops the summary."""
     metadata.data_class = data_class
     return metadata

@@ -1,4 +1,4 @@
-"""One picture and one table that say which layers moved most."""
+"""A picture and a table of the layers that moved most."""
 
 from array import array
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from kbn.records.series import Series, matrix, thinned
 from kbn.records.tags import Place
 
 LINES = 24
-COLUMNS = 160  # beyond so many records, several share a column, which shows the greatest
+COLUMNS = 160  # with more records, several share a column, which shows the largest value
 
 
 class Movements:
-    """How far every place moved, record by record, for the picture and the table.
+    """How far every place moved in each record, for the picture and the table.
 
     Args:
-        measure: the distance that is added.
+        measure: name of the distance.
     """
 
     def __init__(self, measure: str) -> None:
@@ -34,7 +34,7 @@ class Movements:
             values.append(value)
 
     def summary(self) -> Record:
-        """Return a heat map of the worst places over all records, and a table of the last one."""
+        """Return a heat map of the worst places in all records, and a table of the last record."""
         if not self._found:
             return Record()
         series = {
@@ -51,7 +51,7 @@ class Movements:
 
 
 def _worst_first(values: np.ndarray) -> np.ndarray:
-    """Order lines by their mean, inf first and lines without a value last."""
+    """Return line numbers by descending mean: inf first, lines without a value last."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return np.argsort(-np.where(known.any(axis=1), total, -np.inf), kind="stable")

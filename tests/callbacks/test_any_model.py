@@ -210,13 +210,13 @@ def test_a_loss_that_train_step_alone_knows(build, tmp_path):
     ("build", "received"),
     [
         (OwnLoss, "model.loss=None"),
-        (Regularized, "model.loss=None, and a train_step of its own beside regularizers"),
+        (Regularized, "model.loss=None, with a custom train_step and regularizers"),
     ],
 )
 @pytest.mark.parametrize("name", NEED_LOSS)
 def test_who_needs_the_loss_says_so_before_the_first_step(name, build, received, tmp_path):
     model = compiled(build(), loss=None)
-    message = f"^{name} needs the loss, and the model has none: give .* Received: {received}$"
+    message = f"^{name} needs the loss, but the model has none. Pass .* Received: {received}$"
     with pytest.raises(ValueError, match=message):
         trained(model, tmp_path / "log", names=[name])
     assert int(model.optimizer.iterations.numpy()) == 0

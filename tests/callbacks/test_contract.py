@@ -164,7 +164,7 @@ def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     told = [text for text in texts if "inference will be off" not in text]
     assert len(told) == 1
     assert told[0].startswith(f"{taken!r} holds another run, and TensorBoard will show this one ")
-    assert told[0].endswith(" of a kind, a log_dir of its own.")
+    assert told[0].endswith(" for each callback of the same class.")
 
 
 @pytest.mark.basic("MovingStatistics")

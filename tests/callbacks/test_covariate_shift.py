@@ -649,11 +649,19 @@ REFUSED = [
     (
         {"reference": "last"},
         ValueError,
-        "one of 'previous', 'first', or a step. Received: reference='last'",
+        "'previous', 'first' or a step, an integer of at least 0. Received: reference='last'",
     ),
     ({"reference": -1}, ValueError, "Received: reference=-1"),
-    ({"reference": True}, ValueError, "or a step. Received: reference=True"),
-    ({"reference": 1.0}, ValueError, "or a step. Received: reference=1.0"),
+    (
+        {"reference": True},
+        ValueError,
+        "or a step, an integer of at least 0. Received: reference=True",
+    ),
+    (
+        {"reference": 1.0},
+        ValueError,
+        "or a step, an integer of at least 0. Received: reference=1.0",
+    ),
     (
         {"measures": "l2"},
         ValueError,
@@ -668,7 +676,7 @@ REFUSED = [
     ({"json_lines": 1}, TypeError, "Received: json_lines=1"),
     ({"sites": "middle"}, ValueError, "one of 'input', 'output'. Received: sites='middle'"),
     ({"sites": None}, TypeError, "Received: sites=None"),
-    ({"reference": np.ones(2)}, ValueError, "one of 'previous', 'first'"),
+    ({"reference": np.ones(2)}, ValueError, "'previous', 'first' or a step"),
     ({"sites": ()}, ValueError, "Received: sites=()"),
     ({"layers": 7}, TypeError, "Received: 7"),
     ({"max_samples": 0}, ValueError, "Received: max_samples=0"),
@@ -921,6 +929,6 @@ def test_strings_are_told_by_the_layer(tmp_path):
     model.compile("sgd", "mse")
     words = tf.constant([["a"], ["b"], ["c"], ["a"]])
     shift = CovariateShift(tmp_path, words, layers="*")
-    message = "leave 'lookup' out of layers. Received: 'lookup', whose input is of dtype string"
+    message = "Leave 'lookup' out of layers. Received: 'lookup', whose input is of dtype string"
     with pytest.raises(ValueError, match=re.escape(message)):
         model.fit(words, np.ones((4, 1)), verbose=0, callbacks=[shift])

@@ -256,7 +256,8 @@ def test_json_lines_that_are_removed_alone_begin_anew(tmp_path):
     texts = trained(callback, remove, epochs=1)
     assert texts == [
         "LossLandscape failed at step 5 and training goes on: history.jsonl in "
-        f"{str(tmp_path / callback.run)!r} was removed, and is begun anew. Lost records: 0 so far."
+        f"{str(tmp_path / callback.run)!r} was removed, and a new one is begun. "
+        "Lost records: 0 so far."
     ]
     assert {json.loads(line)["step"] for line in lines.read_text().splitlines()} == {5, 6, 7, 8}
     assert list(events.series(tmp_path / callback.run, scalar_tag(callback))) == list(range(9))

@@ -262,7 +262,7 @@ def test_every_tag_says_that_it_is_of_the_probe(tmp_path):
             "Name others in layers. Received: layers=['dense', 'relu']",
         ),
         ({"layers": "conv"}, "layers matches no layer of this model. Received: 'conv'"),
-        ({"probe_data": X}, "probe_data must hold targets too: (x, y)"),
+        ({"probe_data": X}, "probe_data must have targets: (x, y)"),
     ],
 )
 def test_what_cannot_be_watched_is_told_before_the_first_step(options, message, tmp_path):

@@ -106,7 +106,7 @@ def test_weights_stay(tmp_path):
     ("options", "error", "message"),
     [
         ({"step_range": (0, 1)}, ValueError, "Received: each of step_range=0"),
-        ({"step_range": (2, 1)}, ValueError, "0 < least < greatest. Received: step_range=(2, 1)"),
+        ({"step_range": (2, 1)}, ValueError, "0 < smallest < largest. Received: step_range=(2, 1)"),
         ({"step_range": 3}, TypeError, "Received: step_range=3"),
         ({"step_range": np.ones(3)}, TypeError, "Received: step_range=array([1., 1., 1.])"),
         ({"points": 1}, ValueError, "points must be an integer of at least 2. Received: points=1"),

@@ -180,9 +180,9 @@ def test_a_warning_once_says_what_is_wrong_and_what_to_do(tmp_path):
     found = values(callback, step=6)  # the last record of the first epoch
     for part in (
         "At step 6, inference will be off: the moving statistics of 'bn'",
-        f"mean is {found['mean_gap']:.2g} standard deviations away",
-        f"{np.exp(2 * found['variance_log_ratio']):.2g} times the moving one",
-        f"With momentum=0.99 they need some {found['steps_to_settle']:.0f} updates more",
+        f"The means differ by {found['mean_gap']:.2g} standard deviations",
+        f"{np.exp(2 * found['variance_log_ratio']):.2g} times the moving variance",
+        f"statistics need about {found['steps_to_settle']:.0f} more updates",
         "kbn.recalibrate(model, data)", "a lower momentum", "a larger batch",
     ):  # fmt: skip
         assert part in texts[0]
@@ -219,7 +219,7 @@ def test_settled_statistics_warn_of_nothing(tmp_path):
         (
             models.functional,
             {"layers": ["bn", "relu"]},
-            "watches batch normalization layers, and these are none: relu. "
+            "watches only batch normalization layers. These are not: relu. "
             "Received: layers=['bn', 'relu']",
         ),
     ],
@@ -238,7 +238,7 @@ def test_the_average_of_all_batches_is_advised_a_momentum(tmp_path):
         model = first_layer(kbn.BatchNormalization(name="bn", momentum=None))
         model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
     assert len(texts) == 1
-    assert "Recalibrate(data) during it; a momentum, such as 0.9; a larger batch." in texts[0]
+    assert "Recalibrate(data) to fit, or use a momentum such as 0.9 or a larger batch." in texts[0]
 
 
 def test_a_probe_of_a_few_samples_raises_no_alarm(tmp_path):

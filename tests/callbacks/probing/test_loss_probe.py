@@ -186,9 +186,9 @@ def test_losses_of_both_modes_are_those_of_keras(build):
         (
             lambda m: m.compile("sgd", "mse"),
             Batch(X),
-            r"probe_data must hold targets too: \(x, y\)",
+            r"probe_data must have targets: \(x, y\)",
         ),
-        (lambda m: m.compile("sgd"), Batch(X, Y), r"the model has none: give loss= to compile"),
+        (lambda m: m.compile("sgd"), Batch(X, Y), r"the model has none\. Pass loss= to compile"),
         (lambda m: m.compile("sgd", "mse"), Batch(X[:, :5], Y), r"cannot be run on probe_data"),
     ],
 )
@@ -203,5 +203,5 @@ def test_a_model_without_trainable_weights_is_told():
     model = models.functional()
     model.trainable = False
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"has no trainable weight. Received: model='functional"):
+    with pytest.raises(ValueError, match=r"has no trainable weights. Received: model='functional"):
         LossProbe(model, Batch(X, Y), "test")
