@@ -29,9 +29,9 @@ def test_preprocessing(runs, size):
         for kind in ("PCA-whitened", "ZCA-whitened"):
             assert loss[kind, "as it is"] > 1.02 * loss["z-scored", "as it is"]
             assert loss[kind, "normalized first"] < loss[kind, "as it is"] + 0.02
-        if size == "quick":  # the high rate that centred pixels amount to suits so few of them
-            centred = loss.pop(("mean subtracted", "as it is"))
-            assert centred < 0.5 * min(loss.values())
+        if size == "quick":  # the high rate that centered pixels amount to suits so few of them
+            centered = loss.pop(("mean subtracted", "as it is"))
+            assert centered < 0.5 * min(loss.values())
 
 
 def test_unscaled_pixels_on_fashion_mnist():
@@ -129,7 +129,7 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--seeds", "0", "0"], "--seeds must differ, each from 0 to 2³² − 1. Received: [0, 0]"),
         (["--seeds", "-1"], "Received: [-1]"),
@@ -138,11 +138,11 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )
-def test_wrong_options_are_told_before_anything_runs(given, told, experiment, capsys, tmp_path):
+def test_wrong_options_stop_before_anything_runs(given, message, experiment, capsys, tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(SystemExit, match="2"):
         experiment(*given)
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_quick_runs_have_a_folder_of_their_own(experiment):
