@@ -288,7 +288,7 @@ np.savez(sys.argv[1], **found)
 """
 
 
-@pytest.mark.basic("1")
+@pytest.mark.thorough
 @native
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_kbns_kernels_compute_what_tensorflows_do(onednn, python, tmp_path):

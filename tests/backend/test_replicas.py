@@ -200,6 +200,7 @@ def model_for(layer):
     return keras.Sequential([keras.layers.Input((4,)), layer, keras.layers.Dense(1, name="head")])
 
 
+@pytest.mark.basic("*synchronized*")
 @pytest.mark.parametrize("options", [{"synchronized": True}, {}], ids=str)
 def test_fit_and_predict_under_mirrored_strategy(strategy, options, tmp_path):
     rng = np.random.default_rng(0)

@@ -47,6 +47,7 @@ from tests.support.warned import user_warnings
 from tests.support.workers import run_workers
 
 WITHOUT_LOSS = ("CovariateShift", "MovingStatistics")
+NEED_LOSS = ("GradientShift", "LossLandscape")
 WEIGHT = np.linspace(0.1, 2, 60).astype("float32")
 
 
@@ -212,7 +213,7 @@ def test_a_loss_that_train_step_alone_knows(build, tmp_path):
         (Regularized, "model.loss=None, and a train_step of its own beside regularizers"),
     ],
 )
-@pytest.mark.parametrize("name", [name for name in CALLBACKS if name not in WITHOUT_LOSS])
+@pytest.mark.parametrize("name", NEED_LOSS)
 def test_who_needs_the_loss_says_so_before_the_first_step(name, build, received, tmp_path):
     model = compiled(build(), loss=None)
     message = f"^{name} needs the loss, and the model has none: give .* Received: {received}$"
@@ -513,7 +514,7 @@ def test_layers_with_a_loop_are_watched_and_those_inside_it_are_not(kind, tmp_pa
     assert found == pytest.approx(evaluated(run.model, run.probe), rel=1e-5)
 
 
-@pytest.mark.basic("LSTM")
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", INSIDE)
 def test_weights_inside_a_loop_count_with_the_layer_that_has_it(kind, tmp_path):
     run = trained(recurrent(kind), tmp_path, SEQUENCES, names=["GradientShift"])

@@ -258,13 +258,14 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     model.compile("sgd", "mse")
     fit(model, "functional", [])
+    assert calls  # of training's own trace
     calls.clear()
     callback = made(name, tmp_path)
     fit(model, "functional", [callback], epochs=5)
     most = 3 if name == "MovingStatistics" else 1  # its probe, and the losses of both modes
     assert len(callback.history)
     assert len(traced) <= 2
-    assert 1 <= len(calls) <= most
+    assert len(calls) <= most
 
 
 @pytest.mark.thorough

@@ -77,7 +77,7 @@ def test_a_full_disk(name, disk):
     assert 0 < callback.lost_records < 97
 
 
-@pytest.mark.basic("GradientShift")
+@pytest.mark.thorough
 @every_callback
 def test_a_full_disk_with_room_again(name, disk):
     folder, remount = disk

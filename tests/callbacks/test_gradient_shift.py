@@ -46,6 +46,7 @@ def test_without_a_step_nothing_shifts(kind, tmp_path):
     assert {row.value for row in rows if row.measure != "gradient_cosine"} == {0.0}
 
 
+@pytest.mark.thorough
 def test_weights_mixed_by_hand_give_the_same(tmp_path):
     """Adam, weight constraints, γ and β: G' from a clone whose earlier layers were set."""
     inputs = x = keras.Input((6,))

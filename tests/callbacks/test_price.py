@@ -6,7 +6,7 @@ import re
 import pytest
 
 from kbn.callbacks.recording.cost import Cost
-from tests.support import events, models
+from tests.support import ROOT, events, models
 from tests.support.callbacks import CALLBACKS, first_step, steps
 from tests.support.warned import user_warnings
 
@@ -208,7 +208,7 @@ print("RESULT", records, seen[2000] - seen[100])
 @pytest.mark.thorough
 def test_two_thousand_records_take_no_more_memory_than_a_hundred(tmp_path, python, summary):
     """Of every callback at once, in one process."""
-    done = python("-c", MEMORY, str(tmp_path), PYTHONPATH=str(models.ROOT))
+    done = python("-c", MEMORY, str(tmp_path), PYTHONPATH=str(ROOT))
     records, grown = (float(x) for x in done.stdout.split("RESULT")[1].split())
     summary(f"memory: +{grown:.1f} MB from record 100 to 2,000 of all callbacks together")
     assert records >= 2000
