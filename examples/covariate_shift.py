@@ -1,4 +1,4 @@
-"""Watch a small CNN learn digits, with and without batch normalization.
+"""Record how activations of a small CNN move, with and without batch normalization.
 
 python examples/covariate_shift.py [--steps 400] [--log-dir runs/cnn]
 tensorboard --logdir runs/cnn

@@ -1,4 +1,4 @@
-"""What the experiments share: options, progress, tables over seeds, and the files they leave."""
+"""What the experiments share: options, progress, tables over seeds, and output files."""
 
 import argparse
 import json
@@ -20,18 +20,18 @@ import kbn
 from kbn.demo import datasets
 
 Row = dict[str, Any]
-"""What one run gave: its setting, its seed and its numbers, by name."""
+"""The result of one run: its setting, its seed and its numbers, by name."""
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 class Options(NamedTuple):
-    """What the command line says.
+    """The options of the command line.
 
     Attributes:
-        quick: digits, within minutes, in place of Fashion-MNIST.
-        seeds: one run of everything for each.
-        out: where numbers.json, picture.html and event files go.
+        quick: use digits, within minutes, instead of Fashion-MNIST.
+        seeds: each experiment runs once per seed.
+        out: folder of numbers.json, picture.html and event files.
     """
 
     quick: bool
@@ -39,7 +39,7 @@ class Options(NamedTuple):
     out: Path
 
     def data(self) -> datasets.Parts:
-        """Load the images and labels, with the channel axis that convolutions want."""
+        """Load the images and labels, with the channel axis that convolutions need."""
         found = datasets.parts("digits" if self.quick else "fashion-mnist")
         return datasets.Parts(*((x[..., None], y) for x, y in found))
 
@@ -66,9 +66,9 @@ def options(file: str, doc: str | None) -> Options:
 
 
 def log_dir(given: Options, run: str) -> Path:
-    """Return the folder of a run, without what an earlier run of the experiment left in it.
+    """Return the folder of a run, after deleting the event files of an earlier run.
 
-    TensorBoard would draw both on one axis.
+    TensorBoard would draw both runs on one axis.
     """
     folder = given.out / run
     for file in folder.glob("*/events.out.tfevents.*"):
@@ -79,10 +79,10 @@ def log_dir(given: Options, run: str) -> Path:
 
 @contextmanager
 def population_statistics(model: keras.Model, x: np.ndarray) -> Iterator[None]:
-    """Let `model` infer, for the time being, with statistics of 10,000 training samples.
+    """Let `model` infer with statistics of 10,000 training samples inside the `with` block.
 
-    Moving ones are of the last few batches, and of weights that were others a moment ago: what a
-    high learning rate does to them is not what it does to the net.
+    Moving statistics come from the last few batches, and from weights that have changed since. At
+    a high learning rate they can be wrong while the net is sound.
     """
     kept = model.get_weights()
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
@@ -93,7 +93,7 @@ def population_statistics(model: keras.Model, x: np.ndarray) -> Iterator[None]:
 
 @contextmanager
 def progress(fits: int) -> Iterator[Callable[[str], keras.callbacks.Callback]]:
-    """Show a bar over so many `fit`s; what is yielded makes the callback of each."""
+    """Show a bar over `fits` calls of `fit`; yield a function that makes the callback of each."""
     columns = TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=fits)
@@ -121,9 +121,9 @@ class _Bar(keras.callbacks.Callback):
 
 
 def spread(values: Sequence[float | None], form: str) -> str:
-    """Return mean ± standard deviation over seeds; of runs that diverged, how many did."""
+    """Return mean ± standard deviation over seeds, or how many runs diverged."""
     if None in values:
-        return "–"  # what has no such number
+        return "–"  # a run has no such number
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < len(values):
         return f"not finite, {len(values) - len(finite)} of {len(values)}"
@@ -133,11 +133,11 @@ def spread(values: Sequence[float | None], form: str) -> str:
 
 
 def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Return head and cells: a line per setting, and mean ± standard deviation over seeds.
+    """Return head and cells: one line per setting, with mean ± standard deviation over seeds.
 
     Args:
         rows: of all runs.
-        by: the names that make a setting.
+        by: the names that make up a setting.
         columns: the numbers to show, and the format of each.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -155,7 +155,7 @@ def write(
     given: Options, rows: Sequence[Row], shown: dict[str, Any],
     figures: go.Figure | Mapping[str, go.Figure],
 ) -> None:  # fmt: skip
-    """Print the table, and write numbers.json and picture.html, or <name>.html of several."""
+    """Print the table, and write numbers.json and picture.html, or <name>.html for each figure."""
     console = Console()
     printed = Table()
     for name in shown["head"]:
@@ -174,7 +174,7 @@ def write(
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can say: None for what is not finite."""
+    """Return the value for JSON, with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -187,7 +187,7 @@ def line(
 ) -> list[go.Scatter]:
     """Return the mean over seeds at every x as a line, and lowest to highest as a band.
 
-    Seeds whose value is not finite are left out where it is not.
+    Values that are not finite are left out.
     """
     kept = [(x, [one for one in of if math.isfinite(one)]) for x, of in points]
     kept = [(x, of) for x, of in kept if of]

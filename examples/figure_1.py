@@ -1,10 +1,10 @@
-"""Ioffe & Szegedy (2015), Figure 1: accuracy, and what one unit gets, over 50,000 steps.
+"""Ioffe & Szegedy (2015), Figure 1: accuracy, and the inputs of one unit, over 50,000 steps.
 
-The paper's net of 3×100 sigmoid units, batches of 60, plain and normalized, on Fashion-MNIST. Left
-open by the paper, and chosen here: plain SGD at 0.3, weights from N(0, 0.1²) (`kbn.demo`); accuracy
-and percentiles over the test images in inference, with statistics of 10,000 training images (and
-accuracy with the moving ones too); the typical unit of the last hidden layer is the one whose
-median travels as far as the median unit's, once the first look is over.
+The paper's net of 3×100 sigmoid units, batches of 60, plain and normalized, on Fashion-MNIST. The
+paper leaves some choices open. Here they are plain SGD at 0.3 and weights from N(0, 0.1²)
+(`kbn.demo`). Accuracy and percentiles are over the test images in inference, with statistics of
+10,000 training images (accuracy also with the moving ones). The units of the last hidden layer are
+sorted by how far their median travels after the first look; the typical unit is in the middle.
 
     python examples/figure_1.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -24,9 +24,9 @@ LEAST = 6000  # samples of an epoch
 
 
 class Looks(keras.callbacks.Callback):
-    """Looks at a net before training and at every epoch's end, by population statistics.
+    """Tests a net before training and after every epoch, with population statistics.
 
-    Kept are its accuracy, and three percentiles of what every unit of `layer` gets.
+    Keeps its accuracy, and three percentiles of the inputs of every unit of `layer`.
     """
 
     def __init__(self, data: datasets.Parts, layer: str) -> None:
@@ -37,13 +37,13 @@ class Looks(keras.callbacks.Callback):
         self.percentiles: list[np.ndarray] = []  # (3, units)
 
     def on_train_begin(self, logs: object = None) -> None:
-        """Look before the first step too."""
+        """Test before the first step too."""
         seen = self.model.get_layer(self._layer).input, self.model.outputs[0]
         self._both = keras.Model(self.model.inputs, seen)
         self._look()
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """Look."""
+        """Test."""
         self._look()
 
     def _look(self) -> None:
@@ -55,23 +55,23 @@ class Looks(keras.callbacks.Callback):
         self.accuracy.append(float((logits.argmax(1) == y).mean()))
 
     def width(self) -> float:
-        """Return how wide a unit's inputs were before training, the mean over units."""
+        """Return the width of a unit's inputs before training, as the mean over units."""
         low, _, high = self.percentiles[0]
         return float((high - low).mean()) / 2
 
     def typical(self) -> np.ndarray:
-        """Return the percentiles over steps, (records, 3), of the unit that travels as most do."""
+        """Return the percentiles over steps, (records, 3), of the typical unit."""
         found = np.array(self.percentiles)
-        travelled = np.abs(np.diff(found[1:, 1], axis=0)).sum(axis=0)
-        order = np.argsort(travelled)
+        traveled = np.abs(np.diff(found[1:, 1], axis=0)).sum(axis=0)
+        order = np.argsort(traveled)
         return found[:, :, order[len(order) // 2]]
 
 
 def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, callbacks: list) -> dict:
-    """Train one net and return what is shown of it."""
+    """Train one net and return its results."""
     data = datasets.Parts(*((x.reshape(len(x), -1), y) for x, y in data))
     x, y = data.train
-    times = max(1, LEAST // len(x))  # so that an epoch of few samples is worth a look
+    times = max(1, LEAST // len(x))  # so that an epoch has enough steps between two looks
     x, y = np.tile(x, (times, 1)), np.tile(y, times)
     keras.utils.set_random_seed(seed)
     model = demo.network(x.shape[1], normalized, seed)
@@ -91,10 +91,9 @@ def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, callb
 
 
 def moved(shift: kbn.callbacks.CovariateShift) -> dict[str, float]:
-    """Return the shift of what the last hidden layer gets, from record to record.
+    """Return the shift of the inputs of the last hidden layer, from record to record.
 
-    The first is from the initial weights, per the small width that they gave it; it would hide
-    all others in a mean.
+    The first record is apart: it is relative to the small initial width, and would dominate a mean.
     """
     _, first, *later = [row.value for row in shift.history if row.measure == "wasserstein"]
     half = len(later) // 2
@@ -103,7 +102,7 @@ def moved(shift: kbn.callbacks.CovariateShift) -> dict[str, float]:
 
 
 def curves(rows: list[dict], name: str, color: int) -> list[go.Scatter]:
-    """Return a net's accuracy over steps; dotted, with moving statistics where it has any."""
+    """Return a net's accuracy over steps; a dotted line if it has moving statistics."""
     own = [row for row in rows if row["net"] == name]
     steps = own[0]["steps"]
 
@@ -119,7 +118,7 @@ def curves(rows: list[dict], name: str, color: int) -> list[go.Scatter]:
 
 
 def figure(rows: list[dict]) -> go.Figure:
-    """Draw the paper's three panels: accuracy of all seeds, the unit of the first one."""
+    """Draw the paper's three panels: accuracy of all seeds, the unit of the first seed."""
     titles = ["Test accuracy", *(f"A typical unit's inputs, {name}" for name in NETS)]
     drawn = make_subplots(1, 3, subplot_titles=titles, shared_yaxes=False)
     for color, name in enumerate(NETS):

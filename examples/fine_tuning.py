@@ -1,9 +1,9 @@
 """Fine-tuning with frozen normalization, after one bad batch and without it.
 
-A net learns the first five classes; then its body is frozen and a new head learns the other five.
-Frozen normalization is nothing but its moving statistics: what pre-training did to them stays. In
-half of the runs one image in the middle of pre-training is broken (infinite). As in mixed precision
-the optimizer leaves out steps whose gradients are not finite, so no weight is harmed.
+A net learns the first five classes. Then its body is frozen and a new head learns the other five.
+Frozen normalization uses only its moving statistics, so it keeps what pre-training did to them. In
+half of the runs, one image in the middle of pre-training is broken (infinite). As in mixed
+precision, the optimizer skips steps whose gradients are not finite, so no weight is harmed.
 
     python examples/fine_tuning.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -36,7 +36,7 @@ def body(features: int, normalization: type) -> keras.Model:
 
 
 def with_head(base: keras.Model) -> keras.Model:
-    """Put a classifier behind `base`, and compile both."""
+    """Put a classifier after `base`, and compile both."""
     model = keras.Sequential([base, keras.layers.Dense(CLASSES)])
     model.compile(
         keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0**10),
@@ -56,9 +56,9 @@ def halves(data: datasets.Parts) -> list[datasets.Parts]:
 
 
 def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
-    """Return the share of test samples that are classified right, in inference mode.
+    """Return the share of test samples that are classified correctly, in inference mode.
 
-    A net that answers with NaN classifies nothing: NaN.
+    It is NaN if the net returns NaN.
     """
     logits = np.asarray(model(test[0], training=False))
     return float((logits.argmax(1) == test[1]).mean()) if np.isfinite(logits).all() else math.nan
@@ -67,10 +67,10 @@ def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
 def transferred(
     normalization: type, bad: bool, seed: int, data: datasets.Parts, quick: bool, bars: list
 ) -> dict[str, float]:
-    """Pre-train, freeze, fine-tune; return what the test images make of it."""
+    """Pre-train, freeze, fine-tune; return the accuracies on the test images."""
     keras.utils.set_random_seed(seed)
     old, new = halves(data)
-    # Quick, both halves are seen eight times, the bad batch once all the same.
+    # Quick runs see both halves eight times, but the bad batch only once.
     (x, y), new_train = (
         [np.concatenate([part] * (8 if quick else 1)) for part in half.train] for half in (old, new)
     )

@@ -1,11 +1,11 @@
 """Santurkar et al. (2018): does normalization reduce internal covariate shift, by their measure?
 
-A VGG-like net, batches of 128, SGD at 0.1: plain, normalized, and normalized with noise of changing
-mean and scale put behind every normalization, which shifts distributions on purpose (their
-Appendix A.2: at each step and for each channel a mean from U(−0.5, 0.5) and a scale from
-U(1, 1.25), and around them, for each sample, ±0.1 uniformly and N(0, 0.1²)). Recorded: gradient
-shift, the landscape of the loss, and how far distributions move. Quick, the net has two blocks of
-its three: 8×8 digits are one pixel after three, and the plain net does not begin to learn.
+A VGG-like net, batches of 128, SGD at 0.1: plain, normalized, and normalized with noise after every
+normalization. The noise shifts distributions on purpose (their Appendix A.2): at each step, each
+channel gets a mean from U(−0.5, 0.5) and a scale from U(1, 1.25). Each sample adds U(−0.1, 0.1) to
+the mean and N(0, 0.1²) to the scale. The script records gradient shift, the landscape of the loss,
+and how far distributions move. Quick runs use two of the three blocks: after three, 8×8 digits are
+one pixel, and the plain net does not begin to learn.
 
     python examples/gradient_shift.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -36,31 +36,31 @@ DRAWN = [name for name in MEASURES if name != "gradient shift"]  # the relative 
 
 
 class Size(NamedTuple):
-    """How many blocks a net has, and how many steps it is trained."""
+    """How many blocks a net has, and for how many steps it is trained."""
 
     blocks: int
     steps: int
 
 
 class ShiftingNoise(keras.layers.Layer):
-    """x·s + m, with s and m of each sample and channel around what `redraw` drew for the channel.
+    """x·s + m. For each sample, s and m scatter around the channel's values from `redraw`.
 
-    What was drawn is held in weights, so that it is part of the net's state at a step.
+    These values are weights, so that they are part of the net's state at a step.
     """
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Make the weights; the jitter's seed is the layer's own, and follows the run's."""
+        """Make the weights; the seed of the jitter follows the run's seed."""
         self.mean = self.add_weight(shape=shape[-1:], trainable=False, initializer="zeros")
         self.scale = self.add_weight(shape=shape[-1:], trainable=False, initializer="ones")
         self.seed = keras.random.SeedGenerator()
 
     def redraw(self, rng: np.random.Generator) -> None:
-        """Draw mean and scale of every channel anew."""
+        """Draw a new mean and scale for every channel."""
         self.mean.assign(rng.uniform(-MEAN, MEAN, self.mean.shape))
         self.scale.assign(rng.uniform(1, SCALE, self.scale.shape))
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Shift and scale, in training alone."""
+        """Shift and scale, in training only."""
         if not training:
             return x
         size = (keras.ops.shape(x)[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
@@ -70,7 +70,7 @@ class ShiftingNoise(keras.layers.Layer):
 
 
 class Redraw(keras.callbacks.Callback):
-    """Draws all noise anew before every step."""
+    """Draws new noise before every step."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def trained(
         name: float(np.mean([row.value for row in rows if row.measure == measure]))
         for name, measure in MEASURES.items()
     }
-    # Inference is without noise, and the moving statistics were gathered with it.
+    # Inference has no noise, but the moving statistics include it.
     with experiment.population_statistics(model, x):
         accuracy = model.evaluate(*data.test, batch_size=1000, verbose=0)[1]
     return {"mean training loss": fitted.history["loss"][0], "test accuracy": accuracy, **found,

@@ -1,7 +1,6 @@
-"""Four nets to learn reading from: healthy, with a stale moving average, dying, and exploding.
+"""Four nets as reading examples: healthy, with a stale moving average, dying, and exploding.
 
-All are ReLU nets of three hidden layers, watched by kbn's callbacks; all but the first have one
-thing wrong.
+All are ReLU nets with three hidden layers and kbn's callbacks. All except the first have one fault.
 
     python examples/how_to_read.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -25,7 +24,7 @@ HIDDEN, UNITS, BATCH_SIZE, RECORDS = 3, 100, 64, 30
 
 
 class Case(NamedTuple):
-    """What one net is given: normalization's momentum, or none, and a learning rate."""
+    """Settings of one net: momentum (None: no normalization), learning rate and steps."""
 
     momentum: float | None
     rate: float
@@ -41,7 +40,7 @@ CASES = {
 
 
 def network(features: int, case: Case) -> keras.Model:
-    """Build dense layers, each with ReLU, and normalization where the case has it."""
+    """Build dense layers, each with ReLU, and with normalization if the case has it."""
     model = keras.Sequential([keras.layers.Input((features,))])
     for index in range(1, HIDDEN + 1):
         model.add(keras.layers.Dense(UNITS, name=f"dense_{index}"))
@@ -65,7 +64,7 @@ def trained(case: Case, seed: int, data: datasets.Parts, log_dir: Path, bar: obj
         callbacks.append(kbn.callbacks.MovingStatistics(log_dir, probe, every_steps=every))
     model = network(x.shape[1], case)
     with warnings.catch_warnings():
-        # What it warns of is what is shown here.
+        # The example shows on purpose what this warns about.
         warnings.filterwarnings("ignore", "At step .* inference will be off", UserWarning)
         fitted = model.fit(
             x[chosen], y[chosen], batch_size=BATCH_SIZE, shuffle=False, verbose=0,
@@ -81,7 +80,7 @@ def trained(case: Case, seed: int, data: datasets.Parts, log_dir: Path, bar: obj
 
 
 def last(rows: list, measure: str, site: str) -> float | None:
-    """Return the mean over layers of the last record's `measure`; None where nothing has it."""
+    """Return the mean over layers of the last record's `measure`; None if no layer has it."""
     own = [row for row in rows if (row.measure, row.site) == (measure, site)]
     return mean_of(own, max(row.step for row in own)) if own else None
 
@@ -92,7 +91,7 @@ def mean_of(rows: list, step: int) -> float:
 
 
 def width(rows: list) -> float:
-    """Return the log₁₀ of how much wider than before training any layer's inputs ever were."""
+    """Return the log₁₀ of the largest growth in width of any layer's inputs."""
     own = [row for row in rows if (row.measure, row.site) == ("std", "input")]
     before = {row.layer: row.value for row in own if row.step == 0}
     wider = (row.value / before[row.layer] for row in own)
@@ -100,7 +99,7 @@ def width(rows: list) -> float:
 
 
 def figures(out: Path, seed: int) -> dict[str, go.Figure]:
-    """Draw of every net the figure that shows what is wrong with it, as the tab draws it."""
+    """Draw for each net the figure of the tab that shows its fault."""
     runs = {case: dashboard.load(out, f"{case}-{seed}") for case in CASES}
     everything = dashboard.load(out, f"*-{seed}")
     return {

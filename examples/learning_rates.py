@@ -1,8 +1,8 @@
 """Ioffe & Szegedy (2015), §3.3: does normalization allow higher learning rates?
 
 A small CNN, plain and normalized, trained by plain SGD at five learning rates over two decades.
-Normalized nets are tested with statistics of 10,000 training images, and with the moving ones,
-which a high rate makes worse: that is another effect than what it does to the weights.
+Normalized nets are tested with statistics of 10,000 training images, and with the moving ones. A
+high rate makes the moving ones worse, apart from its effect on the weights.
 
     python examples/learning_rates.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -38,7 +38,7 @@ def network(shape: tuple[int, ...], normalized: bool, rate: float) -> keras.Mode
 def accuracies(
     normalized: bool, rate: float, seed: int, data: datasets.Parts, epochs: int, bar: object
 ) -> dict[str, float]:
-    """Train one net and return its accuracy on the test images by both kinds of statistics."""
+    """Train one net and return its accuracy on the test images with both kinds of statistics."""
     keras.utils.set_random_seed(seed)
     model = network(data.train[0].shape[1:], normalized, rate)
     model.fit(*data.train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=[bar])
@@ -49,7 +49,7 @@ def accuracies(
 
 
 def figure(rows: list[dict]) -> go.Figure:
-    """Draw accuracy against learning rate; dotted, with moving statistics."""
+    """Draw accuracy against learning rate; the dotted line is with moving statistics."""
     drawn = go.Figure()
     rates = sorted({row["rate"] for row in rows})
 

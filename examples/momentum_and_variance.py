@@ -1,8 +1,8 @@
 """See what `momentum` and `unbiased_variance` do to the moving variance.
 
-Batches of 4 values from N(0, 1): the true variance is 1. The biased estimate settles at 3/4
-however long it runs; momentum decides how much the estimate jitters and how long the initial value
-shows; `momentum=None` averages everything and keeps getting closer.
+Batches have 4 values from N(0, 1), so the true variance is 1. The biased estimate settles at 3/4.
+Momentum decides how much the estimate jitters, and how long the initial value shows.
+`momentum=None` averages all batches and keeps getting closer.
 
     python examples/momentum_and_variance.py [--steps 300] [--picture FILE.html]
 """
@@ -34,7 +34,7 @@ def trace(batches: np.ndarray, **options: object) -> list[float]:
 
 
 def main() -> None:
-    """Run every setting on the same batches, print where each ends and draw the way there."""
+    """Run every setting on the same batches, print the final values and draw all values."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--picture", type=Path, default=Path("runs/momentum_and_variance.html"))

@@ -1,6 +1,6 @@
-"""Why normalize at all: raw, centred, standardized, PCA- and ZCA-whitened inputs to one net.
+"""Why normalize at all: raw, centered, standardized, PCA- and ZCA-whitened inputs to one net.
 
-Every net is the same ReLU net with the same learning rate; each kind of input is given to it as it
+All runs use the same ReLU net with the same learning rate. The net gets each kind of input as it
 is, and through kbn.BatchNormalization as the first layer.
 
     python examples/preprocessing.py [--quick] [--seeds 0 1 2] [--out FOLDER]
@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 import kbn
 
 FIRST_LAYERS = {"as it is": False, "normalized first": True}
-KEPT = 0.95  # of the variance, by whitening: the rest is noise that it would blow up
+KEPT = 0.95  # share of the variance that whitening keeps; it would amplify the rest, which is noise
 RATE, BATCH_SIZE, UNITS = 0.02, 64, 100
 POINTS = 40  # of the loss over steps
 
@@ -28,12 +28,12 @@ def preprocessed(train: np.ndarray, test: np.ndarray) -> dict[str, Arrays]:
     pixels = [255 * part.reshape(len(part), -1) for part in (train, test)]
     mean, std = pixels[0].mean(0), pixels[0].std(0)
     whiten = PCA(KEPT, whiten=True, svd_solver="full").fit(pixels[0])
-    centred = [part - mean for part in pixels]
+    centered = [part - mean for part in pixels]
     pca = [whiten.transform(part) for part in pixels]
     kinds = {
         "raw, 0 to 255": pixels,
-        "mean subtracted": centred,
-        "z-scored": [part / np.where(std > 0, std, 1) for part in centred],
+        "mean subtracted": centered,
+        "z-scored": [part / np.where(std > 0, std, 1) for part in centered],
         "PCA-whitened": pca,
         "ZCA-whitened": [part @ whiten.components_ for part in pca],  # back in the pixels' axes
     }
@@ -41,7 +41,7 @@ def preprocessed(train: np.ndarray, test: np.ndarray) -> dict[str, Arrays]:
 
 
 class Losses(keras.callbacks.Callback):
-    """Keeps the mean loss of every so many steps."""
+    """Keeps the mean loss of each period of steps."""
 
     def __init__(self, every: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Losses(keras.callbacks.Callback):
         self.values: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """Keep Keras's running mean, and let it begin anew."""
+        """Keep Keras's running mean, and reset it."""
         if (batch + 1) % self._every == 0:
             self.steps.append(int(self.model.optimizer.iterations))
             self.values.append(logs["loss"])
@@ -58,7 +58,7 @@ class Losses(keras.callbacks.Callback):
 
 
 def network(features: int, normalized_first: bool) -> keras.Model:
-    """Build two hidden ReLU layers; all that differs is what stands first."""
+    """Build two hidden ReLU layers, with or without normalization first."""
     model = keras.Sequential([keras.layers.Input((features,))])
     if normalized_first:
         model.add(kbn.BatchNormalization(momentum=0.9, name="first"))
@@ -88,7 +88,7 @@ def figure(rows: list[dict]) -> go.Figure:
 
 
 def trained(inputs: Arrays, data: object, first: bool, seed: int, epochs: int, bar: object) -> dict:
-    """Train one net and return what is shown of it."""
+    """Train one net and return its results."""
     keras.utils.set_random_seed(seed)
     model = network(inputs[0].shape[1], first)
     every = max(1, len(inputs[0]) // BATCH_SIZE * epochs // POINTS)

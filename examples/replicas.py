@@ -1,9 +1,9 @@
 """A small batch per replica, synchronized or not, on two devices: which statistics are kept?
 
 Two logical CPUs train one net under MirroredStrategy with four samples each. Shuffled: both see all
-classes. Sorted: each reads its own half of the classes, as replicas that read shards do. Pedestal:
-shuffled, and every pixel has 3,000 standard deviations added, as sensors with a dark level have.
-Judged is the model as it would be saved, on one device.
+classes. Sorted: each reads its own half of the classes, like replicas that read shards. Pedestal:
+shuffled, with 3,000 standard deviations added to every pixel, like sensors with a dark level. The
+saved model is tested on one device.
 
     python examples/replicas.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -28,7 +28,7 @@ DARK = 3000  # standard deviations of a pixel
 
 
 def strategy() -> tf.distribute.MirroredStrategy:
-    """Split the CPU in two, which has to be done before anything else, and mirror over both."""
+    """Split the CPU in two, before TensorFlow uses it, and mirror over both."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * REPLICAS
     tf.config.set_logical_device_configuration(cpu, logical)
@@ -68,10 +68,10 @@ def arranged(data: datasets.Parts, kind: str, seed: int) -> datasets.Parts:
 def kept(
     devices: tf.distribute.Strategy, data: datasets.Parts, options: dict, bar: object
 ) -> dict[str, float]:
-    """Train on both devices; return how the weights that are kept do on one device.
+    """Train on both devices; return the results of the saved weights on one device.
 
-    "mean off" and "variance" are of the first layer's moving statistics, beside those of all
-    training images, in the median pixel of those that vary.
+    "mean off" and "variance" compare the first layer's moving statistics with those of all training
+    images; they are medians over the pixels that vary.
     """
     with devices.scope():
         model = network(data.train[0].shape[1], **options)

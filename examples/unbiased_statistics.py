@@ -1,9 +1,9 @@
 """Unbiased statistics at test time: batches of 2, 4, 8 and 32, and every way to estimate.
 
 Ioffe & Szegedy (2015), Algorithm 2, use the unbiased estimate of the variance for inference,
-m/(m−1) of the batches' mean variance. A net that trains with batches of m normalizes with σ_B² of
-few samples; what should inference put in its place? Training does not depend on it, so every net
-is trained once and carries all moving statistics along, each updated by every batch.
+m/(m−1) times the batches' mean variance. In training, a net normalizes with σ_B² of m samples.
+Which variance should inference use instead? Training does not depend on it, so every net is trained
+once and keeps all kinds of moving statistics, each updated by every batch.
 
     python examples/unbiased_statistics.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -33,11 +33,11 @@ RECALIBRATED = "recalibrated"
 class ManyStatistics(keras.layers.Layer):
     """Batch normalization that keeps moving statistics by several rules at once.
 
-    It normalizes batches, in training, as every batch normalization does.
+    In training it normalizes as usual.
     """
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Make a layer per rule; beside them one that has γ and β, and normalizes."""
+        """Make one layer per rule, and one that has γ and β and normalizes."""
         self.own = kbn.BatchNormalization()
         self.rules = {name: kbn.BatchNormalization(center=False, scale=False, **rule)
                       for name, rule in STATISTICS.items()}  # fmt: skip
@@ -45,13 +45,13 @@ class ManyStatistics(keras.layers.Layer):
             layer.build(shape)
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Normalize, and let every rule see the batch."""
+        """Normalize, and update the statistics of every rule."""
         for layer in self.rules.values():
             layer(x, training=training)
         return self.own(x, training=training)
 
     def weights_by(self, rule: str) -> list[np.ndarray]:
-        """Return γ, β and the moving statistics by this rule, as a single layer has them."""
+        """Return γ, β and the moving statistics by this rule, as weights of a single layer."""
         of = self.rules[rule]
         chosen = self.own.gamma, self.own.beta, of.moving_mean, of.moving_variance
         return [variable.numpy() for variable in chosen]
@@ -72,10 +72,10 @@ def network(features: int, batch_size: int, normalization: type) -> keras.Model:
 
 
 def scores(trained: keras.Model, data: datasets.Parts) -> dict[str, dict[str, float]]:
-    """Return what the test images make of every rule, and of `recalibrate`.
+    """Return the scores on the test images by every rule, and by `recalibrate`.
 
-    "variance" is that of the first hidden layer, per that of its inputs over 10,000 images, both
-    summed over units.
+    "variance" is the moving variance of the first hidden layer, divided by that of its inputs over
+    10,000 images, both summed over units.
     """
     model = network(data.train[0].shape[1], 1, kbn.BatchNormalization)
     first = model.layers[1]

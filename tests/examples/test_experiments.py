@@ -125,7 +125,7 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--seeds", "0", "0"], "--seeds must differ, each from 0 to 2³² − 1. Received: [0, 0]"),
         (["--seeds", "-1"], "Received: [-1]"),
@@ -134,11 +134,11 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )
-def test_wrong_options_are_told_before_anything_runs(given, told, experiment, capsys, tmp_path):
+def test_wrong_options_stop_before_anything_runs(given, message, experiment, capsys, tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(SystemExit, match="2"):
         experiment(*given)
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_quick_runs_have_a_folder_of_their_own(experiment):
