@@ -31,7 +31,7 @@ RUNS = {"plain": False, "batch_norm": True}
 
 
 class Run(NamedTuple):
-    """What one network did: (step, validation accuracy) at fixed steps, and the hook's rows."""
+    """What one network did: (step, validation accuracy) at fixed steps, and the callback's rows."""
 
     accuracy: list[tuple[int, float]]
     history: Sequence[Row]

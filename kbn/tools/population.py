@@ -1,4 +1,4 @@
-"""InferenceStatistics of a whole data set out of those of its batches, in float64 NumPy."""
+"""Statistics of a whole data set out of those of its batches, in float64 NumPy."""
 
 from typing import NamedTuple
 

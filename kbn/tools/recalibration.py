@@ -54,7 +54,7 @@ def recalibrate(
     **`estimator="paper"`** is Algorithm 2 (steps 8 to 11), as fvcore and torch.optim.swa_utils
     do it: one pass in which every layer normalizes with its batch, as in training (dropout on).
     E[x] is the mean over batches of μ_B, Var[x] that of m/(m−1)·σ_B², each batch weighted by m.
-    InferenceStatistics then depend on the batches, and a layer behind another one sees in inference
+    The statistics then depend on the batches, and a layer behind another one sees in inference
     slightly other inputs than those measured. Layers without a seed of their own (that draw from
     Keras's global seed) draw the same for every batch.
 

@@ -46,7 +46,12 @@ def test_what_there_is(board):
 def test_to_frame_holds_every_number(board, two_runs):
     frame = board.to_frame()
     assert list(frame.columns) == ["run", "step", "layer", "site", "measure", "value"]
-    rows = [row for hooks in two_runs[1].values() for hook in hooks for row in hook.history]
+    rows = [
+        row
+        for callbacks in two_runs[1].values()
+        for callback in callbacks
+        for row in callback.history
+    ]
     assert len(frame) == sum(row.layer != "record" for row in rows)
     one = frame[(frame.run == "plain") & (frame.layer == "sigmoid_1") & (frame.site == "input")
                 & (frame.measure == SHIFT)]  # fmt: skip

@@ -31,13 +31,13 @@ def only_file(folder):
     return file
 
 
-def test_what_is_read_is_what_the_hooks_recorded(two_runs):
-    folder, hooks = two_runs
+def test_what_is_read_is_what_the_callbacks_recorded(two_runs):
+    folder, callbacks = two_runs
     log = open_folder(folder)
     assert log.runs() == ["normalized", "plain"]
-    for run, recorders in hooks.items():
+    for run, each in callbacks.items():
         rows = {(r.measure, Place(r.layer, r.site), r.step): r.value
-                for hook in recorders for r in hook.history if r.layer != "record"}  # fmt: skip
+                for callback in each for r in callback.history if r.layer != "record"}  # fmt: skip
         read = {
             (measure, place, int(step)): value
             for measure in log.measures([run])

@@ -1,4 +1,4 @@
-"""A live TensorBoard on the hook's files: its data over HTTP, its pages in headless Chromium."""
+"""A live TensorBoard on what callbacks wrote: its data over HTTP, its pages in Chromium."""
 
 import io
 import os
