@@ -1,10 +1,10 @@
-"""Batch normalization with exact statistics, and internal covariate shift made visible.
+"""Batch normalization with exact statistics, and internal covariate shift shown in TensorBoard.
 
-`kbn.BatchNormalization` is a `keras.layers.BatchNormalization` whose moving statistics are the
-ones Ioffe & Szegedy (2015) define; `kbn.callbacks` records, during `fit`, how the distribution
-of every layer's activations moves, for TensorBoard.
+`kbn.BatchNormalization` is a `keras.layers.BatchNormalization` with the moving statistics that
+Ioffe & Szegedy (2015) define. The callbacks in `kbn.callbacks` record, during `fit`, how the
+distribution of every layer's activations moves.
 
-Everything is loaded on first use: `import kbn` imports neither Keras nor TensorFlow.
+All names are loaded on first use: `import kbn` imports neither Keras nor TensorFlow.
 """
 
 from kbn.common import lazy

@@ -13,7 +13,7 @@ MIN_DEMO_STEPS = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; return 0, or 2 after one line saying what is wrong."""
+    """Run a subcommand. Return 0, or print one line that says what is wrong and return 2."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from kbn.demo.datasets import DataError
@@ -52,7 +52,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("kbn", description="Batch normalization, and what it does.")
+    parser = argparse.ArgumentParser(
+        "kbn", description="Show the effect of batch normalization on training."
+    )
     parser.add_argument("--version", action="version", version=f"kbn {kbn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
@@ -65,30 +67,46 @@ def _add_demo(commands: Any) -> None:
 
     demo = commands.add_parser(
         "demo",
-        help="train the paper's network with and without normalization, and watch it",
+        help="train the paper's network with and without normalization, and compare",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--data", choices=DATA_SETS, default="digits", help="what to train on")
+    demo.add_argument("--data", choices=DATA_SETS, default="digits", help="data set to train on")
     demo.add_argument(
-        "--steps", type=_steps, default=DEMO_STEPS, help="steps of each network, rounded up to tens"
+        "--steps",
+        type=_steps,
+        default=DEMO_STEPS,
+        help="training steps of each network, rounded up to a multiple of 10",
     )
-    demo.add_argument("--log-dir", default="runs/demo", help="folder for TensorBoard")
-    demo.add_argument("--seed", type=_seed, default=0, help="seed of data, weights and batches")
+    demo.add_argument(
+        "--log-dir", default="runs/demo", help="folder for the event files and the report"
+    )
+    demo.add_argument(
+        "--seed", type=_seed, default=0, help="seed of the data split, the weights and the batches"
+    )
     demo.set_defaults(run=_demo)
 
 
 def _add_report(commands: Any) -> None:
     report = commands.add_parser(
         "report",
-        help="write what callbacks recorded into one HTML file",
-        description="Write the figures and the verdict on all runs below LOG_DIR into one file.",
+        help="write a report on recorded runs to one HTML file",
+        description="Write the findings and figures of all runs below LOG_DIR to one HTML file.",
     )
-    report.add_argument("log_dir", metavar="LOG_DIR", help="what the callbacks were given")
-    report.add_argument("-o", "--output", default="report.html", help="the file (report.html)")
     report.add_argument(
-        "--runs", nargs="+", metavar="PATTERN", help="only these, as glob patterns; behind LOG_DIR"
+        "log_dir", metavar="LOG_DIR", help="log_dir of the callbacks, or a folder above it"
     )
-    report.add_argument("--json", action="store_true", help="print the numbers, and write no file")
+    report.add_argument(
+        "-o", "--output", default="report.html", help="file to write (default: report.html)"
+    )
+    report.add_argument(
+        "--runs",
+        nargs="+",
+        metavar="PATTERN",
+        help="include only runs that match a glob pattern; give this option after LOG_DIR",
+    )
+    report.add_argument(
+        "--json", action="store_true", help="print the numbers as JSON and write no file"
+    )
     report.set_defaults(run=_report)
 
 

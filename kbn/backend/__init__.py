@@ -1,6 +1,6 @@
-"""The seam between kbn and the array library, chosen once by `keras.backend.backend()`.
+"""The functions that kbn needs from the array library, in addition to `keras.ops`.
 
-`interface.py` says what each function does.
+The backend is chosen once, by `keras.backend.backend()`. `interface.py` documents each function.
 """
 
 import importlib
@@ -36,7 +36,7 @@ SUPPORTED = ("tensorflow",)
 
 
 def load(name: str) -> Backend:
-    """Return the backend that Keras calls `name`; on others the layer runs, its portable path."""
+    """Return the backend `name`, or the portable backend if kbn does not support `name`."""
     module: Any = importlib.import_module(f"kbn.backend.{name}") if name in SUPPORTED else portable
     return cast(Backend, module)
 

@@ -1,7 +1,7 @@
-"""What kbn asks of a backend; everything else is `keras.ops`.
+"""The functions that kbn needs from a backend, in addition to `keras.ops`.
 
-A backend is a package `kbn.backend.<name>` with these functions, by the name that Keras gives it.
-Nothing outside of it names its array library.
+A backend is a package `kbn.backend.<name>` with these functions; `<name>` is Keras's name for it.
+No code outside this package imports its array library.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from kbn.common.types import Nested, Tensor
 Mapping = list[tuple[Any, Tensor]]
 """Pairs of a Keras variable and its value inside a compiled function, for `StatelessScope`.
 
-Empty if the backend's compiled functions read variables themselves. Scopes do not nest, so a
-function that opens one hands the mapping on to every scope that it opens.
+The list is empty if the backend's compiled functions read variables themselves. Scopes do not
+nest, so a function passes the mapping on to every scope that it opens.
 """
 
 
@@ -22,9 +22,9 @@ class Kernel(NamedTuple):
     """The backend's own kernel for batch normalization, for inputs of some dtype.
 
     Attributes:
-        obstacle: why it must not be used here and now, a clause for people; None if it may.
-        description: which kernel runs, a clause for people; "" if there is an obstacle.
-        exact: whether its moments are exact at a mean far from 0.
+        obstacle: why the kernel cannot be used now, as a readable clause; None if it can.
+        description: which kernel runs, as a readable clause; "" if there is an obstacle.
+        exact: whether its moments are exact if the mean is far from 0.
     """
 
     obstacle: str | None
@@ -45,21 +45,23 @@ class Backend(Protocol):
         """Return `forward` with `backward` as its gradient.
 
         Args:
-            forward: takes tensors to a tuple of tensors.
-            backward: takes (arguments of `forward`, *cotangents), to one cotangent per argument;
-                it may be differentiated itself.
+            forward: function from tensors to a tuple of tensors.
+            backward: function of the tuple of `forward`'s arguments and of one cotangent per
+                output. It returns one cotangent per argument, and can be differentiated itself.
         """
 
     def value_and_gradients(
         self, function: Callable[[list[Tensor]], Tensor], values: list[Tensor], scale: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return `function(values)`, a scalar, and its gradient for each value; 0 if it has none.
+        """Return `function(values)`, a scalar, and its gradient for each value.
+
+        The gradient is 0 for a value that the scalar does not depend on.
 
         Args:
-            function: takes `values` to a scalar.
+            function: function from `values` to a scalar.
             values: tensors.
-            scale: multiplies the scalar on the way, so that no small gradient underflows; the
-                gradients are divided by it again.
+            scale: loss scale. The scalar is multiplied by it before differentiation, so that small
+                gradients do not underflow, and the gradients are divided by it afterwards.
         """
 
     # Compiling
@@ -72,18 +74,18 @@ class Backend(Protocol):
         *varying: Nested,
         eagerly: bool = False,
     ) -> Callable[..., Nested]:
-        """Compile `function(mapping, inputs, *varying)`; return the call, which takes the rest.
+        """Compile `function(mapping, inputs, *varying)` and return a function of `*varying`.
 
-        Errors of `function` are raised here; nothing is run but if `eagerly`.
+        Errors of `function` are raised here. `function` is only traced, not run, unless `eagerly`.
 
         Args:
-            function: takes a `Mapping` and tensors; returns a structure of tensors. float64 inside
-                of it is float64 on every backend.
+            function: function of a `Mapping` and tensors that returns a structure of tensors.
+                float64 inside it is float64 on every backend.
             variables: the Keras variables that `function` reads.
             inputs: structure of NumPy arrays, the same in every call.
-            varying: structures of arrays, tensors or variables like those that calls will pass.
-            eagerly: whether Python must run the model: then `function` is run here once, and again
-                by every call.
+            varying: structures like those that calls will pass, of arrays, tensors or variables.
+            eagerly: whether the model must run eagerly. If so, `function` is run once here, and
+                again by every call.
         """
 
     def compile_for_batches(
@@ -94,34 +96,34 @@ class Backend(Protocol):
         Args:
             function: as for `compile_for`.
             variables: the Keras variables that `function` reads.
-            eagerly: whether Python must run the model.
+            eagerly: whether the model must run eagerly.
         """
 
     def shared(self, function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
-        """Return `function` as one that a program holds once, however often it is called."""
+        """Return `function` in a form that a program contains only once, however often called."""
 
     def current_trace(self) -> object:
-        """Return a token of the trace that runs now; the body of a loop has one of its own."""
+        """Return a token of the current trace. The body of a loop has a token of its own."""
 
-    # Running beside training
+    # Runs outside the training step
 
     def undisturbed(self) -> AbstractContextManager[Any]:
-        """Return a context for one run of the model beside training.
+        """Return a context for a run of the model outside the training step.
 
-        Inside, the code runs once for the whole batch, whatever distributes the training, and
-        draws from no random generator that training draws from.
+        Code inside runs once for the whole batch, even if training is distributed. It does not use
+        the random generators of training.
         """
 
     def iterations(self, optimizer: Any) -> int:
-        """Return how many steps `optimizer` has taken, as fast as the backend can read it."""
+        """Return how many steps `optimizer` has taken, read in the backend's fastest way."""
 
     # Replicas
 
     def several_replicas(self) -> bool:
-        """Return whether the code that runs now is one of several replicas."""
+        """Return whether the current code runs on one of several replicas."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return every replica's `rows`, (k, C), as (R, k, C): the same on all of them."""
+        """Return `rows`, (k, C), of all R replicas as (R, k, C), the same on every replica."""
 
     def is_chief(self, model: Any) -> bool:
         """Return whether this process writes for all workers that train `model`."""
@@ -129,7 +131,7 @@ class Backend(Protocol):
     # Normalization
 
     def kernel(self, dtype: str) -> Kernel:
-        """Return what the backend's own kernel can do for inputs of `dtype`, here and now."""
+        """Return whether the backend's own kernel can be used now for inputs of `dtype`."""
 
     def normalize_batch(
         self, x: Tensor, axis: int, gamma: Tensor, beta: Tensor, epsilon: float
@@ -137,7 +139,7 @@ class Backend(Protocol):
         """Return γ·(x − μ_B)/√(σ_B² + ε) + β, μ_B and m/(m−1)·σ_B² (σ_B² if m is 1).
 
         Args:
-            x: tensor of rank ≥ 1 of a dtype that `kernel` takes; the output has its dtype.
+            x: tensor of rank ≥ 1, of a dtype that `kernel` supports; the output has the same.
             axis: the channel axis, not negative.
             gamma: (C,) float32.
             beta: (C,) float32.
@@ -163,33 +165,33 @@ class Backend(Protocol):
         pivot: Tensor,
         axes: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        """Return the sums over `axes`, kept as 1, of the two `terms(*activations, pivot)`.
+        """Return the sums of both results of `terms(*activations, pivot)` over `axes`.
 
         Args:
-            terms: an elementwise function.
-            activations: tensors of one shape.
-            pivot: broadcastable to them, 1 along `axes`.
-            axes: the axes to reduce.
+            terms: an elementwise function that returns two tensors.
+            activations: tensors of the same shape.
+            pivot: tensor that broadcasts to them, of size 1 along `axes`.
+            axes: the axes to reduce; they are kept with size 1.
         """
 
     # Exporting
 
     @property
     def ExportedState(self) -> type:  # noqa: N802 - a class
-        """A base class for layers, whose `_hidden_variables()` are exported with the layer."""
+        """A base class for layers whose `_hidden_variables()` are exported with the layer."""
 
 
 class MissingCapabilityError(NotImplementedError):
-    """The backend lacks what was asked for."""
+    """The backend does not support a capability."""
 
 
 def missing(capability: str, who: str) -> Callable[..., Any]:
-    """Return what stands for a function that a backend lacks.
+    """Return a replacement for a function that a backend lacks.
 
-    It raises MissingCapabilityError, with the capability and the backend.
+    A call raises MissingCapabilityError, which names the capability and the backend.
 
     Args:
-        capability: what is not available, the beginning of a sentence.
+        capability: what is not supported, as the beginning of a sentence.
         who: what needs it.
     """
 

@@ -1,4 +1,4 @@
-"""A backend out of `keras.ops` alone: the layer's portable path. The rest raises."""
+"""A backend made of `keras.ops`, for the layer's portable path. Its other functions raise."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from keras import ops
 from kbn.backend.interface import Kernel, missing
 from kbn.common.types import Tensor
 
-_BESIDE = "Running a model beside training", "kbn.callbacks and kbn.recalibrate"
-compile_for = compile_for_batches = undisturbed = current_trace = missing(*_BESIDE)
-value_and_gradients = shared = iterations = is_chief = missing(*_BESIDE)
+_RUNS = "Running a model outside the training step", "kbn.callbacks and kbn.recalibrate"
+compile_for = compile_for_batches = undisturbed = current_trace = missing(*_RUNS)
+value_and_gradients = shared = iterations = is_chief = missing(*_RUNS)
 normalize = normalize_batch = missing("A fused kernel", "fused=True")
 gather = missing("Merging over replicas", "synchronized=True")
 
@@ -19,7 +19,7 @@ gather = missing("Merging over replicas", "synchronized=True")
 def differentiable(
     forward: Callable[..., tuple[Tensor, ...]], backward: Callable[..., tuple[Tensor, ...]]
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Return `forward` with `backward` as its gradient, as far as Keras's function goes."""
+    """Return `forward` with `backward` as its gradient, by `keras.ops.custom_gradient`."""
 
     @ops.custom_gradient
     def function(*arguments: Tensor) -> Any:
@@ -29,12 +29,12 @@ def differentiable(
 
 
 def several_replicas() -> bool:
-    """Return False."""
+    """Return False: this backend does not distribute training."""
     return False
 
 
 def kernel(dtype: str) -> Kernel:
-    """Return that there is none."""
+    """Return a `Kernel` that says that there is none."""
     return Kernel(f"kbn uses no fused kernel on Keras's {keras.backend.backend()} backend")
 
 
@@ -44,10 +44,10 @@ def sum_terms(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums over `axes`, kept as 1, of the two `terms(*activations, pivot)`."""
+    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
     first, second = terms(*activations, pivot)
     return ops.sum(first, axes, keepdims=True), ops.sum(second, axes, keepdims=True)
 
 
 class ExportedState:
-    """Nothing is exported but what Keras exports."""
+    """A base class for layers that adds nothing to what Keras exports."""

@@ -1,1 +1,1 @@
-"""What every room may use: argument checks, types, loading on first use."""
+"""Helpers for all other packages: argument checks, types, lazy imports, deprecation, versions."""

@@ -1,6 +1,7 @@
 """Argument checks shared by the layer and the callbacks.
 
-Each returns the value in its plain form or raises, saying what is allowed and what was received.
+Each check returns the value as a plain Python type, or raises an error that says what is allowed
+and what was received.
 """
 
 import math
@@ -31,7 +32,7 @@ def number(
 
 
 def integer(name: str, value: Any, *, low: int | None = None) -> int:
-    """Check that `value` is a whole number, of at least `low` where given."""
+    """Check that `value` is an integer and, if `low` is given, at least `low`."""
     allowed = "an integer" if low is None else f"an integer of at least {low}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be {allowed}. Received: {name}={value!r}")
@@ -48,7 +49,7 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
-    """Check that `value` is one of the `allowed` ones."""
+    """Check that `value` equals one of `allowed` and has its type."""
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{name} must be one of {choices}. Received: {name}={value!r}")
@@ -56,7 +57,7 @@ def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
 
 
 def single_axis(axis: Any) -> int:
-    """Check that `axis` is an integer, or a list of one, as old saved models hold."""
+    """Check that `axis` is an integer, or a list of one integer as in old saved models."""
     if isinstance(axis, list | tuple) and len(axis) == 1:
         axis = axis[0]
     if isinstance(axis, list | tuple):
@@ -67,7 +68,7 @@ def single_axis(axis: Any) -> int:
 
 
 def functions(get: Callable[[Any], Any], *, optional: bool = False, **arguments: Any) -> None:
-    """Check that Keras's `get` makes a function of each argument; None only where `optional`."""
+    """Check that Keras's `get` returns a function for each argument; None needs `optional`."""
     for name, value in arguments.items():
         if optional and value is None:
             continue

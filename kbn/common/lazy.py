@@ -1,4 +1,4 @@
-"""Names that a package loads on first use, with a clear word where no backend is installed."""
+"""Names that a package loads on first use, and a clear error if no backend is installed."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -13,17 +13,17 @@ BACKENDS = {
 
 
 class MissingBackendError(ImportError):
-    """Keras is installed, but the array library it computes with is not."""
+    """Keras is installed, but the array library that it uses is not."""
 
 
 def attach(
     package: str, exports: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` that give `package` its lazy `exports`.
+    """Return the `__getattr__` and `__dir__` that load the `exports` of `package` on first use.
 
     Args:
-        package: name of the package, as in its `__name__`.
-        exports: public name -> module that defines it, or that it is.
+        package: the package's `__name__`.
+        exports: public name -> module that defines it, or the module itself for a submodule.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - the name Python looks for
@@ -36,7 +36,7 @@ def attach(
 
 
 def load(module: str) -> Any:
-    """Import `module`, saying how to install the backend if it is missing."""
+    """Import `module`. If the backend is missing, raise an error that says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -44,5 +44,5 @@ def load(module: str) -> Any:
         if backend not in BACKENDS:
             raise
         raise MissingBackendError(
-            f"Keras computes with {backend}, which is not installed: {BACKENDS[backend]}."
+            f"Keras uses the backend {backend}, which is not installed: {BACKENDS[backend]}."
         ) from None

@@ -1,12 +1,12 @@
-"""Names for what has no class of its own: tensors differ by backend, and data is whatever fits."""
+"""Type names for values that have no common class, such as the tensors of different backends."""
 
 from typing import Any, TypeAlias
 
 Tensor: TypeAlias = Any
-"""A tensor of the backend that Keras computes with."""
+"""A tensor of the backend that Keras uses."""
 
 Nested: TypeAlias = Any
-"""A structure (list, tuple, dict, to any depth) of tensors or arrays; one alone is one too."""
+"""A nested structure (list, tuple, dict) of tensors or arrays, or a single tensor or array."""
 
 Data: TypeAlias = Any
-"""Whatever `fit` takes: arrays, (x, y), dicts, a `tf.data.Dataset`, a `PyDataset`, an iterator."""
+"""Data for `fit`: arrays, (x, y), dicts, a `tf.data.Dataset`, a `PyDataset` or an iterator."""

@@ -3,12 +3,12 @@
 import importlib.metadata
 from collections.abc import Iterable
 
-# On the package index the name kbn belongs to somebody else.
+# On the package index, the name kbn belongs to another project.
 DISTRIBUTION = "kbn-keras"
 
 
 def installed(libraries: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those among `libraries` that are installed, by name.
+    """Return the versions of the installed `libraries` by name; others are left out.
 
     Args:
         libraries: names of distributions, or "kbn" for kbn itself.

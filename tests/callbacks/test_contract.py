@@ -299,8 +299,8 @@ def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_pat
 
 
 REFUSED = (
-    "Running a model beside training is not supported on Keras's jax backend: use TensorFlow for "
-    "kbn.callbacks and kbn.recalibrate. Received: KERAS_BACKEND='jax'"
+    "Running a model outside the training step is not supported on Keras's jax backend: use "
+    "TensorFlow for kbn.callbacks and kbn.recalibrate. Received: KERAS_BACKEND='jax'"
 )
 
 

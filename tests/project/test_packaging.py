@@ -31,9 +31,8 @@ def test_public_names():
 def test_a_missing_backend_is_named_in_one_line(name, python):
     code = f"import sys; sys.modules['tensorflow'] = None; import kbn; {name}"
     last = python("-c", code, check=False).stderr.strip().splitlines()[-1]
-    assert (
-        "Keras computes with tensorflow, which is not installed: pip install tensorflow-cpu" in last
-    )
+    problem = "Keras uses the backend tensorflow, which is not installed"
+    assert f"{problem}: pip install tensorflow-cpu" in last
 
 
 def test_the_command_without_a_backend_is_one_line_and_exit_code_2(python):
@@ -44,7 +43,7 @@ def test_the_command_without_a_backend_is_one_line_and_exit_code_2(python):
     done = python("-c", code, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "kbn demo: Keras computes with tensorflow" in done.stderr
+    assert "kbn demo: Keras uses the backend tensorflow" in done.stderr
 
 
 def test_importing_kbn_writes_and_prints_nothing():

@@ -1,4 +1,4 @@
-"""Sums per channel inside programs of XLA, which adds slowly on CPUs if left to itself."""
+"""Sums per channel inside XLA programs, because XLA's own sums are slow on CPUs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from kbn.backend import portable
 from kbn.backend.tensorflow.compiling import computed_anew, inside_xla
 from kbn.common.types import Tensor
 
-# What a step of XLA's loop takes: ROWS rows of some LANES values, enough to be worth a step and
-# few enough for the totals to stay in cache; or of one position's values, if those are more.
+# A step of XLA's loop adds ROWS rows of about LANES values each. This is enough to be worth a step,
+# and few enough for the totals to stay in cache. A row has at least the values of one position.
 LANES, ROWS = 8192, 4
 
 
@@ -20,7 +20,7 @@ def sum_terms(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums over `axes`, kept as 1, of the two `terms(*activations, pivot)`."""
+    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
     if len(axes) == len(pivot.shape) - 1 and inside_xla():
         return _sums_by_blocks(terms, activations, pivot, axes)
     return portable.sum_terms(terms, activations, pivot, axes)
@@ -32,20 +32,20 @@ def _sums_by_blocks(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the same by a loop that adds rows to rows, and their lanes at the end.
+    """Return the same sums, from a loop that adds up rows and then the lanes of the total.
 
-    XLA on CPUs writes the terms of a sum to memory before it adds them, which takes several times
-    as long as the sum itself; a map like `totals + terms` needs no such thing.
+    On CPUs, XLA writes the terms of a sum to memory before it adds them. This takes several times
+    as long as the sum itself. An elementwise operation like `totals + terms` does not do this.
     """
     shape = ops.shape(activations[0])
     axis = next(i for i in range(len(shape)) if i not in axes)
     outer, channels = _product(shape[:axis]), shape[axis]
-    # (outer, C) or (outer, C, inner), as it lies in memory: nothing is moved.
+    # (outer, C) or (outer, C, inner): the same order in memory, so no data is copied.
     tail = (channels, *([_product(shape[axis + 1 :])] if axis < len(shape) - 1 else []))
     blocks = [_blocks(ops.reshape(x, (outer, *tail)), tail) for x in activations]
     pivots = ops.reshape(pivot, (1, channels, 1)[: 1 + len(tail)])
     lanes = _product(tail)
-    width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions of a row
+    width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions in a row
     width = min(width, outer) if isinstance(outer, int) else ops.minimum(width, outer)
 
     def looped(totals: tuple[Tensor, Tensor], done: Tensor, rows: int) -> Any:
@@ -71,10 +71,10 @@ def _sums_by_blocks(
 
 
 def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what takes (begin, size) to a slice of `rows`, each of shape `tail`."""
+    """Return a function from (begin, size) to a slice of `rows`; each row has shape `tail`."""
 
     def block(begin: Tensor, size: Tensor) -> Tensor:
-        # XLA makes a slice of bfloat16 one of float32, and would convert all rows before the loop.
+        # XLA converts slices of bfloat16 to float32, and would convert all rows before the loop.
         source = computed_anew(rows, begin) if rows.dtype == "bfloat16" else rows
         return ops.slice(source, (begin, *[0] * len(tail)), (size, *tail))
 

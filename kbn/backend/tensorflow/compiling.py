@@ -1,4 +1,4 @@
-"""Compiled runs of a model beside training, and what is compiled right now."""
+"""Compiled runs of a model outside the training step, and the state of the current trace."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from kbn.backend.interface import Mapping
 from kbn.common.types import Nested, Tensor
 
-# Compiled functions read variables themselves.
+# Empty, because TensorFlow's compiled functions read variables themselves.
 MAPPING: Mapping = []
 
 
@@ -24,19 +24,19 @@ def compile_for(
     *varying: Nested,
     eagerly: bool = False,
 ) -> Callable[..., Nested]:
-    """Trace `function(mapping, inputs, *varying)` once; return the call, which takes the rest."""
+    """Trace `function(mapping, inputs, *varying)` once and return a function of `*varying`."""
     tensors, *others = tree.map_structure(tf.convert_to_tensor, (inputs, *varying))
     run = functools.partial(function, MAPPING)
     if eagerly:
         run(tensors, *others)
     else:
-        # Never XLA: compiling would cost more than all the records of a short run.
+        # No XLA: compiling would take longer than all records of a short run.
         traced = tf.function(run, autograph=False, jit_compile=False)
         run = traced.get_concrete_function(tensors, *others)
 
     def call(*arguments: Nested) -> Nested:
-        # Structures as they were traced: with a flat list TensorFlow first prints it, for an error
-        # that it drops, which takes longer than the call.
+        # Pass structures as they were traced. Given a flat list, TensorFlow first prints it for an
+        # error message that it then discards, which takes longer than the call.
         given = tree.map_structure(tf.convert_to_tensor, arguments)
         return tf.nest.map_structure(lambda x: x.numpy(), run(tensors, *given))
 
@@ -48,7 +48,8 @@ def compile_for_batches(
 ) -> Callable[[Nested], Nested]:
     """Compile `function(mapping, inputs)` for inputs of any batch size, on first use.
 
-    Traced for the first shapes, and for any batch size once others come; never by XLA.
+    The first trace is for the exact first shapes. If other shapes follow, a trace for any batch
+    size is made. XLA is not used.
     """
     run = functools.partial(function, MAPPING)
     traces: dict[Any, Callable[..., Nested]] = {}
@@ -61,7 +62,7 @@ def compile_for_batches(
         keys = [tuple(tree.flatten(specs)) for specs in (exact, relaxed)]
         known = next((traces[key] for key in keys if key in traces), None)
         if known is None:
-            # Concrete functions: TensorFlow warns if one function is traced for many layers.
+            # Concrete functions, because TensorFlow warns if one is traced for many layers.
             specs, key = (relaxed, keys[1]) if traces else (exact, keys[0])
             traced = tf.function(run, autograph=False, jit_compile=False)
             known = traces[key] = traced.get_concrete_function(specs)
@@ -76,16 +77,16 @@ def compile_for_batches(
 
 
 def shared(function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
-    """Return `function` as one that a graph holds once, however often it is called.
+    """Return `function` in a form that a graph contains only once, for any number of calls.
 
-    Tracing and optimizing a graph take longer than running it a few times. Outside a trace it runs
-    as it is: if Python runs a model, every call may have other shapes.
+    Tracing and optimizing a graph take longer than running it a few times. Outside a trace,
+    `function` runs unchanged, because every call of an eager model may have other shapes.
     """
     attributes = {"_noinline": True}
 
     @functools.cache
     def concrete(shape: tuple[int, ...], dtype: Any) -> Callable[[Tensor], Nested]:
-        # Concrete: TensorFlow warns if a function is traced for many shapes.
+        # A concrete function, because TensorFlow warns if one is traced for many shapes.
         traced = tf.function(function, autograph=False, experimental_attributes=attributes)
         return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
@@ -96,25 +97,25 @@ def shared(function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
 
 
 def current_trace() -> object:
-    """Return the graph that is built now; the body of a loop has one of its own."""
+    """Return the graph that is being built. The body of a loop has a graph of its own."""
     return tf.compat.v1.get_default_graph()
 
 
 def inside_xla() -> bool:
-    """Return whether what runs now becomes, or may become, part of a program of XLA."""
+    """Return whether the current code becomes, or may become, part of an XLA program."""
     if tf.executing_eagerly():
         return False
     if _compiled_by_xla():
         return True
-    # Auto-clustering hands parts of a graph to XLA later; which ones cannot be seen here.
+    # Auto-clustering passes parts of a graph to XLA later; which parts is not yet decided here.
     flags = os.environ.get("TF_XLA_FLAGS", "")
     return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
 
 
 def computed_anew(x: Tensor, step: Tensor) -> Tensor:
-    """Return `x` such that XLA computes nothing from it before the `step` of the loop it is in."""
+    """Return `x` such that XLA computes nothing from it before `step` of the current loop."""
     if not _compiled_by_xla():
-        return x  # the barrier has no kernel elsewhere
+        return x  # only XLA implements the barrier
     return optimization_barrier(x, tf.convert_to_tensor(step))[0]
 
 

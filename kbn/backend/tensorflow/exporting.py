@@ -1,4 +1,4 @@
-"""What a SavedModel holds of a layer beside its weights."""
+"""Variables of a layer that a SavedModel needs in addition to the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ import keras
 
 
 class ExportedState(keras.layers.Layer):
-    """A layer some of whose variables are no weights.
+    """A layer with variables that are not weights.
 
-    A training function that is exported updates them, and TensorFlow cannot save a variable that
-    no object owns. A checkpoint holds the weights alone, as one of Keras's layer does.
+    An exported training function updates them, and TensorFlow cannot save a variable that no
+    object owns. A checkpoint contains only the weights, as a checkpoint of Keras's layer does.
     """
 
     def _hidden_variables(self) -> Mapping[str, keras.Variable]:
-        """Return these variables by name."""
+        """Return the variables that are not weights, by name."""
         raise NotImplementedError
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:

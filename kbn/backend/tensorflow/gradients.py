@@ -1,4 +1,4 @@
-"""Gradients: kbn's own for its sums, and those of a model's loss."""
+"""Custom gradients for kbn's sums, and the gradients of a model's loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +23,12 @@ def differentiable(
 def value_and_gradients(
     function: Callable[[list[Tensor]], Tensor], values: list[Tensor], scale: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return `function(values)`, a scalar, and its gradient for each value; 0 if it has none."""
+    """Return `function(values)`, a scalar, and its gradient for each value."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         value = function(values)
         scaled = value * tf.cast(scale, value.dtype)
     gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    # The gradient of a table that is looked up, as in an embedding, is a list of rows.
+    # The gradient of an embedding's table is sparse (`tf.IndexedSlices`).
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
     return value, [gradient / tf.cast(scale, gradient.dtype) for gradient in dense]

@@ -1,4 +1,4 @@
-"""kbn's own CPU kernels for TensorFlow's fused op, where they were compiled."""
+"""kbn's own CPU kernels for TensorFlow's fused op, if they were compiled."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ class Kernels(NamedTuple):
 
     Attributes:
         active: whether TensorFlow's `FusedBatchNormV3` runs on kbn's kernels on CPUs.
-        reason: what stands behind it, a clause for people.
+        reason: which kernels run, or why kbn's do not, as a readable clause.
     """
 
     active: bool
@@ -25,11 +25,11 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def load() -> Kernels:
-    """Put kbn's kernels before TensorFlow's, once per process.
+    """Register kbn's kernels, once per process.
 
-    They are registered for TensorFlow's own `FusedBatchNormV3` and its gradient on CPUs, at a
-    higher priority, so graphs and saved models stay TensorFlow's and run without kbn.
-    `KBN_NATIVE=0` in the environment leaves TensorFlow's in place.
+    They are registered on CPUs for TensorFlow's own op `FusedBatchNormV3` and its gradient, with a
+    higher priority than TensorFlow's kernels. So graphs and saved models contain only TensorFlow's
+    ops and run without kbn. With `KBN_NATIVE=0` in the environment, TensorFlow's kernels run.
     """
     with _ONE_AT_A_TIME:
         return _loaded()
@@ -48,10 +48,10 @@ def _loaded() -> Kernels:
     try:
         register = ctypes.CDLL(found.origin).kbn_register
     except (OSError, AttributeError) as error:
-        return Kernels(False, f"kbn's library does not load: {error}")
+        return Kernels(False, f"kbn's library cannot be loaded: {error}")
     if not register(os.fsencode(library), threads()):
-        return Kernels(False, "this TensorFlow does not take them")
-    # Whoever ran the op before is to get them too.
+        return Kernels(False, "this TensorFlow does not accept kbn's kernels")
+    # The eager runtime caches kernels. Clear it, so that later calls use kbn's.
     from tensorflow.python.eager import context
 
     context.context().clear_kernel_cache()
@@ -59,7 +59,7 @@ def _loaded() -> Kernels:
 
 
 def tensorflow_library() -> Path | None:
-    """Return the library of TensorFlow that holds its C API."""
+    """Return TensorFlow's library with the C API, or None if it is not found."""
     import tensorflow as tf
 
     folder = Path(tf.sysconfig.get_lib())
@@ -67,7 +67,7 @@ def tensorflow_library() -> Path | None:
 
 
 def threads() -> int:
-    """Return how many threads a kernel may use: what TensorFlow may, within this process's CPUs."""
+    """Return how many threads a kernel may use: TensorFlow's setting, or this process's CPUs."""
     import tensorflow as tf
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -14,7 +14,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def kernel(dtype: str) -> Kernel:
-    """Return what the op can do for inputs of `dtype`, here and now."""
+    """Return whether the op can be used now for inputs of `dtype`."""
     if dtype not in DTYPES:
         return Kernel(f"the fused kernel does not support {dtype}")
     if inside_xla():
@@ -53,7 +53,7 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the op, in training mode if no statistics are given."""
     native_kernels.load()
-    # Tensors, also of variables: others take the slow path of TensorFlow's eager runtime.
+    # Convert variables too: they would take the slow path of TensorFlow's eager runtime.
     gamma, beta, mean, variance = (
         tf.convert_to_tensor(values, "float32")
         for values in (gamma, beta, *(statistics or ([], [])))
@@ -76,7 +76,7 @@ def _run(
 
 
 def _image(x: Tensor, axis: int) -> tuple[Any, str]:
-    """Return the 4-D shape in which `x` lies as it is (None: its own), and the kernel's layout."""
+    """Return a 4-D shape for `x` without a copy (None: its own shape), and the kernel's layout."""
     rank, channels = len(x.shape), x.shape[axis]
     if axis == rank - 1:
         return (None if rank == 4 else tf.constant([1, -1, 1, channels])), "NHWC"

@@ -10,20 +10,20 @@ from kbn.common.types import Tensor
 
 
 def several_replicas() -> bool:
-    """Return whether the code that runs now is one of several replicas of a strategy."""
+    """Return whether the current code runs on one of several replicas of a strategy."""
     return _context() is not None
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return every replica's `rows`, (k, C), as (R, k, C): the same on all of them.
+    """Return `rows`, (k, C), of all R replicas as (R, k, C), the same on every replica.
 
-    One collective, an all-reduce of rows that are zero but for the replica's own. Its gradient is
-    such a sum too, and it works under every strategy.
+    This is one collective: an all-reduce of (R, k, C), where each replica fills in its own rows and
+    leaves the others 0. Its gradient is an all-reduce too. It works under every strategy.
     """
     context = _context()
     replicas = tf.range(context.num_replicas_in_sync)
     own = tf.equal(replicas, tf.cast(context.replica_id_in_sync_group, replicas.dtype))
-    # Not a product with 0 and 1: one replica's NaN would reach the rows of the others.
+    # Do not multiply by 0 and 1: one replica's NaN would reach the rows of the others.
     placed = tf.where(own[:, None, None], rows[None], tf.zeros_like(rows)[None])
     return context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
@@ -35,12 +35,12 @@ def is_chief(model: keras.Model) -> bool:
 
 
 def undisturbed() -> contextlib.AbstractContextManager[Any]:
-    """Return a context whose code runs once for the whole batch, in a strategy's scope or not.
+    """Return a context in which code runs once for the whole batch, even in a strategy's scope.
 
-    As outside of any scope: Keras divides losses there by one replica, and of variables that
-    differ between replicas the first one's are read. New variables must not be made inside.
+    Code inside runs as outside any scope: Keras divides losses by one replica, and if a variable
+    differs between replicas, the first replica's value is read. Do not create variables inside.
     """
-    # A strategy's scope lies on the graph, so a new one has TensorFlow's default: one replica.
+    # A strategy's scope belongs to the graph, so a new graph has TensorFlow's default: one replica.
     with tf.Graph().as_default():
         return tf.distribute.get_replica_context()
 

@@ -1,4 +1,4 @@
-"""The state of training."""
+"""The training state that the callbacks read."""
 
 from typing import Any
 
