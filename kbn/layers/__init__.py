@@ -1,1 +1,1 @@
-"""The layer: its options, its variables, the call, the saved state, and which path a call takes."""
+"""The layer: options, variables, forward pass, saved state and execution path."""

@@ -1,4 +1,4 @@
-"""The layer: options, variables, call, config."""
+"""`kbn.BatchNormalization`."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -24,42 +24,43 @@ from kbn.ops.precision import wide, widened
 class BatchNormalization(SavedState, backend.ExportedState):
     """Batch normalization with the moving statistics that Ioffe & Szegedy (2015) define.
 
-    A `keras.layers.BatchNormalization` with the same arguments, defaults and variables, and more
-    options; the README's table says where it differs. Let m be the number of values per channel
-    in a batch, `batch_mean` their mean and `batch_variance` their biased variance
-    (Σ(x − batch_mean)²/m).
+    This is a `keras.layers.BatchNormalization` with the same arguments, defaults and variables,
+    and more options. A table in the README lists the differences. In a batch, m is the number of
+    values per channel, `batch_mean` is their mean, and `batch_variance` is their biased variance
+    Σ(x − batch_mean)²/m.
 
-    **In training** (`training=True`) the batch is normalized with its own moments (Algorithm 1):
+    **In training** (`training=True`), the batch is normalized with its own moments (Algorithm 1):
 
         y = gamma · (x − batch_mean) / √(batch_variance + epsilon) + beta
 
-    and the moving statistics move (§3.1; Algorithm 2, steps 8 to 10):
+    and the moving statistics are updated (§3.1; Algorithm 2, steps 8 to 10):
 
         moving_mean     ← moving_mean · momentum     + batch_mean · (1 − momentum)
         moving_variance ← moving_variance · momentum + m/(m−1) · batch_variance · (1 − momentum)
 
-    With `unbiased_variance=False` the factor m/(m−1) is left out, as Keras does. With
-    `momentum=None` each moving statistic is the average over all batches seen, each weighted by m.
+    With `unbiased_variance=False`, the factor m/(m−1) is left out, as in Keras. With
+    `momentum=None`, each moving statistic is the average over all batches so far, weighted by m.
 
-    **In inference** (`training=False`, or a frozen layer) the moving statistics normalize:
+    **In inference** (`training=False`, or a frozen layer), the moving statistics normalize:
 
         y = gamma · (x − moving_mean) / √(moving_variance + epsilon) + beta
 
-    **A batch moves only what it tells**, channel by channel: a single value (m = 1) moves the
-    mean and leaves the variance; an empty, wholly masked, inf or NaN channel moves neither.
-    `skipped_updates` counts.
+    **Skipped updates.** A channel with a single value (m = 1) updates the mean but not the
+    variance. A channel that is empty, fully masked, or contains inf or NaN updates neither.
+    `skipped_updates` counts the skipped updates of the variance per channel.
 
-    **Over replicas** (`tf.distribute`), `synchronized=True` normalizes with the moments of the
-    whole batch, merged by count. Otherwise each replica normalizes with its own, as in Keras,
-    and the moving statistics follow the mean over replicas, each weighted by its count; every
-    replica holds the same ones. Either takes one collective per forward pass in training.
+    **On several replicas** (`tf.distribute`) with `synchronized=True`, every replica normalizes
+    with the moments of the whole batch, merged by count. Otherwise each replica normalizes with
+    its own moments, as in Keras. The moving statistics are then updated with the mean over
+    replicas, weighted by count, and are the same on every replica. Both cases take one collective
+    per forward pass in training.
 
-    **Frozen** (`trainable = False`) means inference mode: `gamma`, `beta` and the moving
-    statistics stay, also when called with `training=True`. Called directly, the layer obeys at
-    once; a model that was trained before keeps what it was compiled with until `compile` is
-    called again. To fine-tune, set `base.trainable = False`, or that of the normalization
-    layers alone, and then compile. Do not rely on `base(inputs, training=False)` in a functional
-    model: Keras 3.15 overrides it with the `training=True` of `fit`.
+    **A frozen layer** (`trainable = False`) runs in inference mode: `gamma`, `beta` and the moving
+    statistics do not change, even with `training=True`. Freezing takes effect at once in direct
+    calls of the layer. In a model that was already trained, it takes effect only after `compile`
+    is called again. To fine-tune, set `base.trainable = False`, or only that of the normalization
+    layers, and then compile. Do not rely on `base(inputs, training=False)` in a functional model:
+    Keras 3.15 overrides it with the `training=True` of `fit`.
 
     Example:
         >>> import numpy as np
@@ -77,9 +78,9 @@ class BatchNormalization(SavedState, backend.ExportedState):
         True
 
     Args:
-        axis: the channel axis, an integer (a list of one integer, as in old saved models, too).
-        momentum: weight of the old value, in [0, 1] (torch's `momentum` is 1 − this), or None
-            for the count-weighted average of all batches, which adds two (C,) variables,
+        axis: the channel axis: an integer, or a list of one integer as in old saved models.
+        momentum: weight of the old value, in [0, 1] (torch's `momentum` is 1 − this). None takes
+            the average over all batches, weighted by count, and adds two (C,) variables,
             `mean_count` and `variance_count`.
         epsilon: positive number added to the variance.
         center: whether to add `beta`.
@@ -92,52 +93,54 @@ class BatchNormalization(SavedState, backend.ExportedState):
         gamma_regularizer: regularizer of `gamma`.
         beta_constraint: constraint on `beta`.
         gamma_constraint: constraint on `gamma`.
-        renorm: batch renormalization (Ioffe 2017): in training, x̂·r + d replaces x̂, with
-            r = σ_B/σ and d = (μ_B − μ)/σ held constant in gradients. μ and σ are the variables
+        renorm: whether to use batch renormalization (Ioffe 2017): in training, x̂·r + d replaces x̂.
+            r = σ_B/σ and d = (μ_B − μ)/σ are constants for gradients. μ and σ are the variables
             `renorm_mean` and `renorm_stddev`, averages of μ_B and σ_B = √(batch_variance +
-            epsilon). `moving_stddev` averages √(kept variance + epsilon), and `moving_variance`
-            is its square − epsilon. Variables and their order are Keras's.
-        renorm_clipping: with `renorm`, the limits "rmin" ≤ r ≤ "rmax" and |d| ≤ "dmax"; one that
-            is missing does not clip. A number, or a `LearningRateSchedule` of the number of
-            batches that moved the statistics so far (the paper starts from rmax = 1, dmax = 0),
-            which adds a variable, `renorm_step`.
+            epsilon). `moving_stddev` averages √(v + epsilon), where v is the batch variance with
+            the factor m/(m−1) if `unbiased_variance`. `moving_variance` is its square − epsilon.
+            The variables and their order are those of Keras.
+        renorm_clipping: with `renorm`, a dict of the limits "rmin" ≤ r ≤ "rmax" and |d| ≤ "dmax".
+            A missing limit does not clip. A limit is a number or a `LearningRateSchedule` over the
+            number of batches that updated the statistics (the paper starts with rmax = 1,
+            dmax = 0). A schedule adds a variable, `renorm_step`.
         renorm_momentum: with `renorm`, the weight of the old value in μ and σ, in [0, 1].
         synchronized: whether replicas share the moments of the whole batch.
-        unbiased_variance: whether the moving variance estimates m/(m−1)·σ_B² (the paper, torch)
-            or σ_B² (Keras). It never touches what normalizes a training batch.
-        zero_debias: whether the moving statistics are free of the bias towards their initial
-            values: hidden/(1 − momentumᵗ) after t updates, where `hidden` starts at zero (Kingma &
-            Ba 2015, §3). Adds two (C,) variables, `mean_debias` and `variance_debias`, which hold
-            1 − momentumᵗ. Statistics loaded from a `.keras` or `.weights.h5` file or by
-            `set_weights` without them count as settled; where they are assigned otherwise, set
-            these to 1. (Keras refuses old-format `.h5` weights whose number differs.)
-        virtual_batch_size: samples per virtual ("ghost") batch (Hoffer et al. 2017), or None: in
-            training, consecutive samples are normalized in batches of that size, the last one
-            of what remains, and move the statistics one after the other, as small batches would.
-        fused: "auto", True or False: whether TensorFlow's fused kernel, `FusedBatchNormV3`, does
-            the work. "auto" takes it for float32, float16 and bfloat16, in inference and in
-            training, except for masks, `renorm`, `virtual_batch_size`, statistics shared by
-            replicas, and inside XLA, where it computes wrong variances. True raises there
-            instead; False never takes it. `execution_path` says what a call would do. On CPUs
-            the op runs on kernels of kbn's own where they were compiled (the README says more).
-        **kwargs: `name`, `dtype`, `trainable` and what else a Keras layer takes.
+        unbiased_variance: whether the moving variance averages m/(m−1)·σ_B² (the paper, torch)
+            or σ_B² (Keras). Training batches are normalized with σ_B² in both cases.
+        zero_debias: whether to remove the bias of the moving statistics towards their initial
+            values. After t updates they are hidden/(1 − momentumᵗ), where `hidden` starts at zero
+            (Kingma & Ba 2015, §3). This adds two (C,) variables, `mean_debias` and
+            `variance_debias`, with the value 1 − momentumᵗ. If a `.keras` or `.weights.h5` file or
+            `set_weights` does not include them, they become 1, and the loaded statistics stay. If
+            you assign the statistics in another way, set both to 1. (Keras refuses old-format
+            `.h5` weights with a different number of variables.)
+        virtual_batch_size: samples per ghost ("virtual") batch (Hoffer et al. 2017), or None. In
+            training, consecutive samples are normalized in ghost batches of this size; the last
+            one may be smaller. They update the statistics one after the other, as small batches do.
+        fused: whether to use TensorFlow's fused kernel, `FusedBatchNormV3`: "auto", True or False.
+            "auto" uses it for float32, float16 and bfloat16 in inference and training, except with
+            masks, `renorm`, `virtual_batch_size` or statistics shared by replicas, and inside XLA,
+            where it computes wrong variances. True raises an error in these cases. False never
+            uses it. `execution_path` returns the path of a call. On CPUs, kbn's own kernels run
+            the op if they were compiled (see the README).
+        **kwargs: `name`, `dtype`, `trainable` and other arguments of Keras layers.
 
     Call arguments:
         inputs: tensor of rank ≥ 1 with C channels along `axis`; integers are cast to float32.
-        training: whether to normalize with the batch and move the statistics.
-        mask: which values take part; the others take none in statistics or gradients, not even
-            as NaN, and their output is `beta`. A tensor of the rank of `inputs` that broadcasts to
-            them, or a shorter one along their axes other than the channel axis, from the first:
-            (B,), (B, T), … Booleans and integers; or float weights, clipped to [0, 1], where the
-            m of a channel becomes (Σw)²/Σw², for which m/(m−1)·σ_B² is unbiased (Kish 1965).
+        training: whether to normalize with the batch's moments and update the moving statistics.
+        mask: the values to use. The others do not affect statistics or gradients, even if they are
+            NaN, and their output is `beta`. The mask has the rank of `inputs` and broadcasts to
+            them, or it has fewer axes: the leading axes of `inputs` without the channel axis, as in
+            (B,), (B, T), … Its dtype is bool, integer or float. Floats are weights, clipped to
+            [0, 1]. With weights, m is (Σw)²/Σw², for which m/(m−1)·σ_B² is unbiased (Kish 1965).
 
     Returns:
         A tensor of the shape of `inputs`, in the policy's compute dtype. Statistics are computed
-        and kept in float32 at least, whatever the policy.
+        and kept in at least float32 under every policy.
 
     Raises:
-        TypeError, ValueError: for arguments outside what is said here, with what was received; for
-            calls of a layer with `fused=True` that the fused kernel cannot do, with the reason.
+        TypeError, ValueError: if an argument is not allowed; the message says what was received.
+        ValueError: if `fused=True` and the fused kernel cannot do a call; the message says why.
 
     Reference:
         Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
@@ -212,19 +215,21 @@ class BatchNormalization(SavedState, backend.ExportedState):
         self.fused = options.checked_fused(
             fused, renorm=renorm, synchronized=synchronized, virtual=virtual_batch_size
         )
-        self._hidden: Any = None  # made by `build`
+        self._hidden: Any = None  # set by `build`
         self._own_names: list[str] = []
 
     @property
     def skipped_updates(self) -> np.ndarray:
         """(C,) int64 array: number of batches that could not update the moving variance.
 
-        Counted since the layer was built, per channel: batches that are empty, wholly masked, of a
-        single value, inf or NaN. Virtual batches and those of replicas count one by one. It is no
-        weight: it is not saved, and not counted inside a `keras.StatelessScope`.
+        It counts, per channel since the layer was built, batches that are empty, fully masked, inf
+        or NaN, or have a single value. Each ghost batch and each replica's batch counts. It is not
+        a weight: it is not saved, and it does not change inside a `keras.StatelessScope`.
         """
         if self._hidden is None:
-            raise ValueError(f"The layer is not built yet. Received: layer={self.name!r}")
+            raise ValueError(
+                f"skipped_updates needs a built layer: call it first. Received: layer={self.name!r}"
+            )
         return ops.convert_to_numpy(self._hidden.skipped.value)
 
     @property
@@ -236,7 +241,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
     def add_weight(
         self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any
     ) -> keras.Variable:
-        """Add a variable as Keras does, but statistics never below float32."""
+        """Add a variable as Keras does, but keep statistics in at least float32."""
         dtype = dtype or self.variable_dtype
         if not trainable and keras.backend.is_float_dtype(dtype):
             dtype = wide(dtype)
@@ -249,13 +254,13 @@ class BatchNormalization(SavedState, backend.ExportedState):
         self.channel_axis = self.axis % len(input_shape)
         for name, shape in variables.own_shapes(self).items():
             self._add_state(name, shape)
-        # Hidden from Keras, so that the layer's weights stay those of Keras's layer.
+        # Not tracked by Keras, so that the layer has the same weights as Keras's layer.
         self._hidden = SimpleNamespace(skipped=_counter("skipped_updates", self.moving_mean.shape))
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Normalize `inputs`; in training, move the statistics too."""
+        """Normalize `inputs`. In training, also update the moving statistics."""
         x = _floating(inputs)
         path = self.execution_path(x, training=training, mask=mask)
         weights = None
@@ -271,18 +276,18 @@ class BatchNormalization(SavedState, backend.ExportedState):
     def execution_path(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Path:
-        """Return how a call with these arguments would compute, and why.
+        """Return the path that a call with these arguments takes, and why.
 
-        The fused kernel takes what it computes right: float32, float16 and bfloat16 without
-        masks, virtual batches, renorm or statistics shared by replicas, outside XLA.
+        The fused kernel is used if its results are right: for float32, float16 and bfloat16
+        outside XLA, without masks, ghost batches, renorm or statistics shared by replicas.
 
         Returns:
-            `Path(fused, reason)`: whether the fused kernel does it, and a clause that says why.
+            `Path(fused, reason)`: whether the fused kernel is used, and why, as a readable clause.
 
         Raises:
-            ValueError: if `fused=True` and the kernel cannot do it.
+            ValueError: if `fused=True` and the fused kernel cannot do the call.
         """
-        # As Keras does before it calls: it casts, and finds the mask that an earlier layer left.
+        # Keras casts the inputs and finds the mask of an earlier layer before `call`; do the same.
         dtype = keras.backend.standardize_dtype(
             getattr(inputs, "dtype", None) or np.asarray(inputs).dtype
         )
@@ -299,7 +304,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Return what `from_config` needs to make this layer again."""
+        """Return the config from which `from_config` creates an equal layer."""
         return {
             **super().get_config(),
             "renorm_clipping": renormalization.config_of(self.renorm_clipping),
@@ -310,7 +315,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         }
 
     def running_statistics(self) -> RunningStatistics:
-        """Return how the variables move by the options as they are now."""
+        """Return the moving statistics with their update rules, by the current options."""
         return variables.running_statistics(self, self._hidden.skipped)
 
     def _hidden_variables(self) -> dict[str, keras.Variable]:

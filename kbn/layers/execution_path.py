@@ -1,4 +1,4 @@
-"""The one place that chooses how a batch is normalized: by the fused kernel or in portable ops."""
+"""The choice between the fused kernel and portable ops. No other module makes this choice."""
 
 import functools
 import os
@@ -10,16 +10,16 @@ from kbn import backend
 from kbn.common import checks
 
 ENVIRONMENT = "KBN_FUSED"
-"""The environment variable that says what fused="auto" means: one of `FORCED`."""
+"""Environment variable, one of `FORCED`: "off" forces the portable path."""
 FORCED = ("auto", "off")
 
 
 class Path(NamedTuple):
-    """How a layer computes, and why.
+    """The path that a call takes, and why.
 
     Attributes:
-        fused: whether the fused kernel does it.
-        reason: why, a clause for people.
+        fused: whether the fused kernel is used.
+        reason: why, as a readable clause.
     """
 
     fused: bool
@@ -35,13 +35,13 @@ def choose(
     """Return the path of a call.
 
     Args:
-        layer: the layer; its options are read.
-        dtype: that of the inputs.
-        training: whether the batch's own moments normalize it.
+        layer: the layer, for its options.
+        dtype: dtype of the inputs.
+        training: whether the batch is normalized with its own moments.
         masked: whether there is a mask.
 
     Raises:
-        ValueError: if `fused=True` and the kernel cannot do it, with the reason.
+        ValueError: if `fused=True` and the kernel cannot do the call; the message says why.
     """
     if layer.fused is False:
         return Path(False, "fused=False")
@@ -61,7 +61,7 @@ def choose(
 def _obstacle(
     layer: keras.layers.BatchNormalization, *, training: bool, masked: bool
 ) -> str | None:
-    """Return why the fused kernel cannot do what the layer is to compute, or None."""
+    """Return why the fused kernel cannot do the call, or None if it can."""
     if _forced() == "off":
         return f"{ENVIRONMENT}=off"
     if masked:
@@ -69,7 +69,7 @@ def _obstacle(
     if not training:
         return None
     if layer.virtual_batch_size is not None:
-        return "the fused kernel does not support virtual batches"
+        return "the fused kernel does not support virtual_batch_size"
     if layer.synchronized and backend.several_replicas():
         return "the fused kernel cannot share statistics with other replicas"
     return "the fused kernel does not support renorm" if layer.renorm else None

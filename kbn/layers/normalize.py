@@ -1,4 +1,4 @@
-"""How inputs become outputs: the forward pass of the layer, as functions of its state."""
+"""The forward pass of the layer, as functions of the layer's state."""
 
 from collections.abc import Callable
 
@@ -15,18 +15,18 @@ from kbn.ops.precision import wide
 from kbn.ops.renormalization import Correction
 
 Normalize = Callable[[keras.layers.BatchNormalization, Tensor, Tensor | None], Tensor]
-"""Takes the layer, its inputs and weights of their values (None: all alike) to its outputs."""
+"""A function of the layer, its inputs and their weights (None: all equal) to its outputs."""
 
 
 def chosen(*, training: bool, fused: bool) -> Normalize:
-    """Return the function that normalizes with the batch or with the moving statistics."""
+    """Return the function that normalizes in training or inference, by the chosen path."""
     if training:
         return fused_batch if fused else portable_batch
     return fused_inference if fused else portable_inference
 
 
 def fused_batch(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
-    """Normalize `x` with its own moments, by the kernel; move the statistics by them."""
+    """Normalize `x` with its own moments by the kernel, and update the moving statistics."""
     gamma, beta = gamma_of(layer, "float32"), beta_of(layer, "float32")
     outputs, batch = moments.by_kernel(x, layer.channel_axis, gamma, beta, layer.epsilon)
     layer.running_statistics().move(batch)
@@ -36,7 +36,7 @@ def fused_batch(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> T
 def portable_batch(
     layer: keras.layers.BatchNormalization, x: Tensor, weights: Tensor | None
 ) -> Tensor:
-    """Normalize `x` with its own moments, or those of its virtual batches; move the statistics."""
+    """Normalize `x` with the moments of the batch or its ghost batches; update the statistics."""
     if layer.virtual_batch_size is None:
         return _groups(layer, x, weights, layer.channel_axis)
     groups, weights = virtual_batches.split(x, layer.virtual_batch_size, weights)
@@ -45,7 +45,7 @@ def portable_batch(
 
 
 def fused_inference(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
-    """Normalize `x` with the moving statistics, by the kernel."""
+    """Normalize `x` with the moving statistics by the kernel."""
     return backend.normalize(
         x,
         layer.channel_axis,
@@ -70,13 +70,13 @@ def portable_inference(
 
 
 def gamma_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
-    """Return gamma, or ones, (C,)."""
+    """Return gamma, or ones if the layer has none, (C,)."""
     gamma = layer.gamma.value if layer.scale else ops.ones_like(layer.moving_mean.value)
     return ops.cast(gamma, dtype)
 
 
 def beta_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
-    """Return beta, or zeros, (C,)."""
+    """Return beta, or zeros if the layer has none, (C,)."""
     beta = layer.beta.value if layer.center else ops.zeros_like(layer.moving_mean.value)
     return ops.cast(beta, dtype)
 
@@ -84,7 +84,7 @@ def beta_of(layer: keras.layers.BatchNormalization, dtype: str) -> Tensor:
 def _groups(
     layer: keras.layers.BatchNormalization, x: Tensor, weights: Tensor | None, axis: int
 ) -> Tensor:
-    """Normalize `x`; if virtual batches lie before `axis`, each by its own moments."""
+    """Normalize `x`, or each ghost batch of `x` if they are along axis 0, with its own moments."""
     statistics = layer.running_statistics()
     axes = _all_but(axis, x, first=axis - layer.channel_axis)
     gather = backend.gather if layer.synchronized and backend.several_replicas() else None
@@ -93,7 +93,8 @@ def _groups(
     statistics.move(batch.moments)
     scale, bias = _transform(layer, batch.moments.variance, correction)
     scale, bias = _along(scale, x, axis), _along(bias, x, axis)
-    # Unlike a mean, the offset is of the order of the spread at most: it may be multiplied out.
+    # Unlike a mean, the offset is at most of the order of the spread, so multiplying it out loses
+    # no accuracy.
     outputs = affine(batch.x, batch.pivot, scale, bias - batch.offset * scale, axes)
     return _or_beta(layer, outputs, weights, axis)
 
@@ -101,7 +102,7 @@ def _groups(
 def _or_beta(
     layer: keras.layers.BatchNormalization, outputs: Tensor, weights: Tensor | None, axis: int
 ) -> Tensor:
-    """Return `outputs`, and beta at the masked positions."""
+    """Return `outputs` with beta at the masked positions."""
     if weights is None:
         return outputs
     return where_kept(weights, outputs, _along(beta_of(layer, outputs.dtype), outputs, axis))
@@ -110,7 +111,7 @@ def _or_beta(
 def _transform(
     layer: keras.layers.BatchNormalization, variance: Tensor, correction: Correction | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the factor of a deviation from the mean and the summand, (…, C) each."""
+    """Return the scale and the bias for deviations from the mean, (…, C) each."""
     scale = ops.rsqrt(variance + layer.epsilon)
     gamma, beta = gamma_of(layer, scale.dtype), beta_of(layer, scale.dtype)
     if correction is None:
@@ -119,12 +120,12 @@ def _transform(
 
 
 def _correction(layer: keras.layers.BatchNormalization, batch: Moments) -> Correction:
-    """Return renorm's correction for a batch, by the statistics before the batch moves them."""
+    """Return renorm's correction for a batch, from the statistics before the batch's update."""
     scheduled = renormalization.is_scheduled(layer.renorm_clipping)
     step = layer.renorm_step.value if scheduled else None
     limits = renormalization.limits_at(layer.renorm_clipping or {}, step)
     dtype = batch.mean.dtype
-    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # no batch has a smaller one
+    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # the smallest that a batch can have
     return renormalization.correction(
         batch.mean,
         ops.sqrt(batch.variance + layer.epsilon),
@@ -139,7 +140,7 @@ def _all_but(axis: int, x: Tensor, first: int = 0) -> list[int]:
 
 
 def _along(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Lay (C,) along `axis` of `x`; of (G, C), G lies along axis 0."""
+    """Reshape (C,) to broadcast along `axis` of `x`; (G, C) along axis 0 too."""
     shape = [1] * len(x.shape)
     shape[axis] = x.shape[axis]
     if len(per_channel.shape) == 2:

@@ -1,4 +1,4 @@
-"""The layer's state: variables that follow the batches, and the count of skipped updates."""
+"""The layer's moving statistics, and the count of skipped updates."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from kbn.ops.moving_average import Contribution, Update
 
 
 class Average:
-    """A variable that follows the batches by one of the rules of `moving_average`.
+    """A variable that averages over batches by one of the rules of `moving_average`.
 
     Args:
         variable: (C,) variable, the average.
-        momentum: weight of the old value, or None for the average by count.
-        seen: (C,) variable for what the rule must remember: the count of values (momentum None) or
+        momentum: weight of the old value, or None for the average weighted by count.
+        seen: (C,) variable that the rule needs in addition: the count of values (momentum None) or
             1 − momentumᵗ (zero debias); None for the plain exponential average.
     """
 
@@ -28,14 +28,14 @@ class Average:
         self.variable, self.momentum, self.seen = variable, momentum, seen
 
     def follow(self, value: Tensor, updatable: Tensor) -> None:
-        """Move by (C,) `value` in the updatable channels; for the plain exponential average."""
+        """Update with `value`, (C,), in updatable channels. For the plain exponential average."""
         old = self.variable.value
         rate = 1.0 - (self.momentum or 0.0)
         new = moving_average.exponential(old, Update(value, rate, None))
         self.variable.assign(ops.where(updatable, new, old))
 
     def move(self, update: Update) -> None:
-        """Take the update."""
+        """Apply the update."""
         old = self.variable.value
         if self.seen is None:
             self.variable.assign(moving_average.exponential(old, update))
@@ -47,18 +47,18 @@ class Average:
 
 
 Observation = tuple[Average, Tensor, Tensor]
-"""An average, the value that a batch has for it, and the channels in which it may be used."""
+"""An average, the batch's value for it, and the channels in which this value may be used."""
 
 
 class RunningStatistics:
-    """The statistics that inference normalizes with, and how many updates they skipped.
+    """The statistics for inference, and the number of skipped updates.
 
     Args:
         mean: the average of batch means.
         variance: the average of batch variances.
         skipped: (C,) int64 variable, the number of batches that could not update the variance.
         unbiased: whether `variance` averages m/(m−1)·σ_B² or σ_B².
-        synchronized: whether all replicas see the same moments, so that nothing is to be agreed.
+        synchronized: whether all replicas have the same moments, so that none need merging.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RunningStatistics:
         self._skipped = skipped
 
     def move(self, batch: Moments) -> None:
-        """Let the batch, or the virtual batches one after the other, move the statistics."""
+        """Update the statistics with the batch, or with its ghost batches one after the other."""
         observed = [_fitted(*observation) for observation in self._observed(batch)]
         skipped = _count(ops.logical_not(observed[1][2]))
         alone = self._synchronized or not backend.several_replicas()
@@ -91,11 +91,11 @@ class RunningStatistics:
         self._take([average for average, _, _ in observed], updates)
 
     def _is_plain(self, batch: Moments) -> bool:
-        """Return whether it is one batch for exponential averages: fewer ops do the same."""
+        """Return whether this is one batch for exponential averages, which takes fewer ops."""
         return len(batch.mean.shape) == 1 and self._mean.seen is None
 
     def _observed(self, batch: Moments) -> list[Observation]:
-        """Return one observation per average, first of the mean, then of the variance."""
+        """Return one observation per average, the mean's first, then the variance's."""
         kept = self._kept_variance(batch)
         for_mean, for_variance = moving_average.updatable(batch, kept)
         return [(self._mean, batch.mean, for_mean), (self._variance, kept, for_variance)]
@@ -111,19 +111,20 @@ class RunningStatistics:
 class RenormRunningStatistics(RunningStatistics):
     """The statistics of batch renormalization, in Keras's variables (Ioffe 2017).
 
-    `renorm_mean` and `renorm_stddev`, μ and σ of the paper, average μ_B and √(σ_B² + ε)
-    with `renorm_momentum`; training normalizes with them, so they are biased as the batch's own
-    normalization is. For inference, `moving_mean` and `moving_stddev` average with `momentum`,
-    the latter over √(kept variance + ε), and `moving_variance` is moving_stddev² − ε.
+    `renorm_mean` and `renorm_stddev` (μ and σ in the paper) average μ_B and √(σ_B² + ε) with
+    `renorm_momentum`. Training normalizes with them, so they use the biased variance, as the
+    normalization by a batch does. For inference, `moving_mean` and `moving_stddev` average μ_B and
+    √(v + ε) with `momentum`, where v is the variance with Bessel's correction if `unbiased`.
+    `moving_variance` is moving_stddev² − ε.
 
     Args:
         mean: the average of batch means.
         stddev: the average of batch standard deviations.
         renorm_mean: the average μ.
         renorm_stddev: the average σ.
-        variance: (C,) variable that follows `stddev`.
+        variance: (C,) variable, kept equal to stddev² − ε.
         epsilon: ε.
-        clock: variable, the number of batches that moved any channel; None if it is not needed.
+        clock: variable, the number of batches that updated any channel; None if it is not needed.
         **options: as for `RunningStatistics`.
     """
 
@@ -145,7 +146,7 @@ class RenormRunningStatistics(RunningStatistics):
         self._epsilon, self._clock = epsilon, clock
 
     def _is_plain(self, batch: Moments) -> bool:
-        return False  # `moving_variance` is to follow
+        return False  # `moving_variance` must be updated too
 
     def _observed(self, batch: Moments) -> list[Observation]:
         kept = self._kept_variance(batch)
@@ -170,7 +171,7 @@ class RenormRunningStatistics(RunningStatistics):
 
 
 def _fitted(average: Average, value: Tensor, updatable: Tensor) -> Observation:
-    """Return the observation in the dtype of the average, in which it may become infinite."""
+    """Return the observation in the dtype of the average, without channels that overflow."""
     if value.dtype == average.variable.value.dtype:
         return average, value, updatable
     value = ops.cast(value, average.variable.dtype)
@@ -178,7 +179,7 @@ def _fitted(average: Average, value: Tensor, updatable: Tensor) -> Observation:
 
 
 def _updates(observed: list[Observation], count: Any) -> list[Update]:
-    """Return the update of each average; those of one kind share the work."""
+    """Return the update of each average. Updates of the same kind share the work."""
     shared: dict[Any, Contribution] = {}
     updates = []
     for average, value, flags in observed:
@@ -190,13 +191,13 @@ def _updates(observed: list[Observation], count: Any) -> list[Update]:
 
 
 def _count(flags: Tensor) -> Tensor:
-    """Return (C,) int64: how many of the batches, (C,) or (G, C), have the flag."""
+    """Return, as (C,) int64, how many batches have the flag; `flags` is (C,) or (G, C)."""
     flags = ops.cast(flags, "int64")
     return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
 
 
 def _agreed_over_replicas(updates: list[Update], skipped: Tensor) -> tuple[list[Update], Tensor]:
-    """Return each update as all replicas agree on it, and all skips; one collective."""
+    """Return the updates and the skips merged over all replicas, by one collective."""
     dtype = keras.backend.result_type(*(update.value.dtype for update in updates))
     rows = [ops.cast(row, dtype) for row in [skipped, *(row for each in updates for row in each)]]
     skips, *gathered = ops.unstack(backend.gather(ops.stack(rows)), axis=1)

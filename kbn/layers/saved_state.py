@@ -1,7 +1,7 @@
-"""The state beyond Keras's: variables of kbn's own, and what a saved file must hold of them.
+"""Saving and loading: Keras's variables, and the variables that kbn adds.
 
-Keras's variables are stored by number, as Keras stores them, so that files move both ways. What
-kbn adds is stored by name; a file of Keras's layer has none of it.
+Keras's variables are stored by number, as Keras stores them, so that kbn's layer and Keras's can
+load each other's files. kbn's own variables are stored by name. Files of Keras's layer have none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,13 @@ import keras
 import numpy as np
 
 RENORM_VARIABLES = 3  # moving_stddev, renorm_mean, renorm_stddev; Keras puts them last
-# Loaded statistics count as settled: zero debiasing must not start over and overwrite them.
+# Values of variables that a file lacks. With 1, zero debiasing does not start over, which would
+# overwrite the loaded statistics.
 MISSING = {"mean_debias": 1.0, "variance_debias": 1.0, "renorm_step": 0.0}
 
 
 class SavedState(keras.layers.BatchNormalization):
-    """A layer with variables of its own after those of Keras's layer, saved and loaded."""
+    """A layer that saves and loads its own variables in addition to those of Keras's layer."""
 
     _own_names: list[str]
 
@@ -30,20 +31,20 @@ class SavedState(keras.layers.BatchNormalization):
     def load_own_variables(self, store: Any) -> None:
         """Read the state from a file of kbn's or Keras's layer, with or without renorm.
 
-        What the file lacks follows from what it holds: the statistics of `renorm=True` from the
-        moving ones, and with `zero_debias=True` loaded statistics count as settled.
+        Missing values are derived. The statistics of `renorm=True` are taken from the moving
+        statistics. The variables of `zero_debias=True` become 1, so that loaded statistics stay.
 
         Raises:
-            ValueError: if variables do not fit, or `momentum=None` finds no counts.
+            ValueError: if variables do not fit, or if `momentum=None` and the file has no counts.
         """
         if not self.built:
             self._check_load_own_variables(store)
         self._assign(numbered(store), store)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of all `weights`, or of those that Keras's layer has.
+        """Set the values of all `weights`, or only of those that Keras's layer has.
 
-        What is not given follows from the rest, as if a file was loaded.
+        Missing values are derived as in `load_own_variables`.
         """
         if len(weights) == len(self.weights):
             super().set_weights(weights)
@@ -56,7 +57,7 @@ class SavedState(keras.layers.BatchNormalization):
         if fitting is None:
             raise ValueError(
                 f"Layer {self.name!r} expects {len(variables)} variables of Keras's layer, "
-                f"{[v.name for v in variables]}, or those with or without renorm's. "
+                f"{[v.name for v in variables]}; the variables of renorm may be left out or added. "
                 f"Received: {len(values)} variables"
             )
         fitting += [own_value(v, own, self.name) for v in self._own_variables()]
@@ -65,11 +66,11 @@ class SavedState(keras.layers.BatchNormalization):
             variable.assign(value)
 
     def _add_state(self, name: str, shape: tuple[int, ...]) -> None:
-        """Add a variable that Keras's layer does not have, after those that it has."""
+        """Add a variable of kbn's own, after the variables of Keras's layer."""
         variable = self.add_weight(
             shape=shape, name=name, initializer="zeros", trainable=False, autocast=False
         )
-        setattr(self, name, variable)  # an attribute: checkpoints look for those
+        setattr(self, name, variable)  # checkpoints find variables by attribute
         self._own_names = [*self._own_names, name]
 
     def _keras_variables(self) -> list[keras.Variable]:
@@ -86,10 +87,10 @@ def numbered(store: Any) -> list[np.ndarray]:
 
 
 def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> list[Any] | None:
-    """Return `values` for a layer of `wanted` Keras variables, or None if they cannot fit.
+    """Return `values` for a layer with `wanted` Keras variables, or None if they cannot fit.
 
-    A layer with renorm begins with the statistics that one without it ended with, and the other
-    way round: the moving statistics mean the same in both.
+    The moving statistics mean the same with and without renorm. So a layer with renorm can start
+    from the statistics of a layer without it, and the other way round.
     """
     if renorm and len(values) == wanted - RENORM_VARIABLES:
         mean, variance = values[-2:]
@@ -101,19 +102,18 @@ def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> lis
 
 
 def own_value(variable: keras.Variable, store: Mapping[str, Any], layer: str) -> Any:
-    """Return what `store` holds for a variable of kbn's own, or what follows if it holds nothing.
+    """Return the value in `store` of a variable of kbn's own, or its default if it is missing.
 
     Raises:
-        ValueError: for the counts of `momentum=None`, which cannot be guessed.
+        ValueError: if the counts of `momentum=None` are missing. They have no default.
     """
     if variable.name in store.keys():  # noqa: SIM118 - stores are no dicts
         return store[variable.name]
     if variable.name not in MISSING:
         raise ValueError(
-            f"The saved state of layer {layer!r} holds no {variable.name}. With momentum=None the "
-            "average cannot continue without the number of values it was taken over. Load the "
-            "state into a layer with a momentum, or measure the statistics anew with "
-            "kbn.recalibrate."
+            f"The saved state of layer {layer!r} has no {variable.name}. With momentum=None, the "
+            "average cannot continue without the number of values so far. Load the state into a "
+            "layer with a momentum, or measure the statistics again with kbn.recalibrate."
         )
     return np.full(tuple(variable.shape), MISSING[variable.name])
 
@@ -122,7 +122,7 @@ def check_shapes(variables: Sequence[Any], values: Sequence[Any], layer: str) ->
     """Check all values before any is assigned.
 
     Raises:
-        ValueError: with the first variable that its value does not fit.
+        ValueError: if a value does not fit its variable; the message names the first one.
     """
     for variable, value in zip(variables, values, strict=True):
         if tuple(variable.shape) != tuple(np.shape(value)):

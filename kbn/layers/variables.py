@@ -1,4 +1,4 @@
-"""Which variables of kbn's own the options need, and the running statistics made of them."""
+"""The variables that kbn adds to those of Keras's layer, and the layer's running statistics."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ CLOCK = "renorm_step"
 
 
 def remembered(layer: keras.layers.BatchNormalization) -> tuple[str, ...]:
-    """Return the names of what the two averages must remember beside themselves."""
+    """Return the names of the additional variables of the averages of mean and variance."""
     if layer.momentum is None:
         return "mean_count", "variance_count"
     return ("mean_debias", "variance_debias") if layer.zero_debias else ()
 
 
 def own_shapes(layer: keras.layers.BatchNormalization) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the variables that Keras's layer does not have, by name, in order."""
+    """Return the shapes of the variables that kbn adds to Keras's, by name, in order."""
     shapes = {name: tuple(layer.moving_mean.shape) for name in remembered(layer)}
     clock: dict[str, tuple[int, ...]] = {CLOCK: ()}
     return shapes | (clock if renormalization.is_scheduled(layer.renorm_clipping) else {})
@@ -28,10 +28,12 @@ def own_shapes(layer: keras.layers.BatchNormalization) -> dict[str, tuple[int, .
 def running_statistics(
     layer: keras.layers.BatchNormalization, skipped: keras.Variable
 ) -> RunningStatistics:
-    """Return how the variables move by the options as they are now, as Keras's would.
+    """Return the moving statistics with their update rules, by the current options.
+
+    As in Keras, options may change after the layer was built.
 
     Args:
-        layer: a built layer of kbn's.
+        layer: a built `kbn.BatchNormalization`.
         skipped: (C,) int64 variable that counts the skipped updates.
 
     Raises:
@@ -68,7 +70,7 @@ def _check_variables(layer: keras.layers.BatchNormalization) -> None:
     if lacking or layer.renorm != hasattr(layer, "renorm_mean"):
         raise ValueError(
             "momentum=None, zero_debias, renorm and a renorm schedule need variables of their "
-            "own and cannot be set after the layer is built. Received, after build: "
+            "own, so they cannot be set after the layer is built. Received, after build: "
             f"momentum={layer.momentum}, zero_debias={layer.zero_debias}, "
             f"renorm={layer.renorm}, renorm_clipping={layer.renorm_clipping}"
         )

@@ -488,7 +488,7 @@ def test_the_former_name_of_skipped_updates_is_deprecated():
 
 def test_skipped_updates_are_counted_per_channel():
     layer = kbn.BatchNormalization()
-    with pytest.raises(ValueError, match=r"The layer is not built yet\. Received: layer="):
+    with pytest.raises(ValueError, match=r"needs a built layer: call it first\. Received: layer="):
         _ = layer.skipped_updates
     good = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     bad = good.copy()

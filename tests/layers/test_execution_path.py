@@ -31,7 +31,7 @@ PORTABLE = [
         {"virtual_batch_size": 4},
         "float32",
         {"training": True},
-        "the fused kernel does not support virtual batches",
+        "the fused kernel does not support virtual_batch_size",
     ),
     ({"renorm": True}, "float32", {"training": True}, "the fused kernel does not support renorm"),
 ]

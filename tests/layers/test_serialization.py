@@ -194,7 +194,7 @@ def test_an_average_by_count_needs_its_counts(tmp_path):
         lambda: target.layers[0].set_weights(source.get_weights()),
     ):
         with pytest.raises(
-            ValueError, match=r"holds no mean_count\. With momentum=None the average"
+            ValueError, match=r"has no mean_count\. With momentum=None, the average"
         ):
             load()
         for value, old in zip(target.get_weights(), before, strict=True):
