@@ -1,1 +1,1 @@
-"""Looking into any model: its layers, their calls, and the batches that `fit` takes."""
+"""Inspect any model: its layers, their calls, and the batches of its data."""

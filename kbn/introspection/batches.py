@@ -1,4 +1,4 @@
-"""Batches of inputs out of whatever `fit` takes."""
+"""Batches of inputs from any data that `fit` accepts."""
 
 from collections.abc import Iterator, Sized
 from itertools import chain, count, islice
@@ -17,22 +17,22 @@ DEFAULT_BATCH_SIZE = 32  # that of fit
 
 
 class Batches:
-    """The inputs of `data`, batch by batch, as often as they are asked for.
+    """The inputs of `data`, batch by batch. Each iteration is one pass over the data.
 
-    As in `fit`, a tuple means (x, y) or (x, y, sample_weight), of which only x is kept, and a list
-    means several inputs.
+    As in `fit`, a tuple means (x, y) or (x, y, sample_weight), and a list means several inputs.
+    Only x is used.
 
     Args:
         data: see `ACCEPTED`; arrays are cut into batches of `batch_size`.
-        steps: how many batches; None for all there are.
-        batch_size: for arrays alone, 32 if None.
+        steps: number of batches in a pass; None: all.
+        batch_size: samples per batch of arrays, 32 if None; not allowed for other data.
 
     Attributes:
         is_spent_by_reading: whether the data can be read only once.
 
     Raises:
-        TypeError, ValueError: where `data` is none of what is accepted, endless without `steps`,
-            or in batches already and `batch_size` is given.
+        TypeError, ValueError: if `data` is not in `ACCEPTED`, if it has no end and `steps` is None,
+            or if it already comes in batches and `batch_size` is given.
     """
 
     def __init__(self, data: Any, steps: int | None = None, batch_size: int | None = None) -> None:
@@ -45,7 +45,7 @@ class Batches:
         if self._comes_in_batches:
             if batch_size is not None:
                 raise ValueError(
-                    "batch_size is for arrays; this data comes in batches already. "
+                    "batch_size is for arrays only; this data already comes in batches. "
                     f"Received: batch_size={batch_size!r}, data={describe(data)}"
                 )
         else:
@@ -58,7 +58,7 @@ class Batches:
 
     @property
     def steps(self) -> int | None:
-        """How many batches a pass has, where that is known before it ends."""
+        """Number of batches in a pass, or None if it is unknown before the end."""
         if self._steps is not None:
             return self._steps
         if not self._comes_in_batches:
@@ -69,19 +69,19 @@ class Batches:
         return known if known >= 0 else None
 
     def first(self) -> Any:
-        """Return the inputs of the first batch; it will be read again."""
+        """Return the inputs of the first batch, without removing it from the data."""
         if not self.is_spent_by_reading:
             return next(iter(self))
         for batch in self._data:
             self._data = chain([batch], self._data)
             return inputs_of(batch)
-        raise ValueError("The data holds no batch. Received: an iterator at its end")
+        raise ValueError("The data has no batch. Received: an iterator at its end")
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the inputs of each batch.
 
         Raises:
-            ValueError: where the data ends before `steps` batches, or at once.
+            ValueError: if the data ends before `steps` batches, or has no batch.
         """
         read = 0
         batches = batches_of(self._data) if self._comes_in_batches else self._slices()
@@ -97,7 +97,7 @@ class Batches:
     def _slices(self) -> Iterator[Any]:
         inputs = inputs_of(self._data)
         for start in range(0, self._length, self._batch_size):
-            # In a tuple of one: inputs that are a tuple themselves would pass for (x, y).
+            # Put it into a tuple: inputs that are a tuple themselves would be taken for (x, y).
             part = tree.map_structure(lambda x, i=start: x[i : i + self._batch_size], inputs)
             yield (part,)
 
@@ -108,8 +108,8 @@ class Batches:
 
 
 def is_data_set(data: Any) -> bool:
-    """Say whether `data` is a data set of batches, rather than arrays."""
-    # A tf.data.Dataset has element_spec; asked so, TensorFlow need not be named.
+    """Return whether `data` is a data set of batches, rather than arrays."""
+    # A tf.data.Dataset has element_spec. This check does not need to import TensorFlow.
     return isinstance(data, keras.utils.PyDataset) or hasattr(data, "element_spec")
 
 
@@ -130,7 +130,7 @@ def samples(inputs: Any, data: Any) -> int:
     """Return the number of samples of arrays.
 
     Raises:
-        TypeError, ValueError: where they are no arrays, or differ in length.
+        TypeError, ValueError: if they are not arrays, or differ in length.
     """
     arrays = tree.flatten(inputs)
     if not arrays or any(getattr(x, "ndim", 0) == 0 or not isinstance(x, Sized) for x in arrays):

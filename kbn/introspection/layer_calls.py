@@ -1,4 +1,4 @@
-"""Observe every layer's call while a function runs or is traced; nothing stays attached."""
+"""Observe all layer calls while a function runs or is traced. Nothing stays attached to layers."""
 
 import contextlib
 import inspect
@@ -18,10 +18,11 @@ class LayerCall(NamedTuple):
 
     Attributes:
         layer: the layer.
-        inputs: its first argument, in the order of its `call`, that holds a tensor; or None.
-        mask: the mask that came with it, as an argument or on the tensor, or None.
-        outputs: what it returned.
-        trace: the trace it ran in (see `kbn.backend.current_trace`), or the RNN whose loop did.
+        inputs: the first argument, in the order of its `call`, that contains a tensor; or None.
+        mask: the mask that was passed as an argument or on the tensor, or None.
+        outputs: what the call returned.
+        trace: the trace it ran in (see `kbn.backend.current_trace`), or the RNN whose loop it ran
+            in.
     """
 
     layer: keras.layers.Layer
@@ -36,8 +37,8 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextlib.contextmanager
 def observe_calls(observe: Callable[[LayerCall], None]) -> Iterator[None]:
-    """Hand every layer's call in this thread to `observe`."""
-    # Two threads' patches would be taken off in the wrong order.
+    """Pass every layer call in this thread to `observe`."""
+    # Two threads would undo their patches in the wrong order.
     with _ONE_AT_A_TIME:
         yield from _observe_alone(observe)
 
@@ -45,8 +46,8 @@ def observe_calls(observe: Callable[[LayerCall], None]) -> Iterator[None]:
 def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
     original = keras.layers.Layer.__call__
     owner = threading.get_ident()
-    # If Python runs a loop, its turns look like other calls; and an RNN calls its cell once more,
-    # to see what comes out.
+    # RNNs whose loop is running. In eager mode, the steps of a loop look like other calls, and an
+    # RNN calls its cell once more to find out its outputs.
     loops: list[keras.layers.Layer] = []
 
     def observed_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -74,37 +75,37 @@ def _call(
 ) -> LayerCall:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
-    # Keras lets masks travel on the tensor, and takes an argument first.
+    # In Keras a mask can be attached to the tensor; an argument has precedence.
     mask = arguments.get("mask")
     mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
     return LayerCall(layer, inputs, mask, outputs, trace)
 
 
 def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:
-    """Return the arguments by name, in the order of `call` whatever the caller's order was."""
+    """Return the arguments by name, in the order of the parameters of `call`."""
     try:
         return inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
-    except TypeError:  # arguments that Keras takes for itself
+    except TypeError:  # arguments for Keras's `__call__` alone
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
 
 
 def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:
-    """Return what `fit` and `predict` pass: `training` only to a model whose `call` takes it.
+    """Return the arguments that `fit` and `predict` pass: `training` if the model's `call` has it.
 
-    The model is called, not its `call`, so that layers inherit `training` as they do in `fit`.
+    Pass them to the model, not to its `call`, so that layers inherit `training` as in `fit`.
     """
     return {"training": training} if model._call_has_training_arg else {}
 
 
 def runs_eagerly(model: keras.Model) -> bool:
-    """Return whether `fit` has Python run every step: a trace may fail, or compute otherwise."""
+    """Return whether `fit` runs eagerly. A trace of such a model may fail or differ."""
     return bool(getattr(model, "run_eagerly", False))
 
 
 def seeds(model: keras.Model, number: Tensor | int = 0) -> backend.Mapping:
-    """Return a state for every seed of `model`, always the same for a given `number`.
+    """Return a state for every seed of `model`, always the same for the same `number`.
 
-    For a `keras.StatelessScope`: the seeds themselves stay where they are.
+    Pass it to a `keras.StatelessScope`. The seeds themselves do not change.
     """
     states = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
     return [

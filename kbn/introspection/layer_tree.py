@@ -1,4 +1,4 @@
-"""Which layers: a unique path for every layer of a model, and the selection among them."""
+"""A unique path for every layer of a model, and the selection of layers."""
 
 import fnmatch
 import warnings
@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-# Sub-layers of a layer that is no model have no public accessor in Keras.
 Layers = dict[str, keras.layers.Layer]
 NORMALIZATIONS = tuple(
     getattr(keras.layers, name)
@@ -22,16 +21,17 @@ NORMALIZATIONS = tuple(
 
 
 def layer_paths(model: keras.Model) -> Layers:
-    """Return every layer below `model` under a path like `block_1/conv`, in depth-first order.
+    """Return every layer of `model` by a path like `block_1/conv`, in depth-first order.
 
-    Keras's own `layer.path` is missing for layers without weights, and names may repeat among
-    siblings of a subclassed model: the second `r` becomes `r_2`. A shared layer stands once,
-    where it was found first.
+    Keras's own `layer.path` is missing for layers without weights. Siblings in a subclassed model
+    may have the same name, so the second `r` becomes `r_2`. A shared layer is listed once, at the
+    place where it was found first.
     """
     paths: Layers = {}
     seen: set[int] = set()
 
     def visit(parent: keras.layers.Layer, prefix: str) -> None:
+        # Keras has no public accessor for the sub-layers of a layer that is not a model.
         for layer in parent._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
                 continue
@@ -52,7 +52,7 @@ def _unused(path: str, paths: Mapping[str, Any]) -> str:
 
 
 Preferred = Mapping[str, Callable[[keras.layers.Layer], bool]]
-"""Which layers are meant where the user names none: the first kind of which there is one."""
+"""Kinds of layers by name. If the user names no layers, the first kind that occurs is used."""
 
 NORMALIZATIONS_ELSE_KERNELS: Preferred = {
     "normalization layers": lambda layer: isinstance(layer, NORMALIZATIONS),
@@ -63,16 +63,16 @@ NORMALIZATIONS_ELSE_KERNELS: Preferred = {
 def select(
     layers: Any, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_KERNELS
 ) -> Layers:
-    """Return those of `paths` that the user's `layers` argument means, in model order.
+    """Return the layers of `paths` that the user's `layers` argument selects, in model order.
 
     Args:
-        layers: None (what is preferred), or one or a list of layers, paths or glob patterns, layer
-            types, or predicates of a layer.
+        layers: a layer, a path or glob pattern, a layer type, or a predicate of a layer, or a list
+            of those. None: the first of `preferred`.
         paths: all layers of the model, by path.
-        preferred: the kinds to look for where `layers` is None.
+        preferred: the kinds to use if `layers` is None.
 
     Raises:
-        ValueError: where an entry matches no layer; the message lists the paths there are.
+        ValueError: if an entry matches no layer; the message lists all paths.
     """
     if layers is None:
         return _default(paths, preferred)
@@ -89,7 +89,7 @@ def select(
 
 
 def asked_for(layers: Any, paths: Layers) -> set[str]:
-    """Return the paths that `layers` names one by one, not by a pattern, type or predicate."""
+    """Return the paths that `layers` names individually, not by a pattern, type or predicate."""
     entries = layers if isinstance(layers, list | tuple | set) else [layers]
     return {
         path
@@ -99,7 +99,7 @@ def asked_for(layers: Any, paths: Layers) -> set[str]:
 
 
 def check_layers(layers: Any) -> None:
-    """Check the `layers` argument as far as that goes without a model."""
+    """Check the `layers` argument as far as possible without a model."""
     if layers is None:
         return
     entries = layers if isinstance(layers, list | tuple | set) else [layers]
@@ -110,16 +110,16 @@ def check_layers(layers: Any) -> None:
 
 
 def report_unwatched(problem: str, layers: Any, unwatched: Iterable[str], paths: Layers) -> None:
-    """Warn of layers that cannot be watched, or raise where the user named one of them.
+    """Warn about layers that cannot be watched, or raise if the user named one of them.
 
     Args:
-        problem: why not; a sentence without its end.
+        problem: the reason; the beginning of a sentence that the paths end.
         layers: the user's argument.
-        unwatched: the paths of those layers.
+        unwatched: the paths of these layers.
         paths: all layers of the model, by path.
 
     Raises:
-        ValueError: where `layers` names one of them, and not by a pattern, type or predicate.
+        ValueError: if `layers` names one of them individually.
     """
     unwatched = list(unwatched)
     problem = f"{problem}: {', '.join(unwatched)}."
@@ -149,7 +149,7 @@ def _matcher(entry: Any) -> Callable[[str, keras.layers.Layer], bool]:
     if callable(entry) and not isinstance(entry, type):
         return lambda _, layer: bool(entry(layer))
     raise TypeError(
-        "layers must hold layers, paths or glob patterns, layer types or predicates. "
+        "layers must be layers, paths or glob patterns, layer types or predicates. "
         f"Received: {entry!r}"
     )
 

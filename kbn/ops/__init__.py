@@ -1,1 +1,1 @@
-"""Pure mathematics on `keras.ops` or NumPy: moments, masks, moving averages, renormalization."""
+"""Pure functions on `keras.ops` or NumPy: moments, masks, moving averages, renormalization."""

@@ -1,7 +1,8 @@
-"""The loops over an activation: two sums per channel, and the map that normalizes it.
+"""Passes over an activation: two sums per channel, and the map that normalizes it.
 
-Each reads activations in their own dtype, computes in float32 at least, and can be differentiated
-any number of times; the gradients, derived by hand, keep no temporary of the activation's size.
+Each function reads activations in their own dtype and computes in at least float32. It can be
+differentiated any number of times. The gradients are derived by hand, so that they keep no
+temporary tensor of the activation's size.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +15,15 @@ from kbn.ops.precision import widened
 
 
 def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x, Σ(x − pivot) and Σ(x − pivot)² over `axes`, which are kept as 1.
+    """Return x, Σ(x − pivot) and Σ(x − pivot)² over `axes`.
 
-    The gradient of what is computed from the x returned is added in the same pass as those of the
+    Compute further results from the returned x. Then one pass adds their gradient to those of the
     sums.
 
     Args:
         x: float tensor.
-        pivot: broadcastable to `x`, 1 along `axes`; a constant for gradients.
-        axes: the axes to reduce.
+        pivot: tensor that broadcasts to `x`, of size 1 along `axes`; a constant for gradients.
+        axes: the axes to reduce; they are kept with size 1.
     """
 
     def terms(x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tens
         return deviation, ops.square(deviation)
 
     def forward(x: Tensor, pivot: Tensor) -> tuple[Tensor, ...]:
-        # Not x itself: if that comes from outside of a branch or a loop, TensorFlow refuses.
+        # Do not return x itself: TensorFlow refuses this if x comes from outside a branch or loop.
         return ops.stop_gradient(x), *_sums(terms, (x,), pivot, axes)
 
     def backward(
@@ -45,7 +46,7 @@ def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tens
 
 
 def products(dy: Tensor, x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return Σdy and Σdy·(x − pivot) over `axes`, which are kept as 1."""
+    """Return Σdy and Σdy·(x − pivot) over `axes`, which are kept with size 1."""
 
     def terms(dy: Tensor, x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
         dy = widened(dy)
@@ -68,16 +69,17 @@ def products(dy: Tensor, x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple
 def affine(
     x: Tensor, center: Tensor, scale: Tensor, bias: Tensor | None, axes: Sequence[int]
 ) -> Tensor:
-    """Return (x − center)·scale + bias in the dtype of `x`; the subtraction comes first.
+    """Return (x − center)·scale + bias in the dtype of `x`.
 
-    x·scale + (bias − center·scale) would cancel badly if the center is large.
+    The subtraction comes first, because x·scale + (bias − center·scale) loses accuracy by
+    cancellation if the center is large.
 
     Args:
         x: float tensor.
-        center: broadcastable to `x`, 1 along `axes`, as `scale` and `bias` are.
-        scale: the factor.
-        bias: the summand; None for nothing.
-        axes: the axes along which these are 1.
+        center: tensor that broadcasts to `x`, of size 1 along `axes`.
+        scale: factor, of the same shape.
+        bias: summand, of the same shape; None: 0.
+        axes: the axes along which these have size 1.
     """
 
     def forward(x: Tensor, center: Tensor, scale: Tensor, *biases: Tensor) -> tuple[Tensor, ...]:
@@ -103,7 +105,7 @@ def _sums(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums over `axes` of the two `terms` of some activations and the pivot."""
-    # The custom gradients speak for these: nobody is to differentiate the loop too.
+    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
+    # The custom gradients cover these inputs, so the sums themselves need no gradient.
     *activations, pivot = map(ops.stop_gradient, (*activations, pivot))
     return backend.sum_terms(terms, activations, pivot, axes)

@@ -1,4 +1,4 @@
-"""How far a layer's moving statistics are from a batch's, and how long they need: in NumPy."""
+"""The gap between moving statistics and a batch's, and the updates until it closes (NumPy)."""
 
 import math
 from typing import Any, NamedTuple
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SETTLED = 0.05
-"""MeanAndVariance count as settled where both gaps of every channel are at most this."""
+"""Moving statistics are settled if both gaps of every channel are at most this."""
 
 
 class MeanAndVariance(NamedTuple):
-    """Per channel, (C,) float64 arrays.
+    """Mean and variance per channel, (C,) float64 arrays.
 
     Attributes:
         mean: μ.
@@ -22,13 +22,13 @@ class MeanAndVariance(NamedTuple):
 
 
 class Momentum(NamedTuple):
-    """How a moving average forgets.
+    """The update rule of a moving average.
 
     Attributes:
-        momentum: weight of the old value in an update; None for the average by count.
-        seen: 1 − momentumᵗ of a debiased average after t updates, else 1; where momentum is None,
-            how many values were seen. (C,) array or float.
-        batch: how many values an update brings; asked for where momentum is None.
+        momentum: weight of the old value in an update; None for the average weighted by count.
+        seen: 1 − momentumᵗ for a debiased average after t updates; the number of values so far if
+            momentum is None; otherwise 1. (C,) array or float.
+        batch: number of values per update; only used if momentum is None.
     """
 
     momentum: float | None
@@ -47,11 +47,11 @@ def variance_log_ratio(batch: MeanAndVariance, moving: MeanAndVariance) -> np.nd
 
 
 def updates_to_settle(batch: MeanAndVariance, moving: MeanAndVariance, momentum: Momentum) -> float:
-    """Return how many updates by batches like this one leave no gap above `SETTLED`.
+    """Return after how many updates by batches like this one no gap is above `SETTLED`.
 
-    After n updates an average is value + (old − value)·s, s the share of the old that is left:
-    momentumⁿ of an exponential average. 0 where all channels are settled, NaN where a statistic is
-    not finite, inf where it would never be.
+    After n updates, an average is value + (old − value)·s. Here s is the weight that the old value
+    still has: momentumⁿ for an exponential average. The result is 0 if all channels are settled,
+    NaN if a statistic is not finite, and inf if a gap never closes.
     """
     if not all(np.isfinite(each).all() for each in (*batch, *moving)):
         return math.nan
@@ -60,7 +60,7 @@ def updates_to_settle(batch: MeanAndVariance, moving: MeanAndVariance, momentum:
 
 
 def _share_left_when_settled(batch: MeanAndVariance, moving: MeanAndVariance) -> np.ndarray:
-    """Return the largest share (C,) in [0, 1] at which both gaps are small, by bisection."""
+    """Return the largest s, (C,) in [0, 1], at which both gaps are settled, by bisection."""
 
     def settled(share: np.ndarray) -> np.ndarray:
         then = MeanAndVariance(*(b + (m - b) * share for b, m in zip(batch, moving, strict=True)))
@@ -78,9 +78,9 @@ def _share_left_when_settled(batch: MeanAndVariance, moving: MeanAndVariance) ->
 
 def _updates_until(share: np.ndarray, momentum: Momentum) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        if momentum.momentum is None:  # of the old, seen/(seen + n·batch) is left
+        if momentum.momentum is None:  # s = seen/(seen + n·batch)
             return np.where(share < 1, (1 / share - 1) * momentum.seen / momentum.batch, 0.0)
-        # Debiased, q·seen/(1 − q·(1 − seen)) is left where q = momentumⁿ.
+        # s = q·seen/(1 − q·(1 − seen)) with q = momentumⁿ, for any debiased average.
         q = share / (momentum.seen + share * (1 - momentum.seen))
         if momentum.momentum == 0:
             return np.where(q < 1, 1.0, 0.0)

@@ -1,4 +1,4 @@
-"""Which positions of an input take part: masks and weights, laid along its axes."""
+"""Masks and weights, which select the values of an input to use."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from kbn.common.types import Tensor
 
 
 def weights_for(mask: Any, x: Tensor, axis: int) -> Tensor | None:
-    """Return `mask` in the rank of `x`, so that it broadcasts to it; None stays None.
+    """Return `mask` with the rank of `x`, so that it broadcasts to `x`. None stays None.
 
-    A mask of the rank of `x` is laid out as `x` is. A shorter one runs along the leading axes
-    of `x` other than the channel axis, as Keras's masks do: (B,), (B, T), …
+    A mask with the rank of `x` has the axes of `x`. A mask with fewer axes has the leading axes of
+    `x` without the channel axis, as Keras's masks do: (B,), (B, T), …
 
     Args:
-        mask: tensor or array. True and nonzero integers take part; floats are weights, clipped to
-            [0, 1], where NaN counts as 0.
+        mask: tensor or array. True and nonzero integers select values. Floats are weights, clipped
+            to [0, 1]; NaN counts as 0.
         x: tensor with its channels along `axis`.
         axis: the channel axis, in [−rank, rank).
 
     Raises:
-        ValueError: where the mask cannot be broadcast, with both shapes.
+        ValueError: if the mask cannot be broadcast; the message has both shapes.
     """
     if mask is None:
         return None
@@ -34,7 +34,7 @@ def weights_for(mask: Any, x: Tensor, axis: int) -> Tensor | None:
     )
     if not fits:
         raise ValueError(
-            "The mask must broadcast to the inputs, or run along their axes other than the channel "
+            "The mask must broadcast to the inputs, or have their leading axes without the channel "
             f"axis. Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}, "
             f"axis={axis}"
         )
@@ -42,12 +42,12 @@ def weights_for(mask: Any, x: Tensor, axis: int) -> Tensor | None:
 
 
 def is_mask(weights: Tensor) -> bool:
-    """Say whether `weights` are True and False alone."""
+    """Return whether `weights` are booleans."""
     return "bool" in str(weights.dtype)
 
 
 def where_kept(weights: Tensor | None, values: Tensor, otherwise: Tensor) -> Tensor:
-    """Return `values` where they take part, `otherwise` elsewhere."""
+    """Return `values` at the selected positions and `otherwise` at the others."""
     if weights is None:
         return values
     return ops.where(weights if is_mask(weights) else weights > 0, values, otherwise)
@@ -61,7 +61,7 @@ def _weights(mask: Tensor, dtype: Any) -> Tensor:
 
 
 def _spread(mask: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Put in the axes that are missing, and check at run time what was not known before."""
+    """Insert missing axes, and check sizes at run time that were unknown before."""
     rank = len(x.shape)
     if len(mask.shape) < rank:
         for _ in range(rank - 1 - len(mask.shape)):

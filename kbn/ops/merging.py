@@ -1,7 +1,7 @@
-"""Moments out of moments: of parts together, and about a mean from those about a pivot.
+"""Merge the moments of parts, and compute a variance from moments about a pivot.
 
-The code is the same for tensors and for NumPy arrays: `xp` is `keras.ops` or `numpy`. Keras is not
-imported, since the dashboard does without it.
+The code is the same for tensors and NumPy arrays: `xp` is `keras.ops` or `numpy`. Keras is not
+imported, because the dashboard must work without it.
 """
 
 from types import ModuleType
@@ -12,21 +12,22 @@ from kbn.common.types import Tensor
 def merge(
     mean: Tensor, variance: Tensor, weight: Tensor, *, axis: int, xp: ModuleType
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, biased variance and weight of all parts along `axis` together.
+    """Return the mean, biased variance and weight of all parts along `axis` together.
 
-    Chan, Golub & LeVeque 1983, eq. 2.1, for any number of parts. Parts of weight 0 must have finite
-    moments; without any weight, mean and variance are 0. Parts of equal means merge exactly.
+    This is eq. 2.1 of Chan, Golub & LeVeque 1983 for any number of parts. Parts with weight 0 must
+    have finite moments. If all weights are 0, mean and variance are 0. Parts with equal means merge
+    exactly.
 
     Args:
         mean: float array or tensor of any shape, the mean of each part.
-        variance: of that shape, the biased variances.
-        weight: of that shape, Σw of each part, its number of values if there are no weights.
-        axis: the axis of the parts, which is dropped.
+        variance: the biased variance of each part, of the same shape.
+        weight: Σw of each part, of the same shape; without weights, its number of values.
+        axis: the axis of the parts, which is removed.
         xp: the library that the arguments belong to.
     """
     total = xp.sum(weight, axis)
     share = weight / xp.expand_dims(or_one(total, xp), axis)
-    # Around one of them, so that little cancels.
+    # Compute around one of the means, so that cancellation costs little accuracy.
     around = xp.take(mean, 0, axis)
     apart = mean - xp.expand_dims(around, axis)
     offset = xp.sum(share * apart, axis)
@@ -38,7 +39,7 @@ def merge(
 def variance_about_mean(offset: Tensor, square: Tensor, xp: ModuleType) -> Tensor:
     """Return the biased variance, given moments about a pivot close to the mean.
 
-    The shifted algorithm of Chan, Golub & LeVeque 1983. NaN stays NaN.
+    This is the shifted algorithm of Chan, Golub & LeVeque 1983. NaN stays NaN.
 
     Args:
         offset: the mean of x − pivot.
@@ -50,5 +51,5 @@ def variance_about_mean(offset: Tensor, square: Tensor, xp: ModuleType) -> Tenso
 
 
 def or_one(divisor: Tensor, xp: ModuleType) -> Tensor:
-    """Return a divisor for sums that are 0 if `divisor` is."""
+    """Return `divisor` with 1 in place of 0, for sums that are 0 there too."""
     return xp.where(divisor > 0, divisor, xp.ones_like(divisor))

@@ -1,7 +1,8 @@
-"""What one batch says about each channel: mean, biased variance and count of values.
+"""Moments of a batch per channel: mean, biased variance and number of values.
 
-One routine for every kind of batch: plain, masked, weighted, cut into virtual batches, spread
-over replicas. The loops over the activation are in `channel_sums`; `by_kernel` asks the backend.
+One function handles every kind of batch: plain, masked, weighted, cut into ghost batches, or
+spread over replicas. The sums over the activation are in `channel_sums`. `by_kernel` uses the
+backend's own kernel.
 """
 
 import math
@@ -26,11 +27,11 @@ class Moments(NamedTuple):
     Attributes:
         mean: (C,) float, the mean μ_B.
         variance: (C,) float, the biased variance σ_B² = mean((x − μ_B)²).
-        count: the number m of values of each channel: (C,) float; or, if all channels have as many,
-            () float, or a Python float if it is known before the batch is. With weights, the
-            effective number (Σw)²/Σw² (Kish 1965), so that m/(m−1)·σ_B² is unbiased for them too.
-        unbiased: (C,) float, m/(m−1)·σ_B², if it was computed on the way. If m is 1 it is σ_B²: 0,
-            or NaN if the value is not finite.
+        count: the number m of values per channel: (C,) float. If it is the same for all channels,
+            () float, or a Python float if the shape of the batch is known. With weights, it is the
+            effective number (Σw)²/Σw² (Kish 1965), for which m/(m−1)·σ_B² is unbiased.
+        unbiased: (C,) float, m/(m−1)·σ_B², if a kernel already computed it. If m is 1, it is σ_B²:
+            0, or NaN if the value is not finite.
     """
 
     mean: Tensor
@@ -40,14 +41,14 @@ class Moments(NamedTuple):
 
 
 class Centered(NamedTuple):
-    """A batch as seen from a pivot close to its mean, at which a large mean costs no accuracy.
+    """A batch with a pivot close to its mean, so that a large mean costs no accuracy.
 
     Attributes:
-        x: the batch. The gradient of what is computed from it is added in the same pass as that of
+        x: the batch. Compute further results from it. Then one pass adds their gradient to that of
             the moments.
-        pivot: the pivot, with the reduced axes kept as 1.
-        offset: mean − pivot, likewise. So (x − pivot) − offset is x − mean.
-        moments: the moments, reduced axes dropped.
+        pivot: the pivot; reduced axes are kept with size 1.
+        offset: mean − pivot, of the same shape. So (x − pivot) − offset is x − mean.
+        moments: the moments, without the reduced axes.
     """
 
     x: Tensor
@@ -57,10 +58,10 @@ class Centered(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One replica's share of a batch, or one batch's of a data set, per channel.
+    """Moments per channel of one replica's part of a batch, or of one batch of a data set.
 
     Attributes:
-        weight: Σw, the number of values if there are no weights.
+        weight: Σw; without weights, the number of values.
         squared_weight: Σw².
         pivot: a constant close to the mean.
         offset: mean − pivot.
@@ -77,18 +78,19 @@ class Part(NamedTuple):
 def center(
     x: Tensor, axes: Sequence[int], weights: Tensor | None = None, gather: Gather | None = None
 ) -> Centered:
-    """Find a pivot for `x` over `axes` and compute its moments.
+    """Choose a pivot for `x` and compute the moments over `axes`.
 
-    The pivot is a constant for gradients; the mean of what is left corrects it (the shifted
-    algorithm of Chan, Golub & LeVeque 1983). At mean/std = 10⁴ in float32, what is left is
+    This is the shifted algorithm of Chan, Golub & LeVeque 1983. The pivot is a constant for
+    gradients, and the mean of x − pivot corrects it. At mean/std = 10⁴ in float32, x − pivot is
     still exact to a few ulp. Without any value, mean, variance and count are 0.
 
     Args:
-        x: float tensor of any shape; its moments are computed in float32 at least.
-        axes: the axes to reduce; the channel axis is left, alone or after one of groups.
-        weights: None, a bool mask, or float weights in [0, 1], of the rank of `x` and
-            broadcastable to it. Values of weight 0 or False take no part, but must be finite.
-        gather: takes this replica's (k, C) to all replicas' (R, k, C); None if there is one.
+        x: float tensor of any shape; its moments are computed in at least float32.
+        axes: the axes to reduce. The channel axis remains, possibly after an axis of groups.
+        weights: None, a bool mask, or float weights in [0, 1]. They have the rank of `x` and
+            broadcast to it. Values with False or weight 0 are not used, but must be finite.
+        gather: function from this replica's (k, C) to all replicas' (R, k, C); None if there is
+            only one replica.
     """
     axes = tuple(axes)
     x, part = local_part(x, axes, weights)
@@ -111,7 +113,7 @@ def by_kernel(
 ) -> tuple[Tensor, Moments]:
     """Return γ·(x − μ_B)/√(σ_B² + ε) + β and the batch's moments, by the backend's kernel.
 
-    Arguments as for `kbn.backend.normalize_batch`.
+    The arguments are those of `kbn.backend.normalize_batch`.
     """
     outputs, mean, unbiased = backend.normalize_batch(x, axis, gamma, beta, epsilon)
     count = count_of(x, [i for i in range(len(x.shape)) if i != axis])
@@ -119,7 +121,7 @@ def by_kernel(
 
 
 def _biased_share(count: Any) -> Any:
-    """Return (m−1)/m; 0 without any value."""
+    """Return (m−1)/m, or 0 if m is 0."""
     if isinstance(count, float):
         return max(count - 1.0, 0.0) / max(count, 1.0)
     return ops.maximum(count - 1.0, 0.0) / ops.maximum(count, 1.0)
@@ -132,9 +134,9 @@ def count_of(x: Tensor, axes: Sequence[int]) -> Any:
 
 
 def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tuple[Tensor, Part]:
-    """Return the batch, as in `Centered`, and this replica's share of its moments.
+    """Return the batch, as in `Centered`, and the moments of this replica's part.
 
-    `weights` as for `center`.
+    `weights` is as in `center`.
     """
     dtype = wide(x.dtype)
     weight, squared_weight = _weight(x, axes, weights, dtype)
@@ -154,9 +156,9 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tupl
 
 
 def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
-    """Return the mean of some 32 values of each channel, spread over a batch of known size.
+    """Return the mean of about 32 values per channel, spread over the batch if its size is known.
 
-    By Cauchy and Schwarz it is within √(m/32) standard deviations of the mean, whatever they are.
+    By the Cauchy-Schwarz inequality, it is within √(m/32) standard deviations of the mean.
     """
     each = {1: 32, 2: 6, 3: 4}.get(len(axes), 3)
     where = [slice(None)] * len(x.shape)
@@ -173,7 +175,7 @@ def _total(values: Tensor, weights: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return pivot, offset, variance and count of all replicas' parts together."""
+    """Return pivot, offset, variance and count of the merged parts of all replicas."""
     shape = ops.shape(part.pivot)
     rows = ops.stack([ops.reshape(ops.broadcast_to(row, shape), (-1,)) for row in part])
     parts = Part(*ops.unstack(gather(rows), axis=1))  # each (R, C)
@@ -189,7 +191,7 @@ def _merged(part: Part, gather: Gather) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def _weight(
     x: Tensor, axes: tuple[int, ...], weights: Tensor | None, dtype: str
 ) -> tuple[Tensor, Tensor]:
-    """Return Σw and Σw² over `axes`, without blowing the weights up to the shape of `x`."""
+    """Return Σw and Σw² over `axes`, without broadcasting the weights to the shape of `x`."""
     size = _size(x, axes)
     if weights is None:
         everything = ops.reshape(_float(size, dtype), [1] * len(x.shape))

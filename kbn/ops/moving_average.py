@@ -1,4 +1,4 @@
-"""How moving statistics follow the batches: pure update rules and the gate in front of them."""
+"""The update rules of moving statistics, and the check of which channels may be updated."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from kbn.common.types import Tensor
 from kbn.ops.merging import or_one
 from kbn.ops.moments import Moments
 
-# Of weighted values, one alone has a count of 1 but for rounding.
+# With weights, the count of a single value is 1 up to rounding.
 MORE_THAN_ONE = 1.0001
 
 
 class Contribution(NamedTuple):
-    """In which channels a batch, or G in sequence, updates a moving average, and by how much.
+    """Which channels of a moving average one batch, or G in sequence, update, and by how much.
 
     Attributes:
         flags: (C,) or (G, C) bool, the channels in which the batch's statistic may be used.
@@ -29,7 +29,7 @@ class Contribution(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What one training step adds to a moving average, per channel; 0 if it adds nothing.
+    """The update of a moving average by one training step, per channel; 0 if there is none.
 
     Attributes:
         value: (C,) float, the new value.
@@ -45,8 +45,8 @@ class Update(NamedTuple):
 def unbiased_variance(batch: Moments) -> Tensor:
     """Return m/(m−1)·σ_B², the unbiased estimate of the variance (Ioffe & Szegedy 2015, §3.1).
 
-    A channel with a single value has none: its entry is 0, or NaN if the value is not finite, and
-    `updatable` excludes it.
+    For a channel with a single value it is not defined. The result is then 0, or NaN if the value
+    is not finite, and `updatable` excludes the channel.
     """
     if batch.unbiased is not None:
         return batch.unbiased
@@ -59,16 +59,17 @@ def unbiased_variance(batch: Moments) -> Tensor:
 
 
 def updatable(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return per channel whether a batch can update the moving mean, and the moving variance.
+    """Return, per channel, whether a batch can update the moving mean and the moving variance.
 
-    Empty, inf and NaN channels, and those whose variance overflows, update neither. A single value
-    updates the mean alone.
+    Channels that are empty, inf or NaN, or whose variance overflows, update neither. A single value
+    updates only the mean.
 
     Args:
         batch: the batch's moments.
-        kept_variance: the value that the moving variance would take from them.
+        kept_variance: the batch's value for the moving variance, with or without Bessel's
+            correction.
     """
-    # A value that is not finite makes the variance so too, and so does a sum that overflows.
+    # If a value is not finite or a sum overflows, the variance is not finite.
     finite = ops.isfinite(kept_variance)
     if isinstance(batch.count, float) and batch.count > MORE_THAN_ONE:
         return finite, finite
@@ -79,15 +80,15 @@ def updatable(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
 def contribution(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Contribution:
     """Return how much batches with these `flags` contribute to an average.
 
-    In a sequence with momentum, batch g of the n usable ones has the weight
-    (1 − momentum)·momentumᵃ, if a of them come after it, and the old average momentumⁿ (Hoffer,
+    In a sequence with momentum, a usable batch has the weight (1 − momentum)·momentumᵏ if k usable
+    batches come after it. The old average has the weight momentumⁿ for n usable batches (Hoffer,
     Hubara & Soudry 2017, Algorithm 1).
 
     Args:
-        flags: (C,) bool of one batch, (G, C) of G in sequence.
-        count: broadcastable to `flags`, the number of values per channel.
-        momentum: weight of the old value in [0, 1], or None for the average by count.
-        dtype: that of the average.
+        flags: (C,) bool for one batch, or (G, C) bool for G batches in sequence.
+        count: the number of values per channel; it broadcasts to `flags`.
+        momentum: weight of the old value in [0, 1], or None for the average weighted by count.
+        dtype: dtype of the average.
     """
     count = ops.where(flags, ops.cast(count, dtype), ops.zeros((), dtype))
     if len(flags.shape) == 1:
@@ -105,7 +106,7 @@ def contribution(flags: Tensor, count: Any, momentum: float | None, dtype: str) 
 
 
 def update(value: Tensor, contribution: Contribution) -> Update:
-    """Return the one update that equals the batch, or the sequence; `value` is as its `flags`."""
+    """Return one update for the batch or the sequence; `value` has the shape of the flags."""
     value = ops.where(contribution.flags, value, ops.zeros_like(value))
     if contribution.weight is not None:
         value = _mean(value, contribution.weight)
@@ -113,7 +114,7 @@ def update(value: Tensor, contribution: Contribution) -> Update:
 
 
 def agreed(updates: Update) -> Update:
-    """Return the one update of all replicas, each weighted by its count; `updates` are (R, C)."""
+    """Return one update for all replicas, weighted by count; `updates` has shape (R, C)."""
     return Update(
         _mean(updates.value, updates.count * updates.rate),
         _mean(updates.rate, updates.count),
@@ -122,20 +123,20 @@ def agreed(updates: Update) -> Update:
 
 
 def exponential(average: Tensor, update: Update) -> Tensor:
-    """Return average·momentum + value·(1 − momentum), Keras's convention."""
+    """Return average·momentum + value·(1 − momentum), in Keras's convention."""
     return average * (1.0 - update.rate) + update.value * update.rate
 
 
 def debiased(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Return hidden/(1 − momentumᵗ) and 1 − momentumᵗ after one more update.
 
-    `hidden` is the exponential average that starts at zero, t the number of updates (Kingma & Ba
-    2015, §3). It need not be kept: it is average·seen.
+    `hidden` is the exponential average that starts at zero, and t is the number of updates (Kingma
+    & Ba 2015, §3). It is not stored, because it equals average·seen.
 
     Args:
         average: the debiased average so far.
         update: the new value.
-        seen: 1 − momentumᵗ so far; 1 for an average whose start is long forgotten.
+        seen: 1 − momentumᵗ so far; 1 if the start of the average has no weight any more.
     """
     seen = seen * (1.0 - update.rate) + update.rate
     share = update.rate / or_one(seen, ops)
@@ -146,7 +147,7 @@ def cumulative(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, T
     """Return the average of all values so far, each weighted by its count, and their count.
 
     Args:
-        average: the average of what came before; of no weight while nothing did.
+        average: the average so far; it has no weight if `seen` is 0.
         update: the new value.
         seen: the number of values so far.
     """
@@ -156,5 +157,5 @@ def cumulative(average: Tensor, update: Update, seen: Tensor) -> tuple[Tensor, T
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    # Weights of sum 1, so that no sum of large values overflows.
+    # Normalize the weights to sum 1, so that a sum of large values does not overflow.
     return ops.sum(values * (weights / or_one(ops.sum(weights, 0), ops)), 0)

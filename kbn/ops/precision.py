@@ -1,4 +1,4 @@
-"""At least float32: the precision in which kbn computes and keeps statistics."""
+"""The precision in which kbn computes and keeps statistics: at least float32."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from kbn.common.types import Tensor
 def wide(dtype: Any) -> str:
     """Return "float64" for float64, else "float32".
 
-    Not `keras.backend.result_type(dtype, "float32")`: off TensorFlow that makes float64 float32.
+    `keras.backend.result_type(dtype, "float32")` would return "float32" for float64 on backends
+    other than TensorFlow.
     """
     return "float64" if backend.standardize_dtype(dtype) == "float64" else "float32"
 

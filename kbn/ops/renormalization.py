@@ -1,4 +1,4 @@
-"""Batch renormalization (Ioffe 2017): the correction that makes training see moving statistics."""
+"""Batch renormalization (Ioffe 2017): training corrects a batch towards moving statistics."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ LIMITS = ("rmax", "rmin", "dmax")
 
 
 class Correction(NamedTuple):
-    """What is applied to the normalized batch: x̂·r + d. Constants for gradients."""
+    """The correction x̂·r + d of the normalized batch x̂; r and d are constants for gradients."""
 
     r: Tensor
     d: Tensor
@@ -34,7 +34,7 @@ def correction(
         stddev: (…, C) float, σ_B = √(variance + epsilon).
         renorm_mean: (C,) float, μ.
         renorm_stddev: (C,) positive float, σ.
-        limits: `rmin`, `rmax` and `dmax`, numbers or scalar tensors; those left out do not clip.
+        limits: `rmin`, `rmax` and `dmax`, numbers or scalar tensors; a missing one does not clip.
     """
     r, d = stddev / renorm_stddev, (mean - renorm_mean) / renorm_stddev
     if "rmin" in limits:
@@ -48,7 +48,7 @@ def correction(
 
 
 def limits_at(clipping: Mapping[str, Any], step: Tensor | None) -> dict[str, Any]:
-    """Return the limits that hold at `step`; a schedule is asked, a number stays."""
+    """Return the limits at `step`: the values of schedules, and the numbers unchanged."""
     return {
         name: limit(step) if callable(limit) else limit
         for name, limit in clipping.items()
@@ -57,24 +57,27 @@ def limits_at(clipping: Mapping[str, Any], step: Tensor | None) -> dict[str, Any
 
 
 def is_scheduled(clipping: Mapping[str, Any] | None) -> bool:
-    """Say whether a limit follows a schedule."""
+    """Return whether a limit follows a schedule."""
     return any(map(callable, (clipping or {}).values()))
 
 
 def checked_clipping(renorm: bool, clipping: Any) -> dict[str, Any] | None:
-    """Check `renorm_clipping`; return it with its schedules made, {} for None, or None unused."""
+    """Check `renorm_clipping` and return it, with schedules created from their configs.
+
+    If it is None, return {} with `renorm` and None without.
+    """
     if clipping is None:
         return {} if renorm else None
     if not isinstance(clipping, Mapping):
         raise TypeError(f"renorm_clipping must be a dict. Received: renorm_clipping={clipping!r}")
     if not renorm:
         raise ValueError(
-            "renorm_clipping belongs to renorm=True. "
+            "renorm_clipping needs renorm=True. "
             f"Received: renorm=False, renorm_clipping={clipping!r}"
         )
     if set(clipping) - set(LIMITS):
         raise ValueError(
-            f"renorm_clipping may hold the keys {', '.join(map(repr, LIMITS))}. "
+            f"renorm_clipping may have the keys {', '.join(map(repr, LIMITS))}. "
             f"Received: renorm_clipping={clipping!r}"
         )
     made = {name: _limit(name, limit) for name, limit in clipping.items()}
@@ -89,7 +92,7 @@ def checked_clipping(renorm: bool, clipping: Any) -> dict[str, Any] | None:
 
 
 def _limit(name: str, limit: Any) -> Any:
-    if isinstance(limit, dict):  # as a config holds it
+    if isinstance(limit, dict):  # the form of a schedule in a config
         limit = keras.saving.deserialize_keras_object(limit)
     if limit is None or isinstance(limit, Schedule):
         return limit
@@ -98,7 +101,7 @@ def _limit(name: str, limit: Any) -> Any:
 
 
 def config_of(clipping: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return `clipping` as a config holds it."""
+    """Return `clipping` in the form for a config."""
     if clipping is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Cut a batch into virtual ("ghost") batches and put it together again (Hoffer et al. 2017)."""
+"""Cut a batch into ghost ("virtual") batches and join them again (Hoffer et al. 2017)."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from kbn.common.types import Tensor
 
 
 def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Cut `x` into G = max(1, ⌈B/size⌉) virtual batches of consecutive samples.
+    """Cut `x` into G = max(1, ⌈B/size⌉) ghost batches of consecutive samples.
 
     Args:
         x: (B, …) tensor.
-        size: samples per virtual batch; the last one may have fewer.
-        weights: None, a bool mask or float weights of the rank of `x`, broadcastable to it.
+        size: samples per ghost batch; the last one may have fewer.
+        weights: None, a bool mask or float weights. They have the rank of `x` and broadcast to it.
 
     Returns:
-        `x` as (G, size, …), filled up with zeros, and weights for it that leave the filling out;
-        None where all take part.
+        `x` as (G, size, …), padded with zeros, and weights that exclude the padding, or None if all
+        values are used.
     """
     batch = ops.shape(x)[0]
     if weights is not None:
@@ -32,7 +32,7 @@ def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, 
 
 
 def join(groups: Tensor, x: Tensor) -> Tensor:
-    """Undo `split`: return the (G, size, …) `groups` in the shape of `x`, which was cut."""
+    """Undo `split`: return `groups`, (G, size, …), in the shape of the original `x`."""
     count, size = ops.shape(groups)[:2]
     flat = ops.reshape(groups, [count * size, *list(ops.shape(x))[1:]])
     return ops.reshape(flat[: ops.shape(x)[0]], ops.shape(x))

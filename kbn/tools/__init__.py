@@ -1,1 +1,1 @@
-"""What can be done to a model that exists."""
+"""Tools that change a trained model."""

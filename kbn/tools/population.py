@@ -1,4 +1,4 @@
-"""Statistics of a whole data set out of those of its batches, in float64 NumPy."""
+"""Statistics of a whole data set, computed from those of its batches in float64 NumPy."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from kbn.ops.moments import Part
 
 
 class InferenceStatistics(NamedTuple):
-    """What inference normalizes with; all (C,) float64.
+    """Statistics for inference; all (C,) float64.
 
     Attributes:
         mean: the mean.
         variance: the variance.
-        mean_count: the number of values that the mean is of; 0 if there was none.
-        variance_count: the number of values that the variance is of; 0 if there was none.
+        mean_count: number of values in the mean; 0 if there were none.
+        variance_count: number of values in the variance; 0 if there were none.
     """
 
     mean: np.ndarray
@@ -25,9 +25,9 @@ class InferenceStatistics(NamedTuple):
 
 
 class Population:
-    """Mean and variance of all values, however they are cut into batches.
+    """Mean and variance of all values, independent of how they are cut into batches.
 
-    Batches are merged one after the other by weight.
+    Batches are merged one after the other, by weight.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class Population:
         part = (batch.pivot + batch.offset, batch.variance, np.asarray(batch.weight))
         if self._merged is not None:
             pairs = [np.stack(pair) for pair in zip(self._merged, part, strict=True)]
-            with np.errstate(invalid="ignore"):  # inf and NaN stay, and are reported in the end
+            with np.errstate(invalid="ignore"):  # inf and NaN stay, and are reported at the end
                 part = merge(*pairs, axis=0, xp=np)
         self._merged = part
         self._squared_weight = self._squared_weight + batch.squared_weight
 
     def statistics(self, unbiased: bool) -> InferenceStatistics:
-        """Return the statistics, with the sample variance or that of the values as they are."""
+        """Return the statistics, with the variance over N − 1 if `unbiased`, else over N."""
         mean, variance, weight = self._merged or (np.zeros(()),) * 3
         count = np.asarray(np.square(weight) / or_one(np.asarray(self._squared_weight), np))
         if unbiased:
@@ -73,7 +73,7 @@ class BatchAverage:
         self._variance_count = self._variance_count + np.where(several, m, 0)
 
     def statistics(self) -> InferenceStatistics:
-        """Return the statistics; the paper's variance is unbiased."""
+        """Return the statistics. As in the paper, the variance is unbiased."""
         return InferenceStatistics(
             np.asarray(self._mean / or_one(np.asarray(self._count), np)),
             np.asarray(self._variance / or_one(np.asarray(self._variance_count), np)),

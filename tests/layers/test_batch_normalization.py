@@ -308,7 +308,7 @@ REFUSED = [
     (
         {"renorm": True, "renorm_clipping": {"max": 3}},
         ValueError,
-        "may hold the keys 'rmax', 'rmin', 'dmax'. Received: renorm_clipping={'max': 3}",
+        "may have the keys 'rmax', 'rmin', 'dmax'. Received: renorm_clipping={'max': 3}",
     ),
     (
         {"renorm": True, "renorm_clipping": {"dmax": -1}},

@@ -257,7 +257,7 @@ REFUSED = [
         "this data comes in batches already. Received: batch_siz",
     ),
     ({"data": iter([IMAGES])}, "reads the data once per layer, here 3 times"),
-    ({"data": iter([])}, "The data holds no batch"),
+    ({"data": iter([])}, "The data has no batch"),
     ({"data": [IMAGES, IMAGES[:3]]}, "the same number of samples. Received: [3, 1000]"),
     (
         {"data": IMAGES * 1e25},
