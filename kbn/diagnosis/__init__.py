@@ -1,1 +1,1 @@
-"""What records say about a training run."""
+"""Findings from the records of training runs."""

@@ -1,4 +1,4 @@
-"""How far layers moved, and what looks broken: pure functions over recorded series."""
+"""Findings on how far layers moved and what looks broken: pure functions of recorded series."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,11 +13,11 @@ SIMILAR = 0.1  # shifts that differ by less than this share are called about equ
 
 
 class Alarm(NamedTuple):
-    """A measure whose last record may not exceed a limit.
+    """A limit for the last record of a measure.
 
     Attributes:
-        limit: the greatest healthy value.
-        meaning: what a greater value means; the end of a sentence about one or more layers.
+        limit: the largest healthy value.
+        meaning: what a larger value means, as the end of a sentence about one or more layers.
     """
 
     limit: float
@@ -33,19 +33,19 @@ ALARMS = {
     "mean_gap": Alarm(1.0, "the moving mean is more than 1 σ from the mean of the probe batch "
                       "(stale: recalibrate, lower the momentum, or use larger batches)"),
 }  # fmt: skip
-"""By measure."""
+"""Alarms by measure."""
 
 
 class Moved(NamedTuple):
     """How far one place moved.
 
     Attributes:
-        run: its run.
+        run: name of the run.
         place: the place.
-        mean: over the records that have a value there; inf if one of them is inf.
-        farthest: the value farthest from where nothing moves.
-        at: its step.
-        records: how many records have a value there.
+        mean: mean over the records that have a value at the place; inf if one of them is inf.
+        farthest: the value farthest from the value that means no movement.
+        at: step of `farthest`.
+        records: number of records that have a value at the place.
     """
 
     run: str
@@ -57,7 +57,7 @@ class Moved(NamedTuple):
 
 
 def far(values: np.ndarray, measure: str) -> np.ndarray:
-    """Return how far `values`, of any shape, are from the value of `measure` if nothing moves."""
+    """Return how far `values`, of any shape, are from the value that means no movement."""
     return np.abs(values - catalogue.measures()[measure].still)
 
 
@@ -66,7 +66,7 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
 
     Args:
         runs: the places of each run, by its name.
-        measure: what their values are.
+        measure: the measure of their values.
     """
     # The first record of a distance is compared with itself.
     begin = 1 if catalogue.measures()[measure].is_distance else 0
@@ -83,15 +83,15 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
 
 
 def totals(found: Sequence[Moved]) -> dict[str, float]:
-    """Return by run the mean over its places."""
+    """Return the mean over the places of each run, by run."""
     runs = dict.fromkeys(one.run for one in found)
     return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
 
 
 def verdict(runs: Mapping[str, Measures], measure: str, found: Sequence[Moved]) -> list[str]:
-    """Return sentences on which run moved less, where it moved most, and what looks broken.
+    """Return sentences: which run moved less, where it moved most, and what looks broken.
 
-    A run that ended in inf or NaN is not compared: its remaining values hardly move.
+    A run that ended in inf or NaN is not compared, because its remaining values hardly move.
 
     Args:
         runs: the measures of each run, by its name: `measure`, and those of `ALARMS`.
@@ -132,7 +132,7 @@ def _compared(by_run: Mapping[str, float]) -> list[str]:
         return []
     (least, low), *_, (most, high) = sorted(by_run.items(), key=lambda item: item[1])
     if not np.isfinite(high):
-        return [f"{most} diverged: one of its layers moved infinitely far."]
+        return [f"{most} diverged: the distance of one of its layers is infinite."]
     if high - low <= SIMILAR * high:
         return [f"{least} and {most} moved about equally far ({low:.3g} and {high:.3g})."]
     if low <= 0:
@@ -156,6 +156,6 @@ def _alarms(run: str, measures: Measures) -> list[str]:
 
 
 def _beyond(measures: Measures, measure: str) -> dict[Place, float]:
-    """Return the last value of an alarm's measure at the places where it is too great."""
+    """Return the last value of an alarm's measure at the places where it is above the limit."""
     last = {place: float(of.values[-1]) for place, of in measures.get(measure, {}).items()}
     return {place: value for place, value in last.items() if value > ALARMS[measure].limit}

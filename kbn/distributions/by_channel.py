@@ -1,4 +1,4 @@
-"""Distances per channel, and their mean and worst over the channels that can be measured."""
+"""Distances per channel, and their mean and maximum over the usable channels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ class ByChannel(NamedTuple):
 
     Attributes:
         distance: the distance itself.
-        moved: how far each channel moved on a scale of its own; NaN if that is unknown.
-        usable: whether the channel has a spread to measure by.
+        moved: greater than 0 if the channel moved, else 0; NaN if this is unknown.
+        usable: whether the distance is defined; a constant channel may have no spread to scale by.
     """
 
     distance: np.ndarray
@@ -24,7 +24,7 @@ class ByChannel(NamedTuple):
         return ByChannel(*(each[span] for each in self))
 
     def means_and_worsts(self, spans: Sequence[slice]) -> list[tuple[float, float]]:
-        """Return `mean_and_worst` of parts that follow each other and cover all channels."""
+        """Return `mean_and_worst` of consecutive parts that cover all channels."""
         sizes = [span.stop - span.start for span in spans]
         if not self.usable.all() or np.isnan(self.moved).any() or min(sizes) == 0:
             return [self.part(span).mean_and_worst() for span in spans]
@@ -34,7 +34,7 @@ class ByChannel(NamedTuple):
         return list(zip(means.tolist(), worst.tolist(), strict=True))
 
     def mean_and_worst(self) -> tuple[float, float]:
-        """Return the mean over the usable channels, and the greatest distance of them."""
+        """Return the mean and the maximum over the usable channels."""
         known = ~np.isnan(self.moved)
         measured = self.distance[known & self.usable]
         if measured.size:
@@ -49,5 +49,5 @@ class ByChannel(NamedTuple):
         return self.mean_and_worst()[0]
 
     def worst(self) -> float:
-        """Return the greatest distance of the usable channels."""
+        """Return the maximum over the usable channels."""
         return self.mean_and_worst()[1]

@@ -1,10 +1,10 @@
 """Distances between two sketches of the same layer: per channel, then the mean or the worst.
 
-To add a distance, add a function with its `@distance` row; everything else derives from the row.
+To add a distance, add a function with its `@distance` row. All other code uses the row.
 
-Channels without a finite value in either record take no part. If a distance needs a spread to
-measure by, channels without one take no part either. If that leaves none, a distance is 0 if
-nothing moved and inf if something moved; it is NaN only if no channel has a finite value.
+Channels without a finite value in one of the records are left out. If a distance is measured
+relative to a spread, constant channels are left out too. If no channel remains, a distance is 0 if
+nothing moved and inf if something moved. It is NaN only if no channel has a finite value.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ class Distance(NamedTuple):
     """The catalogue's row of a distance.
 
     Attributes:
-        name: as users give it, and as in tags; `<name>_worst` is that of the worst channel.
-        function: takes the sketches of a record and of its reference.
-        meaning: the beginning of a sentence, which the catalogue ends.
-        unit: of its values; empty if they have none.
-        symbol: of the unit, as it stands after a number.
+        name: name in arguments and tags; `<name>_worst` is the distance of the worst channel.
+        function: function of the sketches of a record and of its reference.
+        meaning: the beginning of a sentence, which the catalogue completes.
+        unit: unit of the values; empty if they have none.
+        symbol: symbol of the unit, for use after a number.
         by_default: whether `CovariateShift` records it if no measures are chosen.
-        scale: of the colors that show its values.
+        scale: scale of the colors that show the values.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Distance(NamedTuple):
 
 
 DISTANCES: dict[str, Distance] = {}
-"""By name, in the order of this module, in which the dashboard shows them too."""
+"""Distances by name, in the order of this module. The dashboard shows them in this order."""
 
 
 def distance(
     name: str, meaning: str, unit: str = "", symbol: str = "", *, by_default: bool = False
 ) -> Callable[[Compare], Compare]:
-    """Add the function below to `DISTANCES`, with its row."""
+    """Return a decorator that adds a function to `DISTANCES`, with its row."""
 
     def add(function: Compare) -> Compare:
         DISTANCES[name] = Distance(name, function, meaning, unit, symbol, by_default)
@@ -73,12 +73,12 @@ def distance(
     "σ",
     by_default=True,
 )
-def wasserstein_normalised(now: Channels, reference: Channels) -> ByChannel:
+def wasserstein_normalized(now: Channels, reference: Channels) -> ByChannel:
     """Return W₁ / σ_ref.
 
-    W₁ is the Wasserstein-1 distance, for n values each mean |a₍ᵢ₎ − b₍ᵢ₎|; σ_ref is the
-    reference's standard deviation. Unchanged when both go through x → s·x + b. Channels that are
-    constant in the reference have no scale and are left out.
+    W₁ is the Wasserstein-1 distance; for n values each, it is mean |a₍ᵢ₎ − b₍ᵢ₎|. σ_ref is the
+    reference's standard deviation. The result does not change if x → s·x + b is applied to both.
+    Channels that are constant in the reference have no scale and are left out.
     """
     moved = wasserstein(now.values, reference.values)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -133,7 +133,8 @@ def wasserstein_gaussian(now: Channels, reference: Channels) -> ByChannel:
 def jensen_shannon(now: Channels, reference: Channels) -> ByChannel:
     """Return the Jensen-Shannon divergence in bits, in [0, 1].
 
-    Over ten bins that hold equal shares of both records together. 1: they have no bin in common.
+    The ten bins have equal shares of both records together. The result is 1 if the records have
+    no bin in common.
     """
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ def population_stability(now: Channels, reference: Channels) -> ByChannel:
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         edges = inner_quantiles(b)
         p, q = shares(a, edges), shares(b, edges)
-        nowhere = (p == 0) & (q == 0)  # between edges that coincide
+        nowhere = (p == 0) & (q == 0)  # between equal edges
         p, q = np.maximum(p, 0.5 / len(a)), np.maximum(q, 0.5 / len(b))
         return population_stability_of(np.where(nowhere, 1, p), np.where(nowhere, 1, q))
 
@@ -176,7 +177,7 @@ def kolmogorov_smirnov(now: Channels, reference: Channels) -> ByChannel:
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         points, gap = gap_of_distributions(a, b)
-        # If values repeat, both functions have made their whole step at the last one only.
+        # Among equal values, both functions have made their whole step only at the last one.
         last = np.append(np.diff(points, axis=0) > 0, np.ones((1, points.shape[1]), bool), axis=0)
         return np.abs(np.where(last, gap, 0)).max(axis=0)
 
@@ -203,10 +204,10 @@ def _each(
     now: Channels,
     reference: Channels,
 ) -> ByChannel:
-    """Take `distance` over all channels at once or, if some lack values, one by one.
+    """Compute `distance` for all channels at once or, if some lack values, one by one.
 
     Args:
-        distance: takes (n, C) and (m, C) float64, ascending per channel and finite, to (C,).
+        distance: function of (n, C) and (m, C) float64, ascending per channel and finite, to (C,).
         now: the sketch of the record.
         reference: the sketch of its reference.
     """
@@ -222,4 +223,4 @@ def _each(
 
 
 DEFAULTS = tuple(row.name for row in DISTANCES.values() if row.by_default)
-"""What `CovariateShift` records if no measures are chosen."""
+"""Names of the distances that `CovariateShift` records if no measures are chosen."""

@@ -1,4 +1,4 @@
-"""Samples side by side: quantiles, shares and distribution functions of sorted columns (NumPy)."""
+"""Comparisons of samples: quantiles, shares, distribution functions of sorted columns (NumPy)."""
 
 import numpy as np
 
@@ -17,22 +17,22 @@ def jensen_shannon_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def population_stability_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return Σ (p − q) ln(p/q) of two distributions along axis 0, without a zero."""
+    """Return Σ (p − q) ln(p/q) of two distributions along axis 0. No share may be 0."""
     return np.sum((p - q) * np.log(p / q), axis=0)
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the Wasserstein-1 distance of each column of `a` to that of `b`.
+    """Return the Wasserstein-1 distance between each column of `a` and that of `b`.
 
     Args:
-        a: (n, C) values, ascending per column, NaN last and not counted.
-        b: (m, C) values likewise.
+        a: (n, C) values, ascending per column. NaN comes last and is not counted.
+        b: (m, C) values, in the same form.
 
     Returns:
         (C,) float64; NaN if a column has no value.
     """
     if a.shape == b.shape and complete(a) and complete(b):
-        # Ascending values next to each other in memory: a matrix product adds them fastest.
+        # The values of a column are next to each other in memory, so a matrix product is fastest.
         gap = np.subtract(a.T, b.T, dtype=np.float64)
         np.abs(gap, out=gap)
         return gap @ np.full(len(a), 1 / max(len(a), 1)) if len(a) else np.full(len(gap), np.nan)
@@ -45,14 +45,14 @@ def _wasserstein_of(a: np.ndarray, b: np.ndarray) -> float:
     """Return ∫|F⁻¹(u) − G⁻¹(u)| du of two ascending samples, which may differ in length."""
     if not a.size or not b.size:
         return float("nan")
-    # Whole numbers of 1/(n·m), so that no rounding shifts a jump of one against the other's.
+    # Integer multiples of 1/(n·m), so that rounding does not shift the jumps of the two samples.
     jumps = np.union1d(np.arange(a.size + 1) * b.size, np.arange(b.size + 1) * a.size)
     gap = np.abs(a[jumps[:-1] // b.size] - b[jumps[:-1] // a.size])
     return float(np.sum(gap * np.diff(jumps)) / (a.size * b.size))
 
 
 def complete(values: np.ndarray) -> bool:
-    """Return whether no column of (n, C) lacks a value; NaN stands last."""
+    """Return whether no column of (n, C) has NaN, which would be last."""
     return not len(values) or not np.isnan(values[-1]).any()
 
 
@@ -63,7 +63,7 @@ def columns(values: np.ndarray) -> list[np.ndarray]:
 
 
 def inner_quantiles(ascending: np.ndarray) -> np.ndarray:
-    """Return the edges (BINS − 1, C) between bins of equal share of (n, C)."""
+    """Return the edges, (BINS − 1, C), between bins with equal shares of (n, C) values."""
     place = np.arange(1, BINS) / BINS * (len(ascending) - 1)
     below = place.astype(int)
     low, high = ascending[below], ascending[np.minimum(below + 1, len(ascending) - 1)]
@@ -71,17 +71,17 @@ def inner_quantiles(ascending: np.ndarray) -> np.ndarray:
 
 
 def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the share (BINS, C) of the values (n, C) in each bin, its upper edge included."""
+    """Return the share, (BINS, C), of the values, (n, C), in each bin with its upper edge."""
     below = [np.sum(values <= edge, axis=0) for edge in edges]
     none, every = np.zeros(values.shape[1]), np.full(values.shape[1], len(values))
     return np.diff([none, *below, every], axis=0) / len(values)
 
 
 def gap_of_distributions(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values (n + m, C) of both, ascending, and F − G just above each of them."""
+    """Return the values of both, (n + m, C) ascending, and F − G just above each value."""
     both = np.concatenate([a, b])
     order = np.argsort(both, axis=0, kind="stable")
-    # Whole numbers of 1/(n·m), so that equal shares cancel out exactly.
+    # Integer multiples of 1/(n·m), so that equal shares cancel exactly.
     steps = np.concatenate([np.full(len(a), len(b)), np.full(len(b), -len(a))])
     gap = np.cumsum(steps[order], axis=0) / (len(a) * len(b))
     return np.take_along_axis(both, order, axis=0), gap

@@ -1,10 +1,10 @@
-"""The catalogue: one row per measure and one per run, from which all other code derives.
+"""The catalogue of measures and runs, with one row each.
 
 Tags, descriptions, units, colors, the order in the dashboard and the lazy exports of
-`kbn.callbacks` come from here. To add a callback, add its run and its measures to `RUNS`. A
-distance has its row beside its function, in `kbn.distributions.distances`.
+`kbn.callbacks` come from here. To add a callback, add its run and its measures to `RUNS`. The row
+of a distance is next to its function, in `kbn.distributions.distances`.
 
-This module imports neither NumPy nor Keras, so that `import kbn.callbacks` costs little.
+This module imports neither NumPy nor Keras, so that `import kbn.callbacks` is fast.
 """
 
 import functools
@@ -26,16 +26,16 @@ LINEAR: Literal["linear"] = "linear"
 
 
 class Measure(NamedTuple):
-    """One measure, whose name is the first segment of its tags.
+    """One measure. Its name is the first segment of its tags.
 
     Attributes:
-        name: as in tags and in `history`.
-        meaning: what it says, in a sentence or two.
-        unit: of its values; empty if they have none.
-        scale: of the colors that show its values.
-        symbol: of the unit, as it stands after a number.
-        still: its value if nothing moves.
-        whose: whether it is of a layer or of the whole model.
+        name: name in tags and in `history`.
+        meaning: description, in one or two sentences.
+        unit: unit of the values; empty if they have none.
+        scale: scale of the colors that show the values.
+        symbol: symbol of the unit, for use after a number.
+        still: the value that means no movement.
+        whose: whether it belongs to a layer or to the whole model.
         kind: how TensorBoard stores it.
         is_distance: whether it compares a record with the reference record. The first record is
             compared with itself.
@@ -55,12 +55,12 @@ class Measure(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one callback writes.
+    """A run: what one callback writes.
 
     Attributes:
-        name: of the run below `log_dir`, and of the callback's module in `kbn.callbacks`.
-        callback: name of its class.
-        measures: returns its measures, in the order in which the dashboard shows them.
+        name: name of the run below `log_dir`, and of the callback's module in `kbn.callbacks`.
+        callback: name of the callback's class.
+        measures: function that returns its measures, in the order of the dashboard.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
 
 def _worst(row: Measure) -> Measure:
-    """Return the row of the same measure in the worst channel."""
+    """Return the row of the same measure for the worst channel."""
     channel = f"of the channel farthest from {row.still:g}"
     meaning = row.meaning.replace("mean over channels", channel)
     return row._replace(name=f"{row.name}_worst", meaning=meaning)
@@ -94,10 +94,10 @@ _HEALTH = (
     Measure("dead", "Share of channels that are zero on the whole probe batch.", _SHARE, LINEAR),
     Measure("saturated", "Share of values within 1 % of the bounds of the layer's activation "
             "function; only if it has bounds.", _SHARE, LINEAR),
-    Measure(HEAT_MAP, "The worst layers over records; the brighter, the farther from the "
+    Measure(HEAT_MAP, "The layers that moved most, over records. Brighter means farther from the "
             "reference record.", kind="picture"),
-    Measure(WORST_LAYERS, "The places whose activations moved most in the last record of the "
-            "epoch.", kind="text"),
+    Measure(WORST_LAYERS, "The layers and sites whose activations moved most in the last record of "
+            "the epoch.", kind="text"),
 )  # fmt: skip
 _GRADIENT_SHIFT = (
     Measure("gradient_shift", "‖G − G'‖₂ on the probe batch (Santurkar et al. 2018, Def. 2.1): how "
@@ -136,12 +136,11 @@ _MOVING_STATISTICS = (
     Measure("gamma_std", "Standard deviation of γ over channels.", "γ"),
     Measure("beta_mean", "Mean of β over channels.", "β", LINEAR),
     Measure("beta_std", "Standard deviation of β over channels.", "β"),
-    Measure("refused_share", "Updates since the previous record that were skipped because a batch "
-            "holds no variance for a channel, per training batch (with virtual batches up to their "
-            "number); worst channel; kbn's layer alone.", _SHARE, LINEAR),
-    Measure("steps_to_settle", "Number of further updates, at this momentum, after which both gaps "
-            "of every channel are at most 0.05 if all batches are like the probe batch.",
-            "updates"),
+    Measure("refused_share", "Skipped updates per training batch since the previous record, in the "
+            "worst channel. An update is skipped if a batch has no variance for the channel. With "
+            "ghost batches, the share can reach their number. Only kbn's layer.", _SHARE, LINEAR),
+    Measure("steps_to_settle", "Number of updates, at this momentum and with batches like the "
+            "probe batch, after which both gaps of every channel are at most 0.05.", "updates"),
     Measure("loss_training", "Loss of the probe batch with batch statistics (training mode).",
             "loss", whose="model", offered=False),
     Measure("loss_inference", "Loss of the probe batch with moving statistics (inference mode).",
@@ -150,7 +149,7 @@ _MOVING_STATISTICS = (
             whose="model", offered=False),
 )  # fmt: skip
 _OF_EVERY_RUN = Measure(
-    MONITOR, "Cost of the record: milliseconds for which training stood still, and bytes written. "
+    MONITOR, "Cost of the record: milliseconds for which training waited, and bytes written. "
     "Also the cost of all records, the settings of the callback, and the layers in the order of "
     "the model.", kind="text",
 )  # fmt: skip
@@ -164,7 +163,7 @@ RUNS = (
 
 
 def run_of(callback: str) -> str:
-    """Return the name of the run that the callback of this class name writes."""
+    """Return the name of the run that `callback`, the name of a class, writes."""
     return next(run.name for run in RUNS if run.callback == callback)
 
 
@@ -177,14 +176,14 @@ def measures() -> dict[str, Measure]:
 
 @functools.cache
 def scalars(run: str) -> tuple[str, ...]:
-    """Return the names of the scalars that `run`, a name in `RUNS`, holds about layers or model."""
+    """Return the names of the scalars in `run`, a name in `RUNS`, for layers and the model."""
     (rows,) = (each.measures() for each in RUNS if each.name == run)
     return tuple(row.name for row in rows if row.kind == "scalar")
 
 
 @functools.cache
 def distances() -> tuple[str, ...]:
-    """Return the names of the distances, each without its `<name>_worst`."""
+    """Return the names of the distances, without the `<name>_worst`."""
     from kbn.distributions.distances import DISTANCES
 
     return tuple(DISTANCES)

@@ -1,4 +1,4 @@
-"""Pandas, which only `to_frame` needs."""
+"""Import pandas, which only `to_frame` needs."""
 
 import importlib
 from types import ModuleType

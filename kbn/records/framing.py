@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-_LARGEST = 2**31  # bytes of a record; a greater length is damage
+_LARGEST = 2**31  # bytes of a record; a larger length means that the file is damaged
 
 
 def framed(data: bytes) -> bytes:
@@ -19,7 +19,7 @@ def framed(data: bytes) -> bytes:
 
 
 def whole(file: BinaryIO) -> int:
-    """Return the number of bytes of `file`, from its beginning, that are whole records."""
+    """Return how many bytes at the beginning of `file` are complete records."""
     return max(_ends(file), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What a callback recorded, as a table whose columns stay small in memory in long runs."""
+"""The rows that a callback recorded, in a table that needs little memory in long runs."""
 
 import json
 from array import array
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Key = tuple[str, str, str]  # layer, site, measure
-_KINDS_KEPT = 8  # of records, by their places
+_KINDS_KEPT = 8  # kinds of records in the cache; records of a kind have the same places
 
 
 class Rows:
-    """The rows of one record, in columns; iterating yields each as a `Row`.
+    """The rows of one record, in columns. Iteration yields each row as a `Row`.
 
     Attributes:
-        step: of all of them.
-        places: layer, site and measure of each.
-        values: their values, rounded to the event file's float32.
+        step: step of all rows.
+        places: layer, site and measure of each row.
+        values: value of each row, rounded to float32 as in the event file.
     """
 
     def __init__(self, step: int, found: Mapping[Place, Mapping[str, float]]) -> None:
@@ -44,7 +44,7 @@ class Rows:
 class History(Sequence[Row]):
     """The rows of all records, in the order in which they were taken; a sequence of `Row`.
 
-    A row takes 24 bytes here; in a list of tuples it would take several times as many.
+    A row takes 24 bytes. In a list of tuples it would take several times as many.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:

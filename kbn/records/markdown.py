@@ -1,4 +1,4 @@
-"""Tables in Markdown, for TensorBoard's Text tab, and read back from there."""
+"""Write tables in Markdown, for TensorBoard's Text tab, and read them again."""
 
 import html
 import re
@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"-?[\d.]+(e[-+]\d+)?%?")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose cells show their text as it is, whatever they hold, each on one line."""
+    """Return a table that shows the text of each cell unchanged, on one line."""
     rule = ["---"] * len(head)
     return "\n".join(
         map(_line, [list(map(quoted, head)), rule, *([*map(quoted, row)] for row in rows)])
@@ -17,7 +17,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return `text` such that Markdown shows it as it is."""
+    """Return `text`, escaped so that Markdown shows it unchanged."""
     if _NUMBER.fullmatch(text):
         return text
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -25,7 +25,7 @@ def quoted(text: str) -> str:
 
 
 def read(text: str) -> list[tuple[str, ...]]:
-    """Return the rows of a table of `table`, the head first; none if it is no such table."""
+    """Return the rows of a table that `table` wrote, the head first; none for other text."""
     lines = [
         line[2:-2] for line in text.splitlines() if line.startswith("| ") and line.endswith(" |")
     ]

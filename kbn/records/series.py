@@ -1,4 +1,4 @@
-"""Numbers over steps: one series, those of many places, and both laid into a matrix."""
+"""Numbers over steps: series, histograms, and the matrix of many series."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -40,7 +40,7 @@ Measures = Mapping[str, Places]
 
 
 def matrix(places: Places) -> tuple[np.ndarray, np.ndarray]:
-    """Return all steps (n,) and the values (places, n) there, NaN if a place has none."""
+    """Return all steps, (n,), and the values there, (places, n); NaN if a place has none."""
     steps = np.unique(np.concatenate([of.steps for of in places.values()]))
     values = np.full((len(places), len(steps)), np.nan)
     for line, of in enumerate(places.values()):
@@ -51,13 +51,13 @@ def matrix(places: Places) -> tuple[np.ndarray, np.ndarray]:
 def thinned(
     steps: np.ndarray, values: np.ndarray, most: int, still: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `most` columns: neighbors share one, which shows the farthest of them.
+    """Return at most `most` columns. Neighbors share a column, which has the farthest value.
 
     Args:
-        steps: (n,), ascending; of a shared column the first is kept.
-        values: (places, n); NaN is passed over.
-        most: how many columns are left.
-        still: the value from which "far" counts.
+        steps: (n,), ascending; the first step of a shared column is kept.
+        values: (places, n); NaN is ignored.
+        most: the largest number of columns to return.
+        still: the value that means no movement; the farthest value is farthest from it.
     """
     if len(steps) <= most:
         return steps, values

@@ -1,4 +1,4 @@
-"""NaN and infinities in JSON, which has no numbers for them: they become strings."""
+"""JSON without NaN and infinities, which are not valid JSON numbers: they become strings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,10 @@ Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | boo
 
 
 def strict(value: Json) -> Json:
-    """Return `value`, however nested, with "NaN", "Infinity" and "-Infinity" for such floats."""
+    """Return `value`, nested or not, with NaN and infinities replaced by strings.
+
+    The strings are "NaN", "Infinity" and "-Infinity".
+    """
     if isinstance(value, Mapping):
         return {key: strict(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """Places (layers and sites), rows of numbers, and the TensorBoard tags of places.
 
-A tag is `measure/layer/site`. TensorBoard groups tags by their first segment, so one group holds
-one measure and lists the layers below it.
+A tag is `measure/layer/site`. TensorBoard groups tags by their first segment, so each group is a
+measure with a list of layers.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from kbn.records import catalogue
 
 SITES = ("input", "output")
 PROBE = "probe"
-"""The site of a measure of a whole layer, or of the model, on the probe batch."""
+"""The site of measures of a whole layer, or of the model, on the probe batch."""
 MODEL = "model"
-"""Stands in place of a layer if a number is the model's."""
+"""Used in place of a layer if a number belongs to the whole model."""
 
 
 class Place(NamedTuple):
@@ -43,7 +43,7 @@ def tag(measure: str, place: Place) -> str:
 
 
 def parse(tag: str) -> tuple[str, Place] | None:
-    """Return the measure and the place of a tag of `tag()`; None for any other tag."""
+    """Return the measure and the place of a tag that `tag` wrote; None for any other tag."""
     measure, _, place = tag.partition("/")
     layer, _, site = place.rpartition("/")
     known = measure in catalogue.measures() and site.split(":")[0] in (*SITES, PROBE)

@@ -69,7 +69,7 @@ def test_the_run_that_moved_less_is_named():
 
 @pytest.mark.parametrize(("values", "sentence"), [
     ([0, 1.05], "a and b moved about equally far (1 and 1.05)."),
-    ([0, np.inf], "b diverged: one of its layers moved infinitely far."),
+    ([0, np.inf], "b diverged: the distance of one of its layers is infinite."),
 ])  # fmt: skip
 def test_what_is_equal_or_diverged_is_called_so(values, sentence):
     found = say(a={SHIFT: {"x": [0, 1]}}, b={SHIFT: {"x": values}})

@@ -50,21 +50,21 @@ def test_the_catalogue_has_each_distance_and_its_worst_channel():
 
 
 def test_a_shift_by_k_is_k_over_sigma():
-    shifted = measures.wasserstein_normalised(sketch(A + 0.7), sketch(A)).mean()
+    shifted = measures.wasserstein_normalized(sketch(A + 0.7), sketch(A)).mean()
     assert shifted == pytest.approx(np.mean(0.7 / A.std(0)), rel=1e-5)
 
 
 def test_scaling_a_zero_mean_sample():
-    centred = A - A.mean(0)
-    expected = np.mean(0.5 * np.abs(centred).mean(0) / centred.std(0))
-    scaled = measures.wasserstein_normalised(sketch(1.5 * centred), sketch(centred)).mean()
+    centered = A - A.mean(0)
+    expected = np.mean(0.5 * np.abs(centered).mean(0) / centered.std(0))
+    scaled = measures.wasserstein_normalized(sketch(1.5 * centered), sketch(centered)).mean()
     assert scaled == pytest.approx(expected, rel=1e-4)
 
 
 def test_unchanged_when_both_are_scaled_and_shifted(rng):
     b = rng.normal(0, 1, (1000, 3))
-    plain = measures.wasserstein_normalised(sketch(b), sketch(A))
-    moved = measures.wasserstein_normalised(sketch(3 * b - 5), sketch(3 * A - 5))
+    plain = measures.wasserstein_normalized(sketch(b), sketch(A))
+    moved = measures.wasserstein_normalized(sketch(3 * b - 5), sketch(3 * A - 5))
     np.testing.assert_allclose(moved.distance, plain.distance, rtol=1e-4)
     assert moved.mean() == pytest.approx(plain.mean(), rel=1e-4)
 
@@ -387,7 +387,7 @@ def test_which_channels_take_part(distance, moved, usable, mean, worst):
 SCALED = pytest.mark.parametrize(
     "measure",
     [
-        measures.wasserstein_normalised,
+        measures.wasserstein_normalized,
         measures.jeffreys_gaussian,
         measures.population_stability,
     ],

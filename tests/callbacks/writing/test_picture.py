@@ -16,7 +16,7 @@ from kbn.callbacks.writing.worst_layers import COLUMNS, LINES, Movements
 from kbn.records import catalogue
 from kbn.records.tags import Place
 
-DARKEST, MIDDLE, BRIGHTEST, GREY = (68, 1, 84), (33, 145, 140), (253, 231, 37), (200, 200, 200)
+DARKEST, MIDDLE, BRIGHTEST, GRAY = (68, 1, 84), (33, 145, 140), (253, 231, 37), (200, 200, 200)
 
 
 def decoded(drawn):
@@ -29,12 +29,12 @@ def decoded(drawn):
 
 
 def cells(drawn, shape):
-    """Return the colour in the middle of every cell, as a list of lines of tuples."""
+    """Return the color in the middle of every cell, as a list of lines of tuples."""
     pixels = decoded(drawn)
     lines = (np.arange(shape[0]) + 0.5) * picture._LINE
     columns = picture._LABEL + (np.arange(shape[1]) + 0.5) * picture._WIDTH / shape[1]
     middles = pixels[np.ix_(lines.astype(int), columns.astype(int))]
-    return [[tuple(map(int, colour)) for colour in line] for line in middles]
+    return [[tuple(map(int, color)) for color in line] for line in middles]
 
 
 def drawn(values):
@@ -65,8 +65,8 @@ def test_brighter_means_farther():
     assert len(set(line)) == 30
 
 
-def test_what_is_unknown_is_grey_and_zero_is_dark():
-    assert drawn([[math.nan, 0, 1]]) == [[GREY, DARKEST, BRIGHTEST]]
+def test_what_is_unknown_is_gray_and_zero_is_dark():
+    assert drawn([[math.nan, 0, 1]]) == [[GRAY, DARKEST, BRIGHTEST]]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1, 1e38, 1e300])
@@ -76,17 +76,17 @@ def test_inf_is_bright_and_does_not_darken_the_rest(scale):
 
 
 @pytest.mark.parametrize(
-    ("value", "colour"),
-    [(0, DARKEST), (math.nan, GREY), (math.inf, BRIGHTEST), (-math.inf, DARKEST), (-1, DARKEST)],
+    ("value", "color"),
+    [(0, DARKEST), (math.nan, GRAY), (math.inf, BRIGHTEST), (-math.inf, DARKEST), (-1, DARKEST)],
 )
-def test_a_picture_of_one_thing_only(value, colour):
-    assert drawn(np.full((2, 3), value)) == [[colour] * 3] * 2
+def test_a_picture_of_one_thing_only(value, color):
+    assert drawn(np.full((2, 3), value)) == [[color] * 3] * 2
 
 
 def test_every_line_and_column_has_its_place():
     values = np.full((3, 4), np.nan)
     values[1, 2] = 1
-    expected = [[GREY] * 4 for _ in range(3)]
+    expected = [[GRAY] * 4 for _ in range(3)]
     expected[1][2] = BRIGHTEST
     assert drawn(values) == expected
 
@@ -114,7 +114,7 @@ def test_any_name_is_drawn_beside_the_cells(name, freetype, monkeypatch):
     pixels = decoded(heat_map(np.array([[1.0], [np.nan]]), [name, name], [0]))
     inside = pixels[:, picture._LABEL : picture._LABEL + picture._WIDTH]
     assert (inside[: picture._LINE] == BRIGHTEST).all()
-    assert (inside[picture._LINE : 2 * picture._LINE] == GREY).all()
+    assert (inside[picture._LINE : 2 * picture._LINE] == GRAY).all()
     if name:
         assert (pixels[: picture._LINE, : picture._LABEL] < 128).any()  # ink
 
