@@ -1,6 +1,6 @@
-"""Pictures of what the callbacks recorded: in a notebook, in a report, in TensorBoard.
+"""Figures of recorded runs, for notebooks, reports and TensorBoard.
 
-Neither Keras nor a backend is needed.
+This package needs neither Keras nor a backend.
 """
 
 import os
@@ -25,11 +25,11 @@ def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = Non
 
     Args:
         log_dir: the `log_dir` of the callbacks, or a folder above several of them.
-        runs: a glob pattern, or several, of the runs to show; None: all.
+        runs: glob pattern, or a list of them, of the runs to show; None: all.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if no run matches.
+        FileNotFoundError: if `log_dir` does not exist.
+        ValueError: if a pattern matches no run.
     """
     from kbn.dashboard.board import Dashboard
     from kbn.dashboard.folder import UnreadableFiles, open_folder

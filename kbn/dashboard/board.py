@@ -1,9 +1,9 @@
-"""Dashboard: the figures of a log, by name, for notebooks, the report and the tab."""
+"""Dashboard: the figures of recorded runs, for notebooks, the report and the tab."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kbn.common.deprecation import deprecated
 from kbn.dashboard.figures import FIGURES
 from kbn.dashboard.reader import RunReader
 from kbn.dashboard.selection import Selection
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 class Dashboard(Selection):
     """Figures of recorded runs.
 
-    Each module of `kbn.dashboard.figures` adds the method that draws its figure and returns a
-    `plotly.graph_objects.Figure`. `site` is one of the sites that were recorded; None takes the
-    input of a layer if it was recorded, because internal covariate shift is the movement of what
-    layers get.
+    Each module of `kbn.dashboard.figures` adds a method that draws its figure and returns it as a
+    `plotly.graph_objects.Figure`. The argument `site` is one of the recorded sites. None means the
+    input of each layer if it was recorded, because internal covariate shift is the change in the
+    distributions of layers' inputs.
 
     Args:
-        log: what was recorded.
-        runs: a glob pattern, or several, of the runs that are shown; None: all.
-        skipped: sentences on what could not be read.
+        log: reader of the recorded runs.
+        runs: glob pattern, or a list of them, of the runs to show; None: all.
+        skipped: sentences about files that could not be read.
 
     Attributes:
         runs: names of the runs that are shown.
-        skipped: sentences on what could not be read.
+        skipped: sentences about files that could not be read.
     """
 
     if TYPE_CHECKING:
@@ -47,13 +47,12 @@ class Dashboard(Selection):
     def compared(
         self, measure: str | None = None, layer: str | None = None, site: str | None = None
     ) -> "go.Figure":
-        """Draw what `compare` draws; the old name, which is deprecated."""
-        message = "Dashboard.compared is deprecated; use Dashboard.compare."
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        """Deprecated: the former name of `compare`."""
+        deprecated("Dashboard.compared", "Dashboard.compare")
         return self.compare(measure, layer, site)
 
     def verdict(self, measure: str | None = None, site: str | None = None) -> list[str]:
-        """Return sentences on which run moved less, where it moved most, and what looks broken."""
+        """Return findings: which run moved less, where it moved most, and what looks broken."""
         measure = self.measure(measure)
         alarms = self.measures_of(summary.ALARMS)
         runs = {
@@ -63,7 +62,7 @@ class Dashboard(Selection):
         return [*summary.verdict(runs, measure, self.moved(measure, site)), *self._log.refused()]
 
     def settings(self) -> dict[str, dict[str, str]]:
-        """Return by run and callback the callback's settings, as Markdown."""
+        """Return the settings of each callback as Markdown, by run and callback."""
         return {run: self._log.texts(run, catalogue.SETTINGS) for run in self.runs}
 
     def to_frame(self) -> "DataFrame":

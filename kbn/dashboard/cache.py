@@ -1,4 +1,4 @@
-"""A cache of recent readings: one page asks for the same numbers several times."""
+"""A cache of values read from event files, because a page requests the same ones repeatedly."""
 
 import threading
 from collections import OrderedDict
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Readings by name, each valid as long as its source has the same stamp.
+    """Values by name, each valid as long as its source has the same stamp.
 
-    Threads may share it; two that miss at once both read.
+    Threads may share the cache. If two of them miss a value at the same time, both read it.
 
     Args:
-        most: number of readings that are kept; beyond it, the least recently used one is dropped.
+        most: the largest number of values to keep; then the least recently used one is dropped.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -23,7 +23,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, name: Hashable, stamp: Hashable, read: Callable[[], T]) -> T:
-        """Return the reading kept under `name` if its stamp is `stamp`; else read and keep it."""
+        """Return the value of `name` if its stamp is `stamp`; otherwise read and keep it."""
         with self._lock:
             known, value = self._kept.get(name, (None, None))
         if known is None or known != stamp:

@@ -1,4 +1,4 @@
-"""A folder of event files, opened as TensorBoard opens it, and its files that cannot be read."""
+"""Open a folder of event files as TensorBoard does, and find files that cannot be read."""
 
 import os
 import time
@@ -12,20 +12,18 @@ from tensorboard.backend.event_processing.tag_types import TENSORS
 from kbn.dashboard.reader import RunReader
 from kbn.records import framing as records
 
-EVERYTHING = {TENSORS: 0}  # 0: TensorBoard's loader keeps all
+EVERYTHING = {TENSORS: 0}  # 0: TensorBoard's loader keeps all records
 
 
 def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
     """Read all event files below `log_dir`.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
+        FileNotFoundError: if the folder does not exist.
     """
     path = os.path.expanduser(os.fspath(log_dir))
     if not os.path.isdir(path):
-        raise FileNotFoundError(
-            f"log_dir must exist, and there is no such folder. Received: log_dir={path!r}"
-        )
+        raise FileNotFoundError(f"log_dir must be an existing folder. Received: log_dir={path!r}")
     multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
     multiplexer.AddRunsFromDirectory(path)
     multiplexer.Reload()
@@ -33,13 +31,13 @@ def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
 
 
 class UnreadableFiles:
-    """The event files below some folders that are read in part or not at all.
+    """Event files below some folders that cannot be read, or only in part.
 
     A file is checked again only after it changed.
 
     Args:
-        log_dirs: the folders; those that are not on this machine are skipped.
-        settled: a file that changed within so many seconds is not reported.
+        log_dirs: the folders; folders that are not on this machine are skipped.
+        settled: files that changed less than this many seconds ago are not reported.
     """
 
     def __init__(self, log_dirs: Sequence[str | os.PathLike[str]], settled: float = 0.0) -> None:
@@ -48,7 +46,7 @@ class UnreadableFiles:
         self._known: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     def sentences(self) -> list[str]:
-        """Return one sentence per event file that is not read, or not to its end."""
+        """Return one sentence per event file that cannot be read to its end."""
         found = []
         for root in self._roots:
             for file in sorted(_event_files(root)):
@@ -71,7 +69,7 @@ class UnreadableFiles:
 
 
 def _event_files(root: Path) -> Iterator[Path]:
-    """Find files as TensorBoard does, through links too, but each once if links go in circles."""
+    """Find files as TensorBoard does. Follow links, but visit each folder only once."""
     seen = set()
     for folder, below, files in os.walk(root, followlinks=True):
         own = os.path.realpath(folder)
@@ -94,5 +92,5 @@ def _checked(path: Path) -> str | None:
     if read == size:
         return None
     if read == 0:
-        return "not read (it does not begin as an event file does)"
-    return f"whole up to byte {read:,} of {size:,}; what follows is cut off or damaged"
+        return "not read (it does not begin like an event file)"
+    return f"read up to byte {read:,} of {size:,}; the rest is incomplete or damaged"

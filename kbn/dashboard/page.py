@@ -1,7 +1,7 @@
-"""One HTML page without external files: text, tables, figures, and Plotly, which draws them.
+"""One HTML page without external files: text, tables, figures, and the script that draws them.
 
-Strings from event files stay text: they go through `html.escape`, or stand in JSON whose `<` are
-escaped, so that no name can end its element.
+Strings from event files are always shown as text. They are escaped by `html.escape`, or are inside
+JSON with every `<` escaped, so that no name can end its HTML element.
 """
 
 import html
@@ -31,7 +31,7 @@ for (const holder of document.querySelectorAll(".figure")) {
   Plotly.newPlot(holder, figure.data, figure.layout, {responsive: true, displaylogo: false});
 }
 """
-_POLICY = (  # a second guard: nothing leaves the page and nothing is loaded
+_POLICY = (  # a second protection: the page cannot send or load anything
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
@@ -41,11 +41,11 @@ class Section:
     """A part of the page.
 
     Attributes:
-        title: its heading.
-        text: what it shows, as plain text.
+        title: heading.
+        text: plain text.
         points: sentences, one per line.
-        tables: rows of cells each; the first row names the columns.
-        figures: drawn below.
+        tables: tables as lists of rows; the first row names the columns.
+        figures: figures, at the end of the section.
     """
 
     title: str
@@ -59,9 +59,9 @@ def page(title: str, made: str, sections: Sequence[Section]) -> str:
     """Return the page as HTML.
 
     Args:
-        title: of the page.
-        made: a line below the title.
-        sections: its parts.
+        title: title of the page.
+        made: a line below the title, on how the page was made.
+        sections: parts of the page.
     """
     from plotly.offline import get_plotlyjs
 
@@ -113,7 +113,7 @@ def _cell(text: str) -> str:
 
 
 def _figure(name: str, figure: "Figure") -> str:
-    # JSON allows \\u003c in place of <, so that no text can end the script element.
+    # JSON allows \\u003c instead of <. So no text can end the script element.
     data = json.dumps(json.loads(figure.to_json())).replace("<", "\\u003c")
     height = int(figure.layout.height or 400)
     return (

@@ -1,4 +1,4 @@
-"""The server of the Covariate shift tab, inside TensorBoard."""
+"""The TensorBoard plugin that serves the Covariate shift tab."""
 
 import contextlib
 import functools
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from kbn.dashboard.board import Dashboard
 
 STATIC = Path(__file__).parent / "static"
-MOST_STEPS = 1000  # of a series, as in TensorBoard's Scalars tab
-PATIENCE = 0.5  # seconds for which a page waits for the check of all files
-SETTLED = 5.0  # seconds; a file that is being written may look cut off
+MOST_STEPS = 1000  # per series, as in TensorBoard's Scalars tab
+PATIENCE = 0.5  # seconds that a page waits for the check of all files
+SETTLED = 5.0  # seconds; a file that is being written may look incomplete
 HINT = """import kbn
 shift = kbn.callbacks.CovariateShift("runs/first", x_train)
 model.fit(x_train, y_train, callbacks=[shift])"""
@@ -41,7 +41,7 @@ Answer = Callable[["CovariateShiftPlugin", Request], Json]
 
 
 def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], "WSGIApplication"]:
-    """Return an application that answers in JSON: what `answer` returns, or its error message."""
+    """Return an application that sends JSON: what `answer` returns, or its error message."""
 
     @functools.wraps(answer)
     def bound(plugin: "CovariateShiftPlugin") -> "WSGIApplication":
@@ -51,7 +51,7 @@ def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], "WSGIApp
                 return _json(request, answer(plugin, request))
             except ValueError as error:
                 return _json(request, {"error": str(error)}, code=400)
-            except Exception as error:  # the page shows it; TensorBoard's other tabs go on
+            except Exception as error:  # the page shows it; TensorBoard's other tabs still work
                 tb_logging.get_logger().log(logging.ERROR, "kbn's tab failed", exc_info=True)
                 return _json(request, {"error": f"{type(error).__name__}: {error}"}, code=500)
 
@@ -61,7 +61,7 @@ def _answers_json(answer: Answer) -> Callable[["CovariateShiftPlugin"], "WSGIApp
 
 
 class CovariateShiftPlugin(TBPlugin):
-    """Serves the page, the state of the log, and figures as JSON."""
+    """Serves the page, and the state of the log and the figures as JSON."""
 
     plugin_name = "kbn"
 
@@ -74,7 +74,7 @@ class CovariateShiftPlugin(TBPlugin):
         _get_ready()
 
     def get_plugin_apps(self) -> dict[str, "WSGIApplication"]:
-        """Return the routes, below TensorBoard's route of the plugin."""
+        """Return the routes, relative to TensorBoard's route for the plugin."""
         return {
             "/tab.js": functools.partial(_static, "tab.js", "text/javascript"),
             "/tab.css": functools.partial(_static, "tab.css", "text/css"),
@@ -85,12 +85,12 @@ class CovariateShiftPlugin(TBPlugin):
         }
 
     def is_active(self) -> bool:
-        """Return whether any run has data; TensorBoard asks often."""
+        """Return whether any run has data. It must be fast, because TensorBoard calls it often."""
         if self._provider is None:
             return False
         runs = self._provider.list_runs(RequestContext(), experiment_id="")
         names = [run.run_name for run in runs]
-        if "." in names:  # perhaps a callback's own folder
+        if "." in names:  # this may be the folder of one callback
             return bool(RunReader(self._provider).runs())
         return any(name.rpartition("/")[2] in KINDS for name in names)
 
@@ -100,7 +100,7 @@ class CovariateShiftPlugin(TBPlugin):
 
     @_answers_json
     def _state(self, request: Request) -> Json:
-        """Return what the page can choose from, and the figures that can be drawn."""
+        """Return the choices for the page's controls, and the figures that can be drawn."""
         log, board = self._opened(request)
         rows = catalogue.measures()
         offered = [name for name in board.measures if rows[name].offered]
@@ -148,7 +148,7 @@ class CovariateShiftPlugin(TBPlugin):
         return str(style.themed(drawn, dark="dark" in request.args).to_json())
 
     def _skipped(self) -> list[str]:
-        """Return sentences on unreadable files; the previous ones if the check takes long."""
+        """Return sentences about unreadable files; the previous ones if the check takes long."""
         if self._check is None or not self._check.is_alive():
             self._check = threading.Thread(
                 target=self._check_files, name="kbn-unreadable", daemon=True
@@ -161,7 +161,7 @@ class CovariateShiftPlugin(TBPlugin):
         self._found = self._unreadable.sentences()
 
     def _opened(self, request: Request) -> tuple[RunReader, "Dashboard"]:
-        """Return the log, and a board of the runs that the request names, or of all runs."""
+        """Return the log, and a board with the runs of the request, or with all runs."""
         from kbn.dashboard.board import Dashboard
 
         log = self._log(request)
@@ -190,12 +190,12 @@ def _figures(board: "Dashboard") -> list[Json]:
 
 
 def _folders(context: TBContext) -> list[str]:
-    """Return the folders that TensorBoard reads, of `--logdir` or `--logdir_spec`."""
+    """Return the folders that TensorBoard reads, from `--logdir` or `--logdir_spec`."""
     flags = context.flags
     if getattr(flags, "logdir", ""):
         return [flags.logdir]
     specs = (getattr(flags, "logdir_spec", "") or "").split(",")
-    # As TensorBoard reads them: name:path or path.
+    # A spec is name:path or path, as in TensorBoard.
     return [spec if spec.startswith("/") else spec.split(":", 1)[-1] for spec in specs if spec]
 
 
@@ -221,7 +221,7 @@ def _plotly(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iter
 
 @functools.cache
 def _packed_plotly() -> bytes:
-    """Return the script as it is sent, packed once for all pages."""
+    """Return the script, compressed once for all pages."""
     from plotly.offline import get_plotlyjs
 
     return gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
@@ -229,13 +229,13 @@ def _packed_plotly() -> bytes:
 
 @functools.cache
 def _get_ready() -> None:
-    """Load what the first figure needs before it is requested; once, in a thread."""
+    """Load what the first figure needs before it is requested: once, in a thread."""
     threading.Thread(target=_draw_anything, name="kbn-tab", daemon=True).start()
 
 
 def _draw_anything() -> None:
-    """Make Plotly import its parts, which takes it most of a second on first use."""
-    with contextlib.suppress(Exception):  # the request for a figure reports it
+    """Make Plotly import its modules, which takes most of a second on first use."""
+    with contextlib.suppress(Exception):  # the request for a figure reports the error
         from kbn.dashboard.figures import heat_map, style
 
         _packed_plotly()

@@ -1,4 +1,4 @@
-"""The report on a log: one HTML file to keep, to send and to open offline."""
+"""The report on recorded runs: one HTML file that opens offline."""
 
 import datetime
 import os
@@ -23,9 +23,9 @@ def write(
     """Write the report on `board`.
 
     Args:
-        board: what it is about.
-        log_dir: the folder that was read, for its heading.
-        target: the HTML file; its folder is created if it is absent.
+        board: the runs to report on.
+        log_dir: the folder that was read, for the heading.
+        target: the HTML file; its folder is created if it does not exist.
     """
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _sections(board: Dashboard) -> Iterator[Section]:
 
 
 def _has(board: Dashboard, figure: Figure) -> bool:
-    """Return whether `figure` can be drawn; one of a measure shows `distance`, which it needs."""
+    """Return whether `figure` can be drawn. With an option `measure`, it needs a distance."""
     if "measure" in figure.options and board.distance is None:
         return False
     return not figure.needs or board.recorded(figure.needs)

@@ -1,4 +1,4 @@
-"""The recorded numbers that names of runs, measures, layers and sites stand for."""
+"""Select recorded numbers by the names of runs, measures, layers and sites."""
 
 import difflib
 import fnmatch
@@ -12,15 +12,15 @@ from kbn.records.tags import Place
 
 
 class NotRecordedError(ValueError):
-    """No run recorded this of the layer."""
+    """No run recorded the requested numbers of a layer."""
 
 
 class Selection:
     """The numbers of some runs, by measure and place.
 
     Args:
-        log: what was recorded.
-        runs: a glob pattern, or several, of the runs that are shown; None: all.
+        log: reader of the recorded runs.
+        runs: glob pattern, or a list of them, of the runs to show; None: all.
 
     Attributes:
         runs: names of the runs that are shown.
@@ -37,7 +37,7 @@ class Selection:
 
     @property
     def distance(self) -> str | None:
-        """Name of the distance that is shown if none is chosen: the first one recorded."""
+        """Name of the distance that is shown by default: the first one that was recorded."""
         recorded = self.measures
         return next((name for name in catalogue.distances() if name in recorded), None)
 
@@ -50,7 +50,7 @@ class Selection:
 
     @property
     def histogram_places(self) -> list[Place]:
-        """Places that have histograms, of one run after the other, in the order of the model."""
+        """Places that have histograms, run by run, in the order of the model."""
         return [place for run in self.runs for place in self._log.histogram_places(run)]
 
     @property
@@ -79,7 +79,7 @@ class Selection:
         """Return (layer, site) of all runs, in the order of the model.
 
         Args:
-            measure: only places that have this one; None: places that have any.
+            measure: only places that have this measure; None: places that have any measure.
         """
         names = self.measures if measure is None else [self.measure(measure)]
         return list(dict.fromkeys(
@@ -87,10 +87,10 @@ class Selection:
         ))  # fmt: skip
 
     def places_at(self, measure: str, site: str | None = None) -> list[Place]:
-        """Return the places that have `measure`: at `site`, or at the usual site of each layer.
+        """Return the places that have `measure`, at `site` or at the default site of each layer.
 
-        The usual site of a layer is its input if that was recorded: internal covariate shift is
-        the movement of what layers get.
+        The default site of a layer is its input if it was recorded, because internal covariate
+        shift is the change in the distributions of layers' inputs.
 
         Raises:
             ValueError: if no place has this site.
@@ -101,10 +101,10 @@ class Selection:
         ))  # fmt: skip
 
     def place(self, layer: str, site: str | None, among: Sequence[Place]) -> Place:
-        """Return the place of `layer` at `site`, or at its first site, out of `among`.
+        """Return the place in `among` of `layer`, at `site` or at its first site.
 
         Raises:
-            NotRecordedError: if it is not there; the message names similar layers.
+            NotRecordedError: if there is no such place; the message names similar layers.
         """
         own = [place for place in among if place.layer == layer and site in (None, place.site)]
         if own:
@@ -118,7 +118,7 @@ class Selection:
         )
 
     def series(self, measure: str, site: str | None = None) -> dict[str, Places]:
-        """Return by run `measure` at the places of `places_at`."""
+        """Return `measure` at the places of `places_at`, by run."""
         self._check_site(measure, site)
         return {
             run: self._log.series(run, measure, self._places_of(run, measure, site))
@@ -128,7 +128,7 @@ class Selection:
     def measures_of(
         self, names: Iterable[str], only: Sequence[Place] | None = None
     ) -> dict[str, Measures]:
-        """Return by run those of the measures `names` that it has, at all places or at some."""
+        """Return the recorded measures among `names`, by run, at all places or only at some."""
         names = list(names)
         return {
             run: {name: self._log.series(run, name, only) for name in names
@@ -137,7 +137,7 @@ class Selection:
         }  # fmt: skip
 
     def histograms(self, place: Place) -> dict[str, Histograms]:
-        """Return by run the histograms of `place`."""
+        """Return the histograms of `place`, by run."""
         return {run: self._log.histograms(run, place) for run in self.runs}
 
     def moved(self, measure: str | None = None, site: str | None = None) -> list[summary.Moved]:
@@ -165,9 +165,9 @@ def _chosen_runs(recorded: list[str], runs: str | Sequence[str]) -> list[str]:
     patterns = [runs] if isinstance(runs, str) else list(runs)
     idle = [one for one in patterns if not any(_matches(run, [one]) for run in recorded)]
     if idle or not patterns:
+        problem = f"No run matches {' or '.join(map(repr, idle))}" if idle else "No pattern given"
         raise ValueError(
-            f"No run matches {' or '.join(map(repr, idle)) or 'no pattern at all'}. There are "
-            f"{recorded or 'no runs at all'}. Received: runs={patterns!r}"
+            f"{problem}. The runs are {recorded or 'none'}. Received: runs={patterns!r}"
         )
     return [run for run in recorded if _matches(run, patterns)]
 

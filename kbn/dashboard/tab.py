@@ -1,17 +1,17 @@
-"""The entry point that TensorBoard loads at its start: small, so that it cannot fail.
+"""The entry point that TensorBoard loads when it starts.
 
-An import that fails here ends the `tensorboard` command; one that fails in `load` costs the tab
-alone.
+It is small, because an import error here ends the `tensorboard` command. After an import error in
+`load`, only the tab is missing.
 """
 
 from tensorboard.plugins.base_plugin import TBContext, TBLoader, TBPlugin
 
 
 class Loader(TBLoader):
-    """Makes the plugin after TensorBoard has started."""
+    """Creates the plugin after TensorBoard has started."""
 
     def load(self, context: TBContext) -> TBPlugin:
-        """Return the plugin; if it raises, TensorBoard logs that and starts without the tab."""
+        """Return the plugin. If this raises, TensorBoard logs it and starts without the tab."""
         from kbn.dashboard.plugin import CovariateShiftPlugin
 
         return CovariateShiftPlugin(context)

@@ -69,7 +69,7 @@ def test_help_on_a_figure_is_its_docstring(board):
 
 def test_the_old_name_of_compare_is_deprecated(board):
     with pytest.warns(
-        DeprecationWarning, match=r"compared is deprecated; use Dashboard\.compare\."
+        DeprecationWarning, match=r"compared is deprecated; use Dashboard\.compare instead\."
     ):
         old = board.compared("std", layer="sigmoid_1")
     assert old == board.compare("std", layer="sigmoid_1")
@@ -81,7 +81,7 @@ def test_some_runs_alone(two_runs):
         kbn.dashboard.load(two_runs[0], runs=["x"])
     with pytest.raises(ValueError, match=r"No run matches 'x'\. .*runs=\['plain', 'x'\]"):
         kbn.dashboard.load(two_runs[0], runs=["plain", "x"])
-    with pytest.raises(ValueError, match=r"No run matches no pattern.*runs=\[\]"):
+    with pytest.raises(ValueError, match=r"No pattern given\. The runs are.*runs=\[\]"):
         kbn.dashboard.load(two_runs[0], runs=[])
 
 

@@ -133,7 +133,7 @@ def test_runs_of_others_are_counted_and_left_alone(tmp_path):
 
 def test_an_empty_folder_has_no_runs_and_none_raises(tmp_path):
     assert open_folder(tmp_path).runs() == []
-    with pytest.raises(FileNotFoundError, match=r"no such folder.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"must be an existing folder.*nowhere'"):
         open_folder(tmp_path / "nowhere")
 
 
@@ -161,7 +161,7 @@ def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):
     found = UnreadableFiles([tmp_path]).sentences()
     assert [one.split(": ", 1)[1] for one in found] == [
         "empty",
-        "not read (it does not begin as an event file does)",
+        "not read (it does not begin like an event file)",
         "not read (No such file or directory)",
     ]
 

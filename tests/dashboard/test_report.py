@@ -99,8 +99,8 @@ def test_some_runs_alone(two_runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("{folder}/nowhere",), "no such folder"),
-    (("{folder}", "--runs", "other"), "No run matches 'other'. There are ['a']"),
+    (("{folder}/nowhere",), "must be an existing folder"),
+    (("{folder}", "--runs", "other"), "No run matches 'other'. The runs are ['a']"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     write(tmp_path / "a", {SHIFT: {"x": [0, 1]}})
@@ -126,7 +126,7 @@ def test_what_could_not_be_read_is_said(tmp_path, capsys):
     page = Text(target.read_text(encoding="utf-8"))
     for text in (printed, page.all):
         assert "events.out.tfevents.0.host: empty" in text
-        assert "cut off or damaged" in text
+        assert "incomplete or damaged" in text
 
 
 def test_a_hostile_log_stays_text(tmp_path, capsys):

@@ -324,7 +324,7 @@ def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
     tab.wait()
     for name in ("heat_map", "worst_layers", "compare", "percentiles"):
         said = tab.figure(name).get_by_role("alert").inner_text()
-        assert said == "./plotly.js was not served; TensorBoard's own output says why.", name
+        assert said == "./plotly.js could not be loaded; see the output of TensorBoard.", name
     assert "moved least" in tab.figure("verdict").inner_text()
 
 

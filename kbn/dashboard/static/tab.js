@@ -1,22 +1,22 @@
-// The Covariate shift tab. Names from event files are data: they become text nodes here, and
-// figures come with their texts escaped for Plotly. Nothing is ever parsed as HTML.
+// The Covariate shift tab. Names from event files are only inserted as text nodes, and the texts
+// of figures are already escaped for Plotly. Nothing is parsed as HTML.
 
-const POLL = 5000; // ms between requests for something new
+const POLL = 5000; // ms between requests for new data
 
 // `place` is the site of the row that was clicked, for the figures of its layer.
 const chosen = {runs: null, measure: "", site: "", layer: "", place: "", dark: false};
 const page = {};
 let state = null;
 let plotly = null; // the promise of Plotly's script
-let drawing = 0; // the number of the newest draw; an older one stops where it is
-let whole = false; // whether every figure is drawn, so that those of a layer can be redrawn alone
-let asking = 0; // the number of the newest request for the state; older answers are dropped
-let waiting = false; // whether its answer is still to come
+let drawing = 0; // the number of the latest draw; older draws stop
+let whole = false; // whether every figure is drawn, so that a new layer needs only its figures
+let asking = 0; // the number of the latest request for the state; older answers are ignored
+let waiting = false; // whether its answer has not arrived yet
 
 export async function render() {
   build();
   watchTheme();
-  // The script takes as long as the first figure, which is requested meanwhile.
+  // Loading the script takes as long as the first figure, so both are requested at the same time.
   plotly = loaded("./plotly.js");
   plotly.catch(() => {}); // each figure shows the error
   await refresh(true);
@@ -44,8 +44,8 @@ function build() {
     element("label", {}, "Measure", page.measure),
     element("label", {}, "Site", page.site),
     element("label", {}, "Layer", page.layer),
-    element("label", {}, page.poll, " Follow the training"), page.refresh, page.status);
-  controls.setAttribute("aria-label", "What is shown");
+    element("label", {}, page.poll, " Update during training"), page.refresh, page.status);
+  controls.setAttribute("aria-label", "Controls");
   document.body.append(element("div", {className: "kbn"}, controls, page.main));
   for (const name of ["measure", "site", "layer"]) {
     page[name].addEventListener("change", () => {
@@ -60,8 +60,8 @@ function build() {
 function loaded(source) {
   return new Promise((resolve, reject) => {
     const script = element("script", {src: source, onload: resolve});
-    script.onerror = () => reject(new Error(`${source} was not served; TensorBoard's own output ` +
-      "says why."));
+    script.onerror = () => reject(new Error(`${source} could not be loaded; see the output of ` +
+      "TensorBoard."));
     document.head.append(script);
   });
 }
@@ -107,7 +107,7 @@ async function refresh(always) {
   } catch (error) {
     if (number !== asking) return;
     waiting = false;
-    state = null; // so that the next answer is drawn, whatever it is
+    state = null; // so that the next answer is always drawn
     page.status.textContent = "";
     page.main.replaceChildren(warning(`The tab cannot be drawn: ${error.message}`));
   }
@@ -120,14 +120,14 @@ function warning(text) {
 }
 
 function fill() {
-  // If none of the chosen runs exists any more, all are shown.
+  // If none of the chosen runs exists any more, show all runs.
   if (chosen.runs?.length && !chosen.runs.some(run => state.runs.includes(run))) chosen.runs = null;
   const boxes = state.runs.map(run => {
     const checked = chosen.runs === null || chosen.runs.includes(run);
     const box = element("input", {type: "checkbox", checked, value: run});
     box.addEventListener("change", () => {
       const checked = [...page.runs.querySelectorAll("input:checked")].map(one => one.value);
-      chosen.runs = checked.length === state.runs.length ? null : checked; // later ones too
+      chosen.runs = checked.length === state.runs.length ? null : checked; // null: new runs too
       refresh(true);
     });
     return element("label", {}, box, " ", run === "." ? "(the folder itself)" : run);
@@ -174,7 +174,7 @@ async function draw() {
     return;
   }
   const figures = state.figures;
-  // An old figure stays until the new one is drawn, so that the page does not jump.
+  // Keep each old figure until the new one is drawn, so that the page does not jump.
   parts.push(document.getElementById("verdict") ?? list("Findings", [], "verdict"));
   parts.push(...figures.map(figure => document.getElementById(figure.name) ?? holder(figure)));
   page.main.replaceChildren(...parts);
@@ -183,7 +183,7 @@ async function draw() {
     await drawFigure(figure, number);
     if (figure === figures[0]) {
       performance.mark("kbn:first-draw");
-      await say();
+      await showFindings();
     }
   }
   if (number !== drawing) return;
@@ -192,7 +192,7 @@ async function draw() {
   document.body.dataset.drawn = String(number);
 }
 
-async function say() {
+async function showFindings() {
   const points = page.main.querySelector("#verdict ul");
   try {
     const sentences = await ask("verdict");
@@ -203,10 +203,10 @@ async function say() {
 }
 
 function empty() {
-  const others = state.foreign ? ` This folder holds ${state.foreign} other runs.` : "";
+  const others = state.foreign ? ` This folder contains ${state.foreign} other runs.` : "";
   return [
     element("h2", {textContent: "Nothing was recorded here yet"}),
-    element("p", {textContent: `Add a callback to fit, with this log directory. Its records ` +
+    element("p", {textContent: `Pass a callback with this log directory to fit. Its records ` +
       `appear here while the model trains.${others}`}),
     element("pre", {textContent: state.hint}),
   ];
@@ -232,7 +232,7 @@ function caption({text, options}) {
   return options.includes("measure") && measure ? `${text} ${measure.name}: ${measure.text}` : text;
 }
 
-// What a figure is asked with: of what is chosen, the options that it has.
+// Returns the request for a figure: its name and the chosen values of its options.
 function query({name, options}) {
   const {measure, layer, dark} = chosen;
   const site = chosen.site || (options.includes("layer") ? chosen.place : "");
@@ -246,8 +246,8 @@ async function drawFigure(wanted, number) {
   section.querySelector(".note").textContent = caption(wanted);
   try {
     if (wanted.required.includes("layer") && !chosen.layer) {
-      instead(plot, element("p", {textContent: "Choose a layer, here or by a click on a row of " +
-        "the heat map."}));
+      instead(plot, element("p", {textContent: "Choose a layer from the list, or click on a row " +
+        "of the heat map."}));
       return;
     }
     const figure = await ask("figure", query(wanted));
@@ -268,7 +268,7 @@ function instead(plot, content) {
   plot.replaceChildren(content);
 }
 
-// Chooses the layer of the row that was clicked; only rows of layers carry `meta`.
+// Chooses the layer of the row that was clicked; only rows of layers have `meta`.
 function picked(event) {
   const [point] = event.points;
   const place = point.data.meta?.[point.pointIndex?.[0] ?? point.pointNumber?.[0]];
@@ -279,7 +279,7 @@ function picked(event) {
 }
 
 async function drawLayer() {
-  if (!whole) await draw(); // with the layer's figures
+  if (!whole) await draw(); // this includes the layer's figures
   else await drawOfLayer();
   const first = state.figures.find(figure => figure.group === "layer");
   if (first) document.getElementById(first.name)?.scrollIntoView({behavior: "smooth"});
