@@ -1,4 +1,4 @@
-"""Real data for the demonstration, without a download where that can be had."""
+"""Real data for the demonstration, without a download if possible."""
 
 import gzip
 from pathlib import Path
@@ -11,13 +11,13 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 class DataError(Exception):
-    """The data cannot be had; the message says what to do."""
+    """The data is not available. The message says what to do."""
 
 
 class Parts(NamedTuple):
-    """Images in [0, 1], float32 (n, height, width), and labels, int64 (n,), in their makers' parts.
+    """Images in [0, 1], float32 (n, height, width), and labels, int64 (n,), for training and test.
 
-    Of digits, which come in one, every fifth is a test sample.
+    The split of Fashion-MNIST is the original one. Digits have none: every fifth is a test sample.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -36,7 +36,7 @@ def load(name: str, seed: int) -> Split:
     """Load one of `DATA_SETS`, shuffle it by `seed` and split it; 200 samples are the probe.
 
     Raises:
-        DataError: where the data is missing.
+        DataError: if the data is not available.
     """
     x, y = parts(name).train if name == "fashion-mnist" else _digits()
     order = np.random.default_rng(seed).permutation(len(x))
@@ -47,10 +47,10 @@ def load(name: str, seed: int) -> Split:
 
 
 def parts(name: str) -> Parts:
-    """Load one of `DATA_SETS`, whole: digits as (n, 8, 8), Fashion-MNIST as (n, 28, 28).
+    """Load all of one of `DATA_SETS`: digits as (n, 8, 8), Fashion-MNIST as (n, 28, 28).
 
     Raises:
-        DataError: where the data is missing.
+        DataError: if the data is not available.
     """
     if name == "fashion-mnist":
         return _fashion_mnist()
@@ -84,8 +84,8 @@ def _fashion_mnist() -> Parts:
     except Exception as error:
         raise DataError(
             f"Fashion-MNIST is not in {FASHION_MNIST_FOLDER} (Debian package "
-            f"dataset-fashion-mnist) and cannot be downloaded ({error}); or take digits "
-            "(--data digits; in examples/ --quick)"
+            f"dataset-fashion-mnist) and cannot be downloaded ({error}). Install the package, or "
+            "use digits (--data digits; in examples/ --quick)"
         ) from error
     return Parts(*(_typed(images / 255.0, labels) for images, labels in found))
 

@@ -1,8 +1,9 @@
-"""The demonstration: the paper's network, plain and normalized, watched while it trains.
+"""The demonstration: the paper's network, trained with and without normalization.
 
-Ioffe & Szegedy (2015), §4.1: three hidden layers of 100 sigmoid units, weights from a small
-Gaussian, batches of 60, normalization before each sigmoid. The paper leaves open the learning
-rate and the Gaussian's width; here plain SGD at `LEARNING_RATE` and `WEIGHT_STDDEV`.
+It is the network of Ioffe & Szegedy (2015), §4.1: three hidden layers of 100 sigmoid units, weights
+from a small Gaussian, batches of 60, and normalization before each sigmoid. The paper does not give
+the learning rate and the width of the Gaussian. Here plain SGD uses `LEARNING_RATE`, and the width
+is `WEIGHT_STDDEV`.
 """
 
 import os
@@ -31,14 +32,14 @@ RUNS = {"plain": False, "batch_norm": True}
 
 
 class Run(NamedTuple):
-    """What one network did: (step, validation accuracy) at fixed steps, and the callback's rows."""
+    """Results of a network: (step, validation accuracy) at fixed steps, and the callback's rows."""
 
     accuracy: list[tuple[int, float]]
     history: Sequence[Row]
 
 
 def network(features: int, normalized: bool, seed: int) -> keras.Model:
-    """Build the paper's network; both forms start from the same weights."""
+    """Build the paper's network. With and without normalization, the initial weights are equal."""
     layers = [keras.layers.Input((features,))]
     for index in range(1, HIDDEN_LAYERS + 1):
         layers.append(_dense(UNITS, f"dense_{index}", seed + index, use_bias=not normalized))
@@ -56,14 +57,14 @@ def network(features: int, normalized: bool, seed: int) -> keras.Model:
 
 
 def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> None:
-    """Train both networks, print what came of it, and leave event files and a report.
+    """Train both networks, print the results, and write event files and a report.
 
     Args:
         data: one of `kbn.demo.datasets.DATA_SETS`.
         steps: optimizer steps of each network, rounded up to a multiple of `CHECKPOINTS`.
         log_dir: folder for the event files and the report.
         seed: seed of the split, the weights and the order of the batches.
-        console: where progress and tables go.
+        console: console for progress and tables.
     """
     from kbn.dashboard import load, report
 
@@ -72,7 +73,8 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
     os.makedirs(log_dir, exist_ok=True)
     _clear_earlier(log_dir, console)
     console.print(
-        f"{data}: {len(split.train[0])} samples to train on, {steps} steps of {BATCH_SIZE}"
+        f"{data}: {len(split.train[0])} samples for training, {steps} steps with batches of "
+        f"{BATCH_SIZE}"
     )
     runs = {}
     with _progress(console) as progress:
@@ -80,15 +82,15 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
             bar = _ProgressBar(progress, name, steps)
             runs[name] = _train(normalized, split, steps, os.path.join(log_dir, name), seed, bar)
     console.print(_accuracy_table(runs), _shift_table(runs))
-    console.print(_verdict(runs), soft_wrap=True)
+    console.print(_summary(runs), soft_wrap=True)
     target = Path(log_dir) / "report.html"
     report.write(load(log_dir), log_dir, target)
-    console.print(f"Report, to open in a browser: {target}", soft_wrap=True)
-    console.print(f"Look at it all: tensorboard --logdir {log_dir}", soft_wrap=True)
+    console.print(f"Report (open it in a browser): {target}", soft_wrap=True)
+    console.print(f"To see all figures, run: tensorboard --logdir {log_dir}", soft_wrap=True)
 
 
 def _clear_earlier(log_dir: str, console: Console) -> None:
-    """Remove an earlier demonstration's event files: TensorBoard would draw both on one axis."""
+    """Remove the event files of an earlier demonstration, so that TensorBoard does not mix both."""
     runs = [Path(log_dir) / name / "covariate_shift" for name in RUNS]
     earlier = [file for run in runs for file in run.glob("events.out.tfevents.*")]
     for file in earlier:
@@ -122,7 +124,7 @@ def _train(
 
 
 class _Batches(keras.utils.PyDataset):
-    """`steps` batches, passing through the data in a new order each time, fixed by `seed`."""
+    """`steps` batches. Each pass over the data has a new order, which depends on `seed`."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, steps: int, seed: int) -> None:
         super().__init__()
@@ -176,19 +178,19 @@ def _shift_table(runs: dict[str, Run]) -> Table:
 
 
 def mean_shift(history: Sequence[Row], layer: str) -> float:
-    """Return the mean over records of how far the layer's inputs moved since the record before."""
+    """Return how far the layer's inputs moved since the previous record: the mean over records."""
     wanted = (layer, "input", "wasserstein")
     moved = [row.value for row in history if (row.layer, row.site, row.measure) == wanted]
-    return float(np.mean(moved[1:]))  # the first record has nothing before it
+    return float(np.mean(moved[1:]))  # there is no record before the first
 
 
-def _verdict(runs: dict[str, Run]) -> str:
+def _summary(runs: dict[str, Run]) -> str:
     best = max(value for _, value in runs["plain"].accuracy)
     reached = [next(step for step, value in runs["plain"].accuracy if value >= best)]
     reached += [step for step, value in runs["batch_norm"].accuracy if value >= best][:1]
     if len(reached) < 2:
-        return f"With normalization the plain net's best, {best:.3f}, was not reached."
+        return f"With normalization, the plain net's best accuracy, {best:.3f}, was not reached."
     return (
-        f"The plain net's best accuracy, {best:.3f}, came at step {reached[0]}; "
-        f"with normalization it was reached by step {reached[1]}."
+        f"The plain net reached its best accuracy, {best:.3f}, at step {reached[0]}. "
+        f"With normalization, the net reached it by step {reached[1]}."
     )

@@ -109,7 +109,7 @@ def test_a_measure_that_is_never_finite_is_no_error(tmp_path):
     board = kbn.dashboard.load(tmp_path)
     for draw in (board.heat_map, board.worst_layers, board.compare, board.verdict):
         draw()
-    assert "that is finite" in board.compare().layout.annotations[0].text
+    assert "No run has finite values" in board.compare().layout.annotations[0].text
 
 
 def test_after_the_first_record_there_is_nothing_to_compare_with(tmp_path):

@@ -147,7 +147,7 @@ def test_a_truncated_file_is_read_up_to_there_and_told(cut, tmp_path):
     np.testing.assert_array_equal(series.values, [1, 2])
     (sentence,) = UnreadableFiles([tmp_path]).sentences()
     assert sentence.startswith("covariate_shift/events.out.tfevents")
-    assert f"of {len(data) - cut:,}; what follows is cut off" in sentence
+    assert f"of {len(data) - cut:,}; the rest is incomplete" in sentence
 
 
 def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):

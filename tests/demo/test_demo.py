@@ -33,7 +33,7 @@ def test_prints_tables_and_where_to_look(demonstration):
         assert re.search(rf"│ {layer} +│ \d+\.\d+ +│ \d+\.\d+ +│", printed)
     table = printed.split("Mean shift")[1].split("The plain net")[0]
     assert re.findall(r"^│ (\w+)", table, re.M) == ["sigmoid_1", "sigmoid_2", "sigmoid_3"]
-    assert "The plain net's best accuracy" in printed
+    assert "The plain net reached its best accuracy" in printed
     assert printed.rstrip().endswith(f"tensorboard --logdir {folder}")
 
 
@@ -59,7 +59,7 @@ def test_both_runs_hold_every_layer_at_equal_steps(demonstration):
 
 def test_the_report_is_one_file_and_its_path_is_printed(demonstration):
     folder, printed = demonstration
-    assert f"Report, to open in a browser: {folder / 'report.html'}" in printed
+    assert f"Report (open it in a browser): {folder / 'report.html'}" in printed
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "batch_norm moved least" in page
     assert "sigmoid_3 input, batch_norm" in page

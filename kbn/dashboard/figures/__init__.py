@@ -1,7 +1,7 @@
 """Figures, one module each.
 
-A module that draws a figure has `FIGURE`, a `Figure` with its title, text and options; nothing
-else lists figures. Its pure function `plot` takes the numbers and returns a
+A module that draws a figure has `FIGURE`, a `Figure` with its title, text and options. There is no
+other list of figures. Its pure function `plot` takes the numbers and returns a
 `plotly.graph_objects.Figure`.
 """
 
@@ -21,4 +21,4 @@ def _found() -> dict[str, Figure]:
 
 
 FIGURES = _found()
-"""By name, in the order of the pages."""
+"""Figures by name, in the order in which pages show them."""

@@ -1,4 +1,4 @@
-"""A range over steps, which several figures draw."""
+"""A band over steps, which several figures draw."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ class Edge(NamedTuple):
     """One line of a band.
 
     Attributes:
-        series: its numbers; None: they were not recorded.
-        label: what they are, for the pointer.
+        series: its numbers; None if they were not recorded.
+        label: name of the numbers, shown on hover.
     """
 
     series: Series | None = None
@@ -21,14 +21,16 @@ class Edge(NamedTuple):
 
 
 def band(low: Edge, middle: Edge, high: Edge, run: str, number: int) -> list[go.Scatter]:
-    """Return lines for `low` and `high`, filled between, and for the middle, as far as recorded.
+    """Return lines for `low` and `high`, with the area between filled, and a line for `middle`.
+
+    Lines that were not recorded are left out.
 
     Args:
         low: lower edge.
-        middle: the line within.
+        middle: the line between the edges.
         high: upper edge.
         run: the run's name.
-        number: the run's number, which decides its color.
+        number: the run's number, which determines its color.
     """
     width = 0 if middle.series is not None else 1
     line = {"width": width, "color": style.color(number)}

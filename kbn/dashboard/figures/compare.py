@@ -1,4 +1,4 @@
-"""Runs side by side by one measure."""
+"""Comparison of runs by one measure."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,13 @@ from kbn.records.tags import Place
 def compare(
     board: Board, measure: str | None = None, layer: str | None = None, site: str | None = None
 ) -> go.Figure:
-    """Draw a measure over steps, a line per run: of one layer, or the median of all layers.
+    """Draw a measure over steps with a line per run: of one layer, or the median of all layers.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         measure: any of `measures`; None: `distance`.
         layer: one layer; None: all.
-        site: of the layers; None: the input if it was recorded.
+        site: site of the layers; None: the input if it was recorded.
     """
     measure = board.measure(measure)
     if layer is None:
@@ -31,13 +31,13 @@ def compare(
 
 
 def plot(runs: Mapping[str, Places], measure: str, place: Place | None = None) -> go.Figure:
-    """Draw `measure` over steps, a line per run: of one place, or the median of all places.
+    """Draw `measure` over steps with a line per run: of one place, or the median of all places.
 
-    If it is of all places, a band reaches from the tenth to the ninetieth percentile.
+    For all places, a band shows the 10th to 90th percentile.
 
     Args:
         runs: the places of each run, by its name.
-        measure: what their values are.
+        measure: the measure of their values.
         place: one place; None: all.
     """
     whose = "median of all layers" if place is None else style.short(style.label(place))
@@ -48,8 +48,8 @@ def plot(runs: Mapping[str, Places], measure: str, place: Place | None = None) -
 FIGURE = Figure(
     order=30,
     title="Runs compared",
-    text="The median over layers, with a band from the tenth to the ninetieth percentile; or one "
-    "layer.",
+    text="One line per run: the median over all layers, with a band from the 10th to the 90th "
+    "percentile. If a layer is chosen, only this layer.",
     draw=compare,
     group="overview",
 )

@@ -1,4 +1,4 @@
-"""What a figure says of itself, and what it may ask of the board."""
+"""The description of a figure, and the part of the board that figures use."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,15 @@ from kbn.records.series import Histograms, Measures, Places
 from kbn.records.tags import Place
 
 CHOICES = ("measure", "layer", "site")
-"""What a page lets its reader choose, by the names of the parameters of `draw`."""
+"""Options that a page offers. They are names of parameters of `draw`."""
 
 
 class Board(Protocol):
-    """The recorded numbers from which a figure selects, as `Selection` provides them."""
+    """The recorded numbers that a figure selects from; `Selection` implements it."""
 
     @property
     def distance(self) -> str | None:
-        """Name of the distance that is shown if none is chosen."""
+        """Name of the distance that is shown by default."""
 
     @property
     def histogram_layers(self) -> list[str]:
@@ -37,33 +37,33 @@ class Board(Protocol):
         """Return the places that have `measure`."""
 
     def places_at(self, measure: str, site: str | None = None) -> list[Place]:
-        """Return the places that have `measure`, at `site` or at the usual site."""
+        """Return the places that have `measure`, at `site` or at the default site."""
 
     def place(self, layer: str, site: str | None, among: Sequence[Place]) -> Place:
         """Return the place of `layer` at `site`, or at its first site."""
 
     def series(self, measure: str, site: str | None = None) -> dict[str, Places]:
-        """Return by run `measure` at the places of `places_at`."""
+        """Return `measure` at the places of `places_at`, by run."""
 
     def measures_of(
         self, names: Iterable[str], only: Sequence[Place] | None = None
     ) -> dict[str, Measures]:
-        """Return by run those of the measures `names` that it has."""
+        """Return the recorded measures among `names`, by run."""
 
     def histograms(self, place: Place) -> dict[str, Histograms]:
-        """Return by run the histograms of `place`."""
+        """Return the histograms of `place`, by run."""
 
     def moved(self, measure: str | None = None, site: str | None = None) -> list[Moved]:
         """Return how far each layer moved, the farthest first."""
 
 
 class Part(NamedTuple):
-    """What stands in the report below a figure's title and text.
+    """What the report shows below a figure's title and text.
 
     Attributes:
-        figures: what is drawn.
-        tables: rows of cells, of which the first names the columns.
-        text: a sentence more.
+        figures: figures.
+        tables: tables as lists of rows; the first row names the columns.
+        text: an additional sentence.
     """
 
     figures: Sequence[go.Figure] = ()
@@ -76,15 +76,16 @@ class Figure:
     """One figure of the board, the report and the tab.
 
     Attributes:
-        order: where it stands among all figures, ascending.
-        title: its heading.
-        text: what it shows, in a sentence or two.
-        draw: selects from the board and draws. Its name is the figure's name, in `Dashboard` too;
-            its parameters after the board, among `CHOICES`, are the figure's options.
-        group: "overview": of the whole model; "layer": of one layer or a few; "callback": of what
-            one callback records.
-        needs: the measure without which there is nothing to draw; empty: any.
-        in_report: what the report shows of it; by default what `draw` draws without options.
+        order: sort key among all figures, ascending.
+        title: heading.
+        text: description, in one or two sentences.
+        draw: function that selects numbers from the board and draws them. Its name is the name of
+            the figure and of its method of `Dashboard`. Its parameters that are in `CHOICES` are
+            the figure's options.
+        group: "overview" for the whole model, "layer" for one layer or a few, "callback" for the
+            records of one callback.
+        needs: the measure that the figure needs; empty: any.
+        in_report: function that returns what the report shows; None: the figure without options.
     """
 
     order: int
@@ -97,22 +98,22 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """Name of the board's method, and in the tab's requests."""
+        """Name of the method of `Dashboard`, and in requests of the tab."""
         return self.draw.__name__
 
     @property
     def options(self) -> list[str]:
-        """What can be chosen."""
+        """Names of the options."""
         return [name for name in inspect.signature(self.draw).parameters if name in CHOICES]
 
     @property
     def required(self) -> list[str]:
-        """What has to be chosen."""
+        """Names of the options that have no default."""
         parameters = inspect.signature(self.draw).parameters
         return [
             name for name in self.options if parameters[name].default is inspect.Parameter.empty
         ]
 
     def part(self, board: Board) -> Part:
-        """Return what the report shows of it."""
+        """Return what the report shows of the figure."""
         return self.in_report(board) if self.in_report else Part([self.draw(board)])

@@ -14,10 +14,10 @@ SHOWN = ("gradient_shift_relative", "gradient_cosine")
 
 
 def gradient_shift(board: Board, layer: str | None = None) -> go.Figure:
-    """Draw how far gradients move when the layers below take their step.
+    """Draw how far the gradients of layers move when the layers before them take their step.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         layer: one layer; None: the median of all.
     """
     place = None if layer is None else Place(layer, tags.PROBE)
@@ -27,7 +27,7 @@ def gradient_shift(board: Board, layer: str | None = None) -> go.Figure:
 def plot(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
     """Draw the relative shift of gradients over steps, and the cosine.
 
-    Santurkar et al. (2018), Def. 2.1, on the probe batch.
+    The definition is Def. 2.1 of Santurkar et al. (2018), here on the probe batch.
 
     Args:
         runs: the measures of each run, by its name.
@@ -39,9 +39,9 @@ def plot(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
 FIGURE = Figure(
     order=60,
     title="Gradient shift",
-    text="How much a layer's gradient changes when the layers below it take their step: the change "
-    "relative to the gradient's length (0: no change), and the cosine between both gradients (1: "
-    "the same direction).",
+    text="How much a layer's gradient changes when the layers before it take their step: the "
+    "change relative to the gradient's length (0: no change), and the cosine of the angle between "
+    "both gradients (1: the same direction).",
     draw=gradient_shift,
     group="callback",
     needs="gradient_shift",

@@ -1,4 +1,4 @@
-"""Layers over steps: which layers move, and when."""
+"""The heat map of layers over steps: which layers move, and when."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,34 +12,34 @@ from kbn.dashboard.figures.figure import Board, Figure, Part
 from kbn.records import catalogue
 from kbn.records.series import Places, matrix, thinned
 
-COLUMNS = 500  # beyond so many steps, several share a column, which shows the farthest value
-DECADES = 4  # that a logarithmic color spans
-LINE, LEAST = 18, 60  # pixels of a layer, and of all layers of a run
-MOST, ALL = 900, 1600  # pixels of a run at most, and of all runs if there are many
-NAME = 15  # pixels that a name needs
+COLUMNS = 500  # with more steps, several share a column, which shows the farthest value
+DECADES = 4  # range of a logarithmic color scale
+LINE, LEAST = 18, 60  # height of a layer, and least height of a run, in pixels
+MOST, ALL = 900, 1600  # largest height of a run, and of all runs if there are many, in pixels
+NAME = 15  # height of a name in pixels
 
 
 def heat_map(board: Board, measure: str | None = None, site: str | None = None) -> go.Figure:
-    """Draw layers over steps: where in the network, and when, distributions move.
+    """Draw layers over steps, which shows where in the network and when distributions move.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         measure: any of `measures`; None: `distance`.
-        site: of the layers; None: the input if it was recorded.
+        site: site of the layers; None: the input if it was recorded.
     """
     measure = board.measure(measure)
     return plot(board.series(measure, site), measure)
 
 
 def plot(runs: Mapping[str, Places], measure: str) -> go.Figure:
-    """Draw `measure` of every place over steps, one picture per run below each other.
+    """Draw `measure` of every place over steps, with one heat map per run, below each other.
 
-    Places stand in the order in which the model calls them, the first at the top; all runs share
-    one color scale, logarithmic if the catalogue says so.
+    Places are in the order in which the model calls them, the first at the top. All runs share one
+    color scale. It is logarithmic if the catalogue says so.
 
     Args:
         runs: the places of each run, by its name.
-        measure: what their values are.
+        measure: the measure of their values.
     """
     title = f"{measure} of every layer over training"
     runs = {name: places for name, places in runs.items() if places}
@@ -68,7 +68,7 @@ def plot(runs: Mapping[str, Places], measure: str) -> go.Figure:
 
 
 class _Scale:
-    """From values to colors, the same for all runs."""
+    """The scale from values to colors, the same for all runs."""
 
     def __init__(self, values: Sequence[np.ndarray], measure: str) -> None:
         known = np.concatenate(values) if values else np.zeros(0)
@@ -83,7 +83,7 @@ class _Scale:
             self.low = max(float(known[known > 0].min()), self.high / 10**DECADES)
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """Return what the color axis is of; NaN stays."""
+        """Return the positions of `values` on the color axis. NaN stays NaN."""
         if not self.logarithmic:
             return np.clip(values, self.low, self.high)
         with np.errstate(invalid="ignore"):
@@ -122,8 +122,8 @@ FIGURE = Figure(
     order=10,
     title="Where and when layers move",
     text="One line per layer, in the order in which the model calls them, the first at the top. "
-    "The brighter, the farther its activations on the fixed probe batch moved since the reference "
-    "record. The data is the same, so the weights alone make that difference.",
+    "Brighter means that the layer's activations on the probe batch moved farther since the "
+    "reference record. The data is the same, so only the weights cause the difference.",
     draw=heat_map,
     group="overview",
     in_report=_in_report,

@@ -42,7 +42,7 @@ def landscape(board: Board) -> go.Figure:
 def plot(runs: Mapping[str, Measures]) -> go.Figure:
     """Draw the range of the loss and of the gradient's change along the gradient, and β.
 
-    Santurkar et al. (2018), Fig. 4, on the probe batch.
+    This is Fig. 4 of Santurkar et al. (2018), on the probe batch.
 
     Args:
         runs: the measures of each run, by its name.
@@ -50,7 +50,7 @@ def plot(runs: Mapping[str, Measures]) -> go.Figure:
     title = "Landscape of the loss along the gradient (Santurkar et al. 2018, Fig. 4)"
     runs = {run: of for run, of in runs.items() if _SMOOTHNESS in of}
     if not runs:
-        return style.nothing(title, "No run has LossLandscape's measures.")
+        return style.nothing(title, "No run has the measures of LossLandscape.")
     figure = make_subplots(len(_ROWS), 1, shared_xaxes=True, vertical_spacing=0.07)
     for number, (run, measures) in enumerate(runs.items()):
         for row, shown in enumerate(_ROWS, start=1):
@@ -72,8 +72,8 @@ FIGURE = Figure(
     order=70,
     title="Landscape of the loss",
     text="The range of the loss, and of the change of its gradient, along the direction of the "
-    "gradient. The narrower the range, the better the outcome of a step can be predicted. β is the "
-    "steepest change of the gradient per distance.",
+    "gradient. If the range is narrow, the gradient predicts the outcome of a step well. β is the "
+    "largest change of the gradient per distance.",
     draw=landscape,
     group="callback",
     needs=_SMOOTHNESS,

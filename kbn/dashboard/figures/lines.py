@@ -1,4 +1,4 @@
-"""Runs side by side, a plot per measure: of one place, or the median of all of them."""
+"""Comparison of runs, with a plot per measure: of one place, or the median of all places."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,20 +15,19 @@ from kbn.records.tags import Place
 def plots(
     title: str, runs: Mapping[str, Measures], measures: Sequence[str], place: Place | None = None
 ) -> go.Figure:
-    """Draw one plot per measure that was recorded, below each other.
+    """Draw one plot per recorded measure, below each other, with one line per run.
 
-    A line per run; of several places it is their median, in a band from the tenth to the ninetieth
-    percentile.
+    For several places, the line is their median, in a band from the 10th to the 90th percentile.
 
     Args:
-        title: of the figure.
+        title: title of the figure.
         runs: the measures of each run, by its name.
-        measures: which of them to draw, from the top.
-        place: one place; None: all. Measures of the model are drawn either way.
+        measures: the measures to draw, from the top.
+        place: one place; None: all. Measures of the model are always drawn.
     """
     shown = [name for name in measures if any(_chosen(of, name, place) for of in runs.values())]
     if not shown:
-        return style.nothing(title, f"No run has {' or '.join(measures)} here that is finite.")
+        return style.nothing(title, f"No run has finite values of {' or '.join(measures)} here.")
     figure = make_subplots(
         len(shown), 1, shared_xaxes=True, vertical_spacing=min(0.07, 0.5 / len(shown))
     )

@@ -12,7 +12,7 @@ from kbn.records.catalogue import PERCENTILES
 from kbn.records.series import Measures
 from kbn.records.tags import Place
 
-MANY = 6  # layers that are drawn if none is chosen
+MANY = 6  # number of layers that are drawn if none is chosen
 _LOW, _MIDDLE, _HIGH = PERCENTILES
 
 
@@ -22,9 +22,9 @@ def percentiles(
     """Draw the 15th to 85th percentile over steps, one row per layer.
 
     Args:
-        board: what was recorded.
-        layer: one or several; None: six, spread over the depth of the model.
-        site: of them; None: the input if it was recorded.
+        board: the recorded runs.
+        layer: one layer or several; None: six, spread over the depth of the model.
+        site: site of the layers; None: the input if it was recorded.
     """
     places = board.places_at(_MIDDLE, site)
     if layer is None:
@@ -38,12 +38,12 @@ def percentiles(
 def plot(runs: Mapping[str, Measures], places: Sequence[Place]) -> go.Figure:
     """Draw the 15th to 85th percentile of activations over steps, with the median as a line.
 
-    One row of plots per place and one column per run, on one axis per row: Ioffe & Szegedy
-    (2015), Fig. 1 (b, c), for whole layers.
+    There is one row of plots per place and one column per run. Plots in a row share their vertical
+    axis. This is Fig. 1 (b, c) of Ioffe & Szegedy (2015), for whole layers.
 
     Args:
-        runs: the measures of each run, by its name; percentiles are needed.
-        places: which rows to draw, from the top.
+        runs: the measures of each run, by its name; they must include the percentiles.
+        places: the rows to draw, from the top.
     """
     title = "15th, 50th and 85th percentile of activations on one fixed batch"
     places = [
@@ -74,9 +74,9 @@ def plot(runs: Mapping[str, Measures], places: Sequence[Place]) -> go.Figure:
 FIGURE = Figure(
     order=40,
     title="Percentiles of activations",
-    text="15 % of a layer's values lie below the band and 15 % above it, half below the line "
-    "(Ioffe & Szegedy 2015, Fig. 1). A band that drifts is covariate shift. A band that narrows to "
-    "nothing is a layer whose output hardly depends on its inputs.",
+    text="15 % of a layer's values are below the band, 15 % are above it, and half are below the "
+    "line (Ioffe & Szegedy 2015, Fig. 1). A band that drifts shows covariate shift. A band that "
+    "shrinks to a line shows that the layer's output hardly depends on its inputs.",
     draw=percentiles,
     group="layer",
     needs=_MIDDLE,

@@ -1,4 +1,4 @@
-"""How the shape of one layer's distribution changes: densities, one line per step."""
+"""The change of one layer's distribution: densities, with one line per step."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,18 @@ from kbn.records import catalogue
 from kbn.records.series import Histograms
 from kbn.records.tags import Place
 
-RIDGES = 24  # the most that are drawn; of more records, an even choice
-OVERLAP = 3.0  # how many lines the highest ridge covers
-TAIL = 0.002  # share of the values that either end of the axis leaves out
+RIDGES = 24  # largest number of lines; of more records, evenly spread ones are drawn
+OVERLAP = 3.0  # number of lines that the highest ridge covers
+TAIL = 0.002  # share of the values that is left out at each end of the axis
 
 
 def ridge(board: Board, layer: str, site: str | None = None) -> go.Figure:
     """Draw how the histogram of a layer changes.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         layer: one layer.
-        site: of it; None: the input if it was recorded.
+        site: site of the layer; None: the input if it was recorded.
     """
     place = board.place(layer, site, board.histogram_places)
     return plot(board.histograms(place), place)
@@ -33,11 +33,11 @@ def ridge(board: Board, layer: str, site: str | None = None) -> go.Figure:
 def plot(runs: Mapping[str, Histograms], place: Place) -> go.Figure:
     """Draw the density of one place's activations at several steps, the first at the top.
 
-    One column per run; heights are comparable within a run.
+    There is one column per run. Heights are comparable within a run.
 
     Args:
         runs: the histograms of each run, by its name.
-        place: what they are of.
+        place: the place of the histograms.
     """
     title = f"Distribution of {style.short(style.label(place))} over training"
     kept = {run: _with_values(of) for run, of in runs.items()}
@@ -61,7 +61,7 @@ def _with_values(histograms: Histograms) -> Histograms:
 
 def _draw(figure: go.Figure, histograms: Histograms, column: int) -> None:
     outlines = [density(buckets) for buckets in histograms.buckets]
-    # A bucket without width, in which many values are equal, would flatten all others.
+    # A bucket without width, for many equal values, would make all others look flat.
     peaks = [heights.max() for _, heights in outlines]
     scale = OVERLAP / max(float(np.quantile(peaks, 0.9)), 1e-300)
     colors = sample_colorscale(style.SEQUENTIAL, np.linspace(0, 0.9, len(outlines)).tolist())
@@ -86,17 +86,17 @@ def _draw(figure: go.Figure, histograms: Histograms, column: int) -> None:
 
 
 def density(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return an outline (2k,) of values and the density there, whose area is 1.
+    """Return the outline of a density with area 1: values, (2k,), and the density there, (2k,).
 
     Args:
-        buckets: (k, 3) rows of (left, right, count), ascending. One without width, in which
-            many values are equal, is widened to a thousandth of the whole range.
+        buckets: (k, 3) rows of (left, right, count), ascending. A bucket without width, for many
+            equal values, is widened to a thousandth of the whole range.
     """
     least = (buckets[:, 1].max() - buckets[:, 0].min()) / 1000 or 1e-3
     edges, heights, end = [], [], -np.inf
     total = buckets[:, 2].sum()
     for left, right, count in buckets.tolist():
-        begin = max(left, end)  # the bucket before may be widened
+        begin = max(left, end)  # the previous bucket may have been widened
         end = max(right, begin + least)
         edges += [begin, end]
         heights += 2 * [count / (total * (end - begin))]
@@ -104,7 +104,7 @@ def density(buckets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _range(histograms: Histograms) -> tuple[float, float]:
-    """Return a range that holds nearly all values of all steps; a few outliers would squeeze it."""
+    """Return a range with nearly all values of all steps, but without outliers."""
     ends = [_quantiles(buckets) for buckets in histograms.buckets]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     margin = 0.05 * (high - low) or 0.5
@@ -128,8 +128,8 @@ def _in_report(board: Board) -> Part:
 FIGURE = Figure(
     order=50,
     title="Distribution of one layer",
-    text="The density of its activations, from the first record at the top to the last at the "
-    "bottom.",
+    text="The density of the layer's activations, from the first record at the top to the last at "
+    "the bottom.",
     draw=ridge,
     group="layer",
     needs=catalogue.HISTOGRAM,

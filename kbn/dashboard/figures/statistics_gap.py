@@ -17,7 +17,7 @@ def statistics_gap(board: Board, layer: str | None = None) -> go.Figure:
     """Draw how far moving statistics are from those of the probe batch.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         layer: one layer; None: the median of all.
     """
     place = None if layer is None else Place(layer, tags.PROBE)
@@ -37,8 +37,8 @@ def plot(runs: Mapping[str, Measures], place: Place | None = None) -> go.Figure:
 FIGURE = Figure(
     order=80,
     title="Moving statistics",
-    text="How far the moving mean and variance, by which inference normalizes, are from those of "
-    "the probe batch (0: equal), and what that changes in the layer's output and in the loss.",
+    text="The gap between the moving mean and variance, which inference uses, and those of the "
+    "probe batch (0: equal), and the resulting change in the layer's output and in the loss.",
     draw=statistics_gap,
     group="callback",
     needs="mean_gap",

@@ -1,4 +1,4 @@
-"""What all figures have in common: colors, sizes, and how names become text."""
+"""Colors, sizes and texts that all figures use."""
 
 import html
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from kbn.records import catalogue, tags
 from kbn.records.series import Series
 from kbn.records.tags import Place
 
-# Okabe & Ito's colors, which color-blind readers can distinguish.
+# The colors of Okabe & Ito, which color-blind readers can distinguish.
 RUNS = (
     "0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167", "230, 159, 0", "86, 180, 233",
 )  # fmt: skip
-SEQUENTIAL = "Viridis"  # Smith & van der Walt (2015): even in lightness
+SEQUENTIAL = "Viridis"  # Smith & van der Walt (2015): its lightness increases evenly
 WIDTH, ROW, ABOVE = 960, 240, 110  # pixels
-LONGEST = 34  # characters of a name beside an axis
+LONGEST = 34  # characters of a name at an axis
 STEP = "optimizer step"
 
 
 def color(run: int, alpha: float = 1.0) -> str:
-    """Return the color of the run of this number."""
+    """Return the color of run number `run`."""
     return f"rgba({RUNS[run % len(RUNS)]}, {alpha})"
 
 
 def dash(run: int) -> str:
-    """Return the line of the run of this number: beyond six, colors repeat and lines do not."""
+    """Return the dash of run number `run`. After six runs, colors repeat but dashes do not."""
     return ("solid", "dash", "dot", "dashdot")[run // len(RUNS) % 4]
 
 
 def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
-    """Return `series` of `run` as a line that shows its values under the pointer."""
+    """Return `series` of `run` as a line that shows its values on hover."""
     return go.Scatter(
         x=series.steps, y=series.values, name=short(run), legendgroup=run, mode="lines",
         showlegend=False, hovertemplate=f"step %{{x}}<br>{label} %{{y:.4g}}", **look,
@@ -38,12 +38,12 @@ def line(series: Series, label: str, run: str, **look: object) -> go.Scatter:
 
 
 def stroke(run: int) -> dict[str, object]:
-    """Return color, width and dash of the line of the run of this number."""
+    """Return color, width and dash of the line of run number `run`."""
     return {"color": color(run), "width": 2, "dash": dash(run)}
 
 
 def text(name: str) -> str:
-    """Return `name`, whatever it holds, so that Plotly shows it as it is.
+    """Return `name`, escaped so that Plotly shows it unchanged.
 
     Plotly interprets some HTML in every text, and formulas between dollar signs.
     """
@@ -52,7 +52,7 @@ def text(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """Return the end of a long name, as `text`."""
+    """Return `name`, or its end if it is long, escaped by `text`."""
     return text(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}")
 
 
@@ -89,7 +89,7 @@ def themed(figure: go.Figure, *, dark: bool) -> go.Figure:
 
 
 def evenly(size: int, most: int) -> Sequence[int]:
-    """Return at most `most` of `size` indices, evenly spread, with the first and the last."""
+    """Return at most `most` of `size` indices, evenly spread, including the first and last."""
     if size <= most:
         return range(size)
     return [round(i * (size - 1) / (most - 1)) for i in range(most)]

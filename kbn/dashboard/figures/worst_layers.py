@@ -17,10 +17,10 @@ def worst_layers(
     """Draw a table of the layers that moved most, by the mean over records.
 
     Args:
-        board: what was recorded.
+        board: the recorded runs.
         measure: any of `measures`; None: `distance`.
-        site: of the layers; None: the input if it was recorded.
-        most: how many layers.
+        site: site of the layers; None: the input if it was recorded.
+        most: the largest number of rows.
     """
     measure = board.measure(measure)
     return plot(board.moved(measure, site)[:most], measure)
@@ -30,8 +30,8 @@ def plot(moved: Sequence[Moved], measure: str) -> go.Figure:
     """Draw a table of places, the farthest first.
 
     Args:
-        moved: as `kbn.diagnosis.summary.moved` returns them.
-        measure: what their numbers are.
+        moved: places, as `kbn.diagnosis.summary.moved` returns them.
+        measure: the measure of their numbers.
     """
     title = f"The layers that moved most: {measure}, {style.unit(measure)}"
     if not moved:
