@@ -1,4 +1,4 @@
-// Batch normalization over an activation of any layout, from the loops of loops.h.
+// Batch normalization over an activation of any layout, built on the loops of loops.h.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ struct Sums {
   std::vector<double> first, second;  // one per channel
 };
 
-// Values of the channels, laid along the lanes of a row; as they are where lanes are channels.
+// One value per channel, repeated along the lanes of a row. If lanes are channels, not copied.
 class Lanes {
  public:
   Lanes(const Plan& plan, const Floats& values) : values_(values.data()) {
@@ -35,7 +35,7 @@ class Lanes {
   Floats spread_;
 };
 
-// The sums of loops.h per channel. Every addition has its place, whichever thread makes it.
+// The sums of loops.h per channel. The order of additions does not depend on the threads.
 template <bool kGradient, typename T>
 Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
   const Loops<T, kGradient>& loops = Loops<T, kGradient>::best();
@@ -71,7 +71,7 @@ Sums sum(const Plan& plan, const T* x, const T* dy, const Floats& pivot) {
   return sums;
 }
 
-// What an activation is mapped by: (x − mean)·scale + bias, or dy·factor − (x − mean)·scale + bias.
+// The coefficients of (x − mean)·scale + bias, or dy·factor − (x − mean)·scale + bias.
 struct Coefficients {
   Floats mean, factor, scale, bias;
 
@@ -85,7 +85,7 @@ void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y
   const Lanes mean(plan, by.mean), factor(plan, by.factor), scale(plan, by.scale);
   const Lanes bias(plan, by.bias);
   Pool::shared().run(plan.tasks(), [&](int64_t i) {
-    // Backwards: what the sums before read last is what the caches still hold.
+    // Go backwards, because the caches still contain the values that the sums read last.
     const int64_t task = plan.tasks() - 1 - i;
     if (plan.planar()) {
       plan.each_plane(task, [&](int64_t, int64_t c, int64_t start, int64_t size) {
@@ -101,8 +101,8 @@ void map(const Plan& plan, const T* x, const T* dy, const Coefficients& by, T* y
   });
 }
 
-// Moments of a batch, one per channel; the mean in two parts, since a large one does not fit into
-// a float well enough.
+// Moments of a batch, one per channel. The mean is mean + rest, because one float is not precise
+// enough for a large mean.
 struct Moments {
   Floats mean, rest, variance;
 
@@ -110,7 +110,7 @@ struct Moments {
 };
 
 // A number close to each channel's mean: the mean of up to kSample values spread over the batch.
-// By Cauchy and Schwarz it is within √(m/kSample) standard deviations, whatever the values are.
+// By the Cauchy-Schwarz inequality, it is within √(m/kSample) standard deviations of the mean.
 template <typename T>
 Floats pivot_of(const Plan& plan, const T* x) {
   constexpr int64_t kSample = 32;
@@ -118,7 +118,7 @@ Floats pivot_of(const Plan& plan, const T* x) {
   Floats pivot(plan.channels());
   for (int64_t s = 0; s < samples; ++s) {
     const T* values = x + plan.index(plan.count() * s / samples);
-    if (stride == 1) {  // said aloud, so that it is vectorized
+    if (stride == 1) {  // a case of its own, so that the compiler vectorizes it
       for (size_t c = 0; c < pivot.size(); ++c) pivot[c] += to_float(values[c]);
     } else {
       for (size_t c = 0; c < pivot.size(); ++c) pivot[c] += to_float(values[c * stride]);
@@ -140,7 +140,7 @@ Moments moments(const Plan& plan, const T* x) {
     const double variance = sums.second[c] / m - offset * offset;
     result.mean[c] = mean;
     result.rest[c] = mean - result.mean[c];
-    result.variance[c] = variance < 0 ? 0 : variance;  // NaN stays
+    result.variance[c] = variance < 0 ? 0 : variance;  // NaN stays NaN
   }
   return result;
 }

@@ -1,4 +1,4 @@
-// The loops of loops.h, compiled for several instruction sets, and the best of them for this CPU.
+// The loops of loops.h, compiled for several instruction sets, and the choice for this CPU.
 #pragma once
 
 #include <cstdint>

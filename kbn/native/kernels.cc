@@ -1,8 +1,8 @@
 // kbn's CPU kernels for TensorFlow's FusedBatchNormV3 and FusedBatchNormGradV3.
 //
-// They compute what those ops are defined to compute, from and into the same tensors, so graphs
-// stay TensorFlow's own: a saved model runs anywhere, there with TensorFlow's kernels. Faster,
-// because each makes one pass less, and exact where the mean is large against the spread.
+// They implement these ops with the same inputs and outputs, so graphs contain only TensorFlow's
+// ops. Without kbn, a saved model runs on TensorFlow's kernels. kbn's kernels are faster, because
+// each makes one pass less, and they are exact if the mean is large relative to the spread.
 
 #include <cstring>
 #include <exception>
@@ -38,8 +38,8 @@ class Status {
   tf::Status* status_;
 };
 
-// What a kernel needs of a tensor. The handle goes back at once: the context keeps its inputs and
-// outputs as long as the kernel runs, and may hand an input's buffer on if nobody else holds it.
+// Data, size and shape of a tensor. The handle is deleted at once: the context keeps inputs and
+// outputs while the kernel runs, and can reuse an input's buffer only if there is no other handle.
 class Tensor {
  public:
   Tensor() = default;
@@ -81,7 +81,7 @@ struct TypeOf<kbn::Half> {
   static constexpr int value = tf::kHalf;
 };
 
-// One call of a kernel: its inputs, its outputs, and what went wrong.
+// One call of a kernel: its inputs, its outputs and its status.
 class Call {
  public:
   explicit Call(tf::Context* context) : context_(context) {}
@@ -101,8 +101,8 @@ class Call {
                                      status_.get()));
   }
 
-  // Output 0, in the place of an input of the same shape where nobody else needs that: every value
-  // is read before it is written.
+  // Output 0. It reuses the buffer of an input of the same shape if nothing else needs that input.
+  // This is safe, because every value is read before it is written.
   template <typename T>
   Tensor output_over(int input, const Tensor& like) {
     const std::vector<int64_t>& shape = like.shape();
@@ -116,7 +116,7 @@ class Call {
     return tensor;
   }
 
-  // Writes a vector per channel.
+  // Writes output i, one value per channel.
   void write(int i, const Floats& values) {
     const int64_t size = values.size();
     const Tensor tensor = output<float>(i, &size, 1);
@@ -152,7 +152,7 @@ Floats vector_of(const Tensor& values) {
   return Floats(data, data + values.size());
 }
 
-// new·factor + old·(1 − factor), as the op defines; factor 1 reads no old value.
+// new·factor + old·(1 − factor), as the op defines it. With factor 1, old is not read.
 Floats averaged(const Floats& now, const Tensor& old, float factor) {
   Floats result = now;
   if (factor == 1.0f) return result;
@@ -165,8 +165,8 @@ Floats averaged(const Floats& now, const Tensor& old, float factor) {
 // x, scale, offset, mean, variance -> y, batch_mean, batch_variance, reserve_1, reserve_2, reserve_3
 //
 // As in TensorFlow's CPU kernel, batch_variance has the factor m/(m−1), and reserve_1 and
-// reserve_2 are the mean and the biased variance. reserve_3, which it leaves empty, holds what
-// the mean lost to rounding.
+// reserve_2 are the mean and the biased variance. TensorFlow's kernel leaves reserve_3 empty. Here
+// it is the rounding error of the mean.
 template <typename T>
 void forward(const Attributes& attribute, Call& call) {
   const Tensor x = call.input(0), scale = call.input(1), offset = call.input(2);
@@ -237,7 +237,7 @@ void backward(const Attributes& attribute, Call& call) {
   const bool exact = attribute.training && per_channel(reserve_3, plan);
   const double m = plan.count();
   Floats dscale(channels), doffset(channels);
-  // Of an empty batch all sums are 0, whatever its moments.
+  // For an empty batch all sums are 0, and its moments must not be used.
   for (int64_t c = 0; c < channels && plan.count() > 0; ++c) {
     const double s =
         1.0 / std::sqrt(static_cast<double>(reserve_2.data<float>()[c]) + attribute.epsilon);
@@ -265,7 +265,7 @@ void backward(const Attributes& attribute, Call& call) {
   }
 }
 
-// Runs one of the two: no exception may reach TensorFlow's C.
+// Runs forward or backward. No exception may reach TensorFlow's C code.
 template <void (*kKernel)(const Attributes&, Call&)>
 void compute(void* attributes, tf::Context* context) {
   Call call(context);
@@ -314,7 +314,7 @@ bool add(const char* op, const char* label, bool gradient) {
   api.KernelBuilder_TypeConstraint(builder, "U", tf::kFloat, status.get());
   if (!status.ok()) return false;
   if (label != nullptr) api.KernelBuilder_Label(builder, label);
-  api.KernelBuilder_Priority(builder, 1);  // TensorFlow's own have 0
+  api.KernelBuilder_Priority(builder, 1);  // TensorFlow's own kernels have 0
   api.RegisterKernelBuilder(op, builder, status.get());
   return status.ok();
 }
@@ -332,14 +332,14 @@ bool add_all(const char* forward_op, const char* gradient_op, const char* label)
 
 }  // namespace
 
-// Puts the kernels before TensorFlow's, whose library the process has loaded from `library`, with
-// `threads` threads. Returns whether all went well; only the first call does anything.
+// Registers the kernels ahead of TensorFlow's, to run on `threads` threads. `library` is the path
+// of the loaded TensorFlow library. Returns whether it succeeded. Only the first call acts.
 extern "C" __attribute__((visibility("default"))) int kbn_register(const char* library,
                                                                     int threads) {
   static const bool registered = [&] {
     if (!api.find(library)) return false;
     kbn::Pool::shared().set_threads(threads);
-    // Where oneDNN is on, TensorFlow renames the ops before it looks for kernels.
+    // If oneDNN is on, TensorFlow renames the ops before it looks for kernels.
     return add_all("FusedBatchNormV3", "FusedBatchNormGradV3", nullptr) &&
            add_all("_MklNativeFusedBatchNormV3", "_MklNativeFusedBatchNormGradV3",
                    "MklNameChangeOp");

@@ -1,13 +1,14 @@
-// The loops over an activation. Included once per instruction set, each time in a namespace of its
-// own; numbers.h must be included before, outside of them.
+// The loops over an activation. This file is included once per instruction set, each time in a
+// namespace of its own. numbers.h must be included before, outside these namespaces.
 //
-// Either values are read in rows of `width` lanes, one row every `stride` values, where lane j of
-// every row belongs to the same channel (the last row may be shorter), or all of them are of one
-// channel: a plane.
+// There are two layouts. In the first one, values are in rows of `width` lanes, one row every
+// `stride` values. Lane j of every row belongs to the same channel, and the last row may be
+// shorter. In the second one, a plane, all values belong to one channel.
 //
 // The sums are those of
-//   x − pivot and (x − pivot)²,   or, with kGradient,   dy and dy·(x − pivot),
-// in single precision over a block, in double beyond: their error does not grow with the batch.
+//   x − pivot and (x − pivot)²,   or, with kGradient,   dy and dy·(x − pivot).
+// A block is summed in single precision and the blocks in double precision, so that the error does
+// not grow with the batch.
 
 // Adds the sums of lane j to first[j] and second[j].
 template <typename T, bool kGradient>
@@ -24,7 +25,7 @@ void sum_rows(const T* x, const T* dy, const float* pivot, int64_t size, int64_t
       for (int64_t r = row; r < end;) {
         const int64_t at = r * stride + lane;
         const int64_t left = size - at < lanes ? size - at : lanes;
-        // Four rows at a time where they are whole: fewer loads and stores of the sums.
+        // Add four complete rows at a time, for fewer loads and stores of the sums.
         if (r + 4 <= end && at + 3 * stride + lanes <= size) {
 #pragma GCC ivdep
           for (int64_t j = 0; j < lanes; ++j) {
@@ -84,7 +85,7 @@ void sum_plane(const T* x, const T* dy, float pivot, int64_t size, double* first
     };
     int64_t i = at;
     for (; i + kLanes <= end; i += kLanes) add(x + i, dy + i);
-    if (i < end) {  // the rest, filled up with what adds nothing
+    if (i < end) {  // the rest, padded with values that add 0
       float xs[kLanes], dys[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) {
         xs[j] = i + j < end ? to_float(x[i + j]) : pivot;

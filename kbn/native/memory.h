@@ -1,4 +1,4 @@
-// What the operating system is told about memory.
+// Hints to the operating system about memory.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace kbn {
 
-// Asks for huge pages under a new buffer. Large ones come fresh from the system every time, and the
-// first writing of small pages, one fault each, can take longer than the work itself.
+// Requests huge pages for a new buffer. The system maps large buffers anew every time. With small
+// pages, the first write to each page faults, which can take longer than the work itself.
 inline void prefer_huge_pages(void* data, size_t size) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 1 << 21;

@@ -1,4 +1,4 @@
-// Threads that share the tasks of one kernel. TensorFlow's C API does not lend its own.
+// Threads that share the tasks of one kernel. TensorFlow's C API has no access to TensorFlow's own.
 #pragma once
 
 #include <unistd.h>
@@ -15,7 +15,7 @@ namespace kbn {
 
 class Pool {
  public:
-  // The pool of the process. Never deleted: its threads outlive static destructors.
+  // The pool of the process. It is never deleted, because its threads outlive static destructors.
   static Pool& shared() {
     static Pool* pool = new Pool;
     return *pool;
@@ -28,7 +28,8 @@ class Pool {
   template <typename Function>
   void run(int64_t tasks, Function&& function) {
     std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
-    // Another kernel has the threads, or a fork lost them: alone is right, only slower.
+    // If another kernel uses the threads, or a fork lost them, run all tasks here. This is slower,
+    // but the results are the same.
     if (tasks < 2 || threads_ < 2 || !only.owns_lock() || getpid() != process_) {
       for (int64_t task = 0; task < tasks; ++task) function(task);
       return;
@@ -60,7 +61,7 @@ class Pool {
         workers_.emplace_back([this] { serve(); });
       }
     } catch (const std::system_error&) {
-      threads_ = static_cast<int>(workers_.size()) + 1;  // the system has no more of them
+      threads_ = static_cast<int>(workers_.size()) + 1;  // the system has no more threads
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -70,7 +71,7 @@ class Pool {
     wake_.notify_all();
   }
 
-  // No worker may touch the job after this: it lives on the caller's stack.
+  // After this, no worker may use the job, because it is on the caller's stack.
   void finish(Job*) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -82,7 +83,7 @@ class Pool {
   void serve() {
     uint64_t seen = 0;
     for (;;) {
-      // A kernel's next loop follows within microseconds: sleeping at once would miss it.
+      // The next loop of a kernel starts within microseconds, so wait a little before sleeping.
       for (int i = 0; i < kSpins && generation_.load() == seen; ++i) pause();
       Job* job;
       {
@@ -106,7 +107,7 @@ class Pool {
 #endif
   }
 
-  static constexpr int kSpins = 1000;  // some 20 microseconds
+  static constexpr int kSpins = 1000;  // about 20 microseconds
 
   const pid_t process_ = getpid();
   std::atomic<int> threads_{1};

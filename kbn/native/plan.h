@@ -8,10 +8,10 @@ namespace kbn {
 
 // An activation seen as (outer, channels, inner).
 //
-// Where `inner` is long, every (outer, channel) is a plane, or some where it is very long; tasks
-// are ranges of planes. Otherwise a row holds all channels, at several positions where channels are
-// few, and tasks are ranges of rows, or, where rows are long, of their lanes. The cut depends on the
-// shape alone, and so, with it, every rounding: results do not depend on the number of threads.
+// If `inner` is long, every (outer, channel) is a plane, or several planes if it is very long, and
+// tasks are ranges of planes. Otherwise a row contains all channels, at several positions if there
+// are few channels, and tasks are ranges of rows, or ranges of lanes if rows are long. The cut
+// depends only on the shape, and so does rounding: results do not depend on the number of threads.
 class Plan {
  public:
   struct Rows {
@@ -41,7 +41,7 @@ class Plan {
   int64_t width() const { return width_; }
   int64_t planes() const { return inner_ == 0 ? 0 : size_ / inner_ * pieces_; }
 
-  // The first channel's i-th value, and from there to the same value of the next channel.
+  // Index of the first channel's i-th value, and distance to the same value of the next channel.
   int64_t index(int64_t i) const { return i / inner_ * channels_ * inner_ + i % inner_; }
   int64_t stride() const { return inner_; }
 
@@ -68,7 +68,7 @@ class Plan {
     }
   }
 
-  // Calls function(lane, channel) for every lane of a row; for every plane, where there are planes.
+  // Calls function(lane, channel) for every lane of a row, or for every plane if planar.
   template <typename Function>
   void each_lane(Function function) const {
     if (size_ == 0) return;
@@ -81,11 +81,11 @@ class Plan {
   }
 
  private:
-  static constexpr int64_t kPlane = 16;    // values from which on a plane is worth a loop
-  static constexpr int64_t kWidth = 256;   // lanes of a row, at least
-  static constexpr int64_t kLong = 8192;   // lanes from which on a row is cut
-  static constexpr int64_t kTile = 512;    // into multiples of this
-  static constexpr int64_t kTask = 65536;  // values of a task, about
+  static constexpr int64_t kPlane = 16;    // from this number of values, a plane is worth a loop
+  static constexpr int64_t kWidth = 256;   // approximate least number of lanes of a row
+  static constexpr int64_t kLong = 8192;   // from this number of lanes, a row is cut
+  static constexpr int64_t kTile = 512;    // into multiples of this number of lanes
+  static constexpr int64_t kTask = 65536;  // approximate number of values of a task
   static constexpr int64_t kTasks = 64;
 
   int64_t channels_, inner_, size_, count_;

@@ -1,5 +1,5 @@
 // The part of TensorFlow's C API that a kernel needs (tensorflow/c/kernels.h, stable across
-// releases), looked up at run time: neither TensorFlow nor its headers are needed to compile.
+// releases). It is looked up at run time, so compiling needs neither TensorFlow nor its headers.
 #pragma once
 
 #include <dlfcn.h>
@@ -16,7 +16,7 @@ struct Construction;
 struct Context;
 enum DataType : int { kFloat = 1, kBFloat16 = 14, kHalf = 19 };
 
-// Pairs of (field, symbol): every function is found, or the library is refused.
+// The functions: result, name without "TF_", arguments. If one is not found, `find` fails.
 #define KBN_TENSORFLOW_FUNCTIONS(FUNCTION)                                                       \
   FUNCTION(Status*, NewStatus, (void))                                                           \
   FUNCTION(void, DeleteStatus, (Status*))                                                        \
@@ -53,7 +53,7 @@ struct Functions {
   KBN_TENSORFLOW_FUNCTIONS(KBN_FIELD)
 #undef KBN_FIELD
 
-  // Finds the functions in the library at `path`, which the process has loaded already.
+  // Finds the functions in the library at `path`, which the process has already loaded.
   bool find(const char* path) {
     void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
     if (library == nullptr) return false;
