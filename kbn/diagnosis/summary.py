@@ -83,7 +83,7 @@ def moved(runs: Mapping[str, Places], measure: str) -> list[Moved]:
 
 
 def totals(found: Sequence[Moved]) -> dict[str, float]:
-    """Return the mean over the places of each run, by run."""
+    """Return, for each run by its name, the mean over its places."""
     runs = dict.fromkeys(one.run for one in found)
     return {run: float(np.mean([one.mean for one in found if one.run == run])) for run in runs}
 

@@ -19,7 +19,7 @@ Normalize = Callable[[keras.layers.BatchNormalization, Tensor, Tensor | None], T
 
 
 def chosen(*, training: bool, fused: bool) -> Normalize:
-    """Return the function that normalizes in training or inference, by the chosen path."""
+    """Return the function for training or inference, by the fused kernel or in portable ops."""
     if training:
         return fused_batch if fused else portable_batch
     return fused_inference if fused else portable_inference

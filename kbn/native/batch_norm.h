@@ -110,7 +110,7 @@ struct Moments {
 };
 
 // A number close to each channel's mean: the mean of up to kSample values spread over the batch.
-// By the Cauchy-Schwarz inequality, it is within √(m/kSample) standard deviations of the mean.
+// By the Cauchy-Schwarz inequality, it is always within √(m/kSample) standard deviations of it.
 template <typename T>
 Floats pivot_of(const Plan& plan, const T* x) {
   constexpr int64_t kSample = 32;

@@ -158,7 +158,7 @@ def local_part(x: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> tupl
 def _mean_of_sample(x: Tensor, axes: tuple[int, ...], dtype: str) -> Tensor:
     """Return the mean of about 32 values per channel, spread over the batch if its size is known.
 
-    By the Cauchy-Schwarz inequality, it is within √(m/32) standard deviations of the mean.
+    By the Cauchy-Schwarz inequality, it is always within √(m/32) standard deviations of the mean.
     """
     each = {1: 32, 2: 6, 3: 4}.get(len(axes), 3)
     where = [slice(None)] * len(x.shape)

@@ -183,7 +183,7 @@ def scalars(run: str) -> tuple[str, ...]:
 
 @functools.cache
 def distances() -> tuple[str, ...]:
-    """Return the names of the distances, without the `<name>_worst`."""
+    """Return the names of the distances, without those that end in `_worst`."""
     from kbn.distributions.distances import DISTANCES
 
     return tuple(DISTANCES)
