@@ -18,7 +18,6 @@ from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
 from kbn.records import catalogue
 from kbn.records.history import Rows
-from kbn.records.tags import Place
 
 
 @dataclass(frozen=True)
@@ -182,11 +181,7 @@ class Session:
     def _write_cost(self, step: int, size: int) -> None:
         with self.cost.spending():
             self.cost.wrote(size)
-            spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
-            by_place = {
-                Place("record", site): {catalogue.MONITOR: one} for site, one in spent.items()
-            }
-            rows = Rows(step, by_place)
+            rows = Rows(step, self.cost.of_record(size))
             self.cost.wrote(self._write(step, Record(rows)))
             self._keep(rows)
 
