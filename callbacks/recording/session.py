@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import keras
 
@@ -204,7 +203,7 @@ class Session:
         if rows:
             self._callback.history.add(rows)
 
-    def _guarded(self, action: Callable[..., Any], *arguments: Any, losing: int = 0) -> None:
+    def _guarded(self, action: Callable[..., object], *arguments: object, losing: int = 0) -> None:
         self._faults.guard(self.steps.now, action, *arguments, losing=losing)
 
     def _report_vanished(self) -> None:

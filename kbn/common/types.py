@@ -1,12 +1,29 @@
-"""Names for what has no class of its own: tensors differ by backend, and data is whatever fits."""
+"""Names for types without a class: tensors differ by backend, and data takes many forms."""
 
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 Tensor: TypeAlias = Any
-"""A tensor of the backend that Keras computes with."""
+"""A tensor of the backend that Keras computes with, or an array."""
 
 Nested: TypeAlias = Any
-"""A structure (list, tuple, dict, to any depth) of tensors or arrays; one alone is one too."""
+"""A structure (list, tuple, dict, at any depth) of tensors or arrays, or a single one."""
 
 Data: TypeAlias = Any
-"""Whatever `fit` takes: arrays, (x, y), dicts, a `tf.data.Dataset`, a `PyDataset`, an iterator."""
+"""Data that `fit` takes: arrays, (x, y), dicts, a `tf.data.Dataset`, a `PyDataset`, an iterator."""
+
+Size: TypeAlias = Any
+"""A number of values: an int if the shape is static, else a scalar tensor."""
+
+Config: TypeAlias = dict[str, Any]
+"""The arguments of a Keras object, as `get_config` returns them."""
+
+FunctionName: TypeAlias = str | Config | Callable[..., Any] | None
+"""An initializer, a regularizer or a constraint: its name, its config, or the function itself."""
+
+Logs: TypeAlias = Mapping[str, float] | None
+"""Metrics that `fit` passes to callbacks."""
+
+LogDir: TypeAlias = str | os.PathLike[str]
+"""A local path, or an address of a file system that TensorBoard reads (`gs://…`)."""
