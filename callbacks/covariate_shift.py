@@ -1,7 +1,6 @@
 """CovariateShift: how the distribution of every layer's activations moves during training."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -15,9 +14,10 @@ from kbn.callbacks.recording.schedule import Thinning, schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.worst_layers import Movements
 from kbn.common import checks
+from kbn.common.types import Data, LogDir, Logs
 from kbn.distributions.distances import DEFAULTS, DISTANCES
 from kbn.distributions.sketch import DistributionSketch
-from kbn.introspection.layer_tree import check_layers, layer_paths, select
+from kbn.introspection.layer_tree import LayerSelection, check_layers, layer_paths, select
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -101,10 +101,10 @@ class CovariateShift(Recorder):
 
     def __init__(
         self,
-        log_dir: Any,
-        probe_data: Any,
+        log_dir: LogDir,
+        probe_data: Data,
         *,
-        layers: Any = None,
+        layers: LayerSelection = None,
         sites: Sequence[str] = tags.SITES,
         every_steps: int | None = None,
         every_epochs: int | None = None,
@@ -127,7 +127,7 @@ class CovariateShift(Recorder):
         self.histograms = checks.boolean("histograms", histograms)
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
-        self._compiled: Probe | None = None
+        self._compiled: Probe[DistributionSketch] | None = None
         self._thinning = Thinning()
         self._movements = Movements(self.measures[0])
         self._references = References(self.reference)
@@ -143,7 +143,7 @@ class CovariateShift(Recorder):
         self._compiled.report_unseen(self.layers)
         return self._compiled.places
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Count the coming records in the first epoch, because a `fit` may begin at a later one."""
         if not self.session.epochs_of_fit:
             self._thinning.begin(self.expected_records(epoch))
@@ -151,7 +151,7 @@ class CovariateShift(Recorder):
     def record(self, step: int) -> Record:
         """Sketch every watched activation and compare it with its reference."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        sketches: dict[Place, DistributionSketch] = self._compiled()
+        sketches = self._compiled()
         found = measured(self.measures, sketches, self._references.before(step, sketches))
         first = self.measures[0]
         self._movements.add(step, {place: of[first] for place, of in found.items() if first in of})
@@ -170,7 +170,7 @@ class CovariateShift(Recorder):
         self._compiled = None
 
 
-def _names(argument: str, given: Any, allowed: Sequence[str]) -> tuple[str, ...]:
+def _names(argument: str, given: object, allowed: Sequence[str]) -> tuple[str, ...]:
     given = (given,) if isinstance(given, str) else given
     if not isinstance(given, list | tuple):
         raise TypeError(f"{argument} must be a list of {allowed}. Received: {argument}={given!r}")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +13,9 @@ from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
+from kbn.common.types import Data, LogDir
 from kbn.introspection.layer_tree import (
+    LayerSelection,
     Preferred,
     check_layers,
     layer_paths,
@@ -107,10 +108,10 @@ class GradientShift(Recorder):
 
     def __init__(
         self,
-        log_dir: Any,
-        probe_data: Any,
+        log_dir: LogDir,
+        probe_data: Data,
         *,
-        layers: Any = None,
+        layers: LayerSelection = None,
         every_steps: int | None = None,
         on_steps: Sequence[int] | None = None,
         probe_size: int = 256,

@@ -1,7 +1,6 @@
 """LossLandscape: the loss and its gradient along the gradient (Santurkar et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
+from kbn.common.types import Data, LogDir
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -71,8 +71,8 @@ class LossLandscape(Recorder):
 
     def __init__(
         self,
-        log_dir: Any,
-        probe_data: Any,
+        log_dir: LogDir,
+        probe_data: Data,
         *,
         every_steps: int | None = None,
         every_epochs: int | None = None,
@@ -147,7 +147,7 @@ def _norm(arrays: Sequence[np.ndarray]) -> float:
     return float(np.sqrt(sum(np.sum(np.square(array)) for array in arrays)))
 
 
-def _checked_range(step_range: Any) -> tuple[float, float]:
+def _checked_range(step_range: object) -> tuple[float, float]:
     allowed = "two numbers, 0 < smallest < largest"
     if not isinstance(step_range, tuple | list | np.ndarray) or len(step_range) != 2:
         raise TypeError(f"step_range must be {allowed}. Received: step_range={step_range!r}")

@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -17,7 +16,15 @@ from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.introspection.layer_tree import Preferred, check_layers, layer_paths, select
+from kbn.common.types import Data, LogDir
+from kbn.introspection.layer_tree import (
+    Layers,
+    LayerSelection,
+    Preferred,
+    check_layers,
+    layer_paths,
+    select,
+)
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -98,10 +105,10 @@ class MovingStatistics(Recorder):
 
     def __init__(
         self,
-        log_dir: Any,
-        probe_data: Any,
+        log_dir: LogDir,
+        probe_data: Data,
         *,
-        layers: Any = None,
+        layers: LayerSelection = None,
         every_steps: int | None = None,
         every_epochs: int | None = None,
         on_steps: Sequence[int] | None = None,
@@ -114,7 +121,7 @@ class MovingStatistics(Recorder):
         check_layers(layers)
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
-        self._compiled: Probe | None = None
+        self._compiled: Probe[Gap] | None = None
         self._losses: LossesOfBothModes | None = None
         self._skipped: dict[str, np.ndarray] = {}
         self._batches_before = 0
@@ -200,7 +207,7 @@ class MovingStatistics(Recorder):
         }
 
 
-def _skipped(layers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _skipped(layers: Layers) -> dict[str, np.ndarray]:
     found = {path: normalizations.skipped_updates(layer) for path, layer in layers.items()}
     return {path: skips for path, skips in found.items() if skips is not None}
 

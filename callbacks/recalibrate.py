@@ -1,11 +1,12 @@
 """Moving statistics measured again at the end of epochs, before validation uses them."""
 
 import warnings
-from typing import Any
+from functools import partial
 
 import keras
 
 from kbn.common import checks
+from kbn.common.types import Data, Logs
 from kbn.introspection.batches import Batches
 from kbn.tools.recalibration import ESTIMATORS, recalibrate
 
@@ -46,7 +47,7 @@ class Recalibrate(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
+        data: Data,
         *,
         steps: int | None = None,
         every_epochs: int = 1,
@@ -60,17 +61,14 @@ class Recalibrate(keras.callbacks.Callback):
                 "data is read at the end of every epoch, so an iterator is not supported. Pass "
                 f"arrays, a tf.data.Dataset or a PyDataset. Received: data={type(data).__name__}"
             )
-        self._data = data
-        self._options: dict[str, Any] = {
-            "steps": steps,
-            "estimator": estimator,
-            "batch_size": batch_size,
-        }
+        self._recalibrate = partial(
+            recalibrate, data=data, steps=steps, estimator=estimator, batch_size=batch_size
+        )
         self._epochs = self._measured_at = 0
         self._due = False
         self._every_epochs = checks.integer("every_epochs", every_epochs, low=1)
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Check that there is something to measure."""
         layers = self.model._flatten_layers()
         if self.model.built and not any(
@@ -81,21 +79,21 @@ class Recalibrate(keras.callbacks.Callback):
                 f"Received: model={self.model.name!r}"
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Decide whether to measure at the end of this epoch."""
         self._epochs += 1
         last = epoch + 1 == self.params.get("epochs")
         self._due = last or self._epochs % self._every_epochs == 0
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Measure before validation."""
         self._measure()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Measure if there was no validation."""
         self._measure()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Measure if the last epoch has not been measured."""
         self._due = self._measured_at != self._epochs
         self._measure()
@@ -105,7 +103,7 @@ class Recalibrate(keras.callbacks.Callback):
             return
         self._due, self._measured_at = False, self._epochs
         try:
-            recalibrate(self.model, self._data, verbose=False, **self._options)
+            self._recalibrate(self.model, verbose=False)
         except Exception as error:
             warnings.warn(
                 f"Recalibrate failed after epoch {self._epochs}. The statistics stay as they were, "

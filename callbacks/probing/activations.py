@@ -2,15 +2,18 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import keras
 from keras import ops, tree
 
 from kbn import backend
-from kbn.callbacks.probing.probe import Extract, Extraction, RefusalError
+from kbn.callbacks.probing.probe import Extract, Extraction, Finish, RefusalError
+from kbn.common.types import Nested, Tensor
 from kbn.distributions.reduction import Reduction
+from kbn.distributions.sketch import DistributionSketch
 from kbn.introspection.layer_calls import LayerCall
+
+OnDevice = Callable[[Tensor], dict[str, Tensor]]
 
 _BOUNDS = {
     "sigmoid": (0, 1),
@@ -22,7 +25,9 @@ _BOUNDS = {
 }
 
 
-def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool = False) -> Extract:
+def activations(
+    sites: Sequence[str], max_samples: int, *, channels_first: bool = False
+) -> Extract[DistributionSketch]:
     """Return an extraction of the activations at `sites`, each reduced to `max_samples` values.
 
     Args:
@@ -35,11 +40,13 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
     @functools.cache
     def reduction_of(
         shape: tuple[int, ...], axis: int, bounds: tuple[float, float] | None
-    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    ) -> tuple[OnDevice, Finish[DistributionSketch]]:
         reduction = Reduction(shape, axis, max_samples, bounds)
         return backend.shared(reduction.on_device), reduction.on_host
 
-    def extract(_: backend.Mapping, path: str, call: LayerCall) -> list[tuple[str, Extraction]]:
+    def extract(
+        _: backend.Mapping, path: str, call: LayerCall
+    ) -> list[tuple[str, Extraction[DistributionSketch]]]:
         found = []
         for site, value in (("input", call.inputs), ("output", call.outputs)):
             bounds = _bounds(call.layer) if site == "output" else None
@@ -53,7 +60,7 @@ def activations(sites: Sequence[str], max_samples: int, *, channels_first: bool 
     return extract
 
 
-def _tensors(path: str, site: str, value: Any) -> list[tuple[str, Any]]:
+def _tensors(path: str, site: str, value: Nested) -> list[tuple[str, Tensor]]:
     """Return the tensors of `value`, and a site for each."""
     tensors = [x for x in tree.flatten(value) if ops.is_tensor(x)]
     for x in tensors:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from kbn import backend
 from kbn.callbacks.probing.probe import RefusalError, build, compile_beside
 from kbn.callbacks.probing.probe_data import Batch
-from kbn.common.types import Tensor
+from kbn.common.types import Nested, Tensor
 from kbn.introspection.layer_calls import seeds, training_argument
 
 
@@ -54,11 +53,11 @@ class LossProbe:
         values = [variable.value for variable in self.variables]
         self._run = compile_beside(model, self._evaluated, _given(batch), values, np.float32(1))
 
-    def values(self) -> list[Any]:
+    def values(self) -> list[np.ndarray]:
         """Return a copy of the model's trainable weights as they are now."""
         return [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
 
-    def __call__(self, values: Sequence[Any]) -> tuple[float, list[Any]]:
+    def __call__(self, values: Sequence[np.ndarray]) -> tuple[float, list[np.ndarray]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
         scale = self._scale
         while True:
@@ -71,7 +70,7 @@ class LossProbe:
     def _evaluated(
         self,
         mapping: backend.Mapping,
-        arrays: dict[str, Any],
+        arrays: dict[str, Nested],
         values: list[Tensor],
         scale: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -95,7 +94,7 @@ class LossesOfBothModes:
         """Trace the model; arguments and errors as for `LossProbe`."""
         _check(model, batch, who)
 
-        def losses(mapping: backend.Mapping, arrays: dict[str, Any]) -> list[Tensor]:
+        def losses(mapping: backend.Mapping, arrays: dict[str, Nested]) -> list[Tensor]:
             of = Batch(**arrays)
             # Without a value in its scope, Keras passes None to a weight's regularizer.
             weights = [(variable, variable.value) for variable in model.trainable_variables]
@@ -117,7 +116,7 @@ class _Scope(keras.StatelessScope):
         super().__init__(mapping, collect_losses=True)
         self._read = read
 
-    def get_current_value(self, variable: Any) -> Any:
+    def get_current_value(self, variable: keras.Variable) -> Tensor | None:
         """Return the value of `variable` in this scope."""
         self._read.setdefault(id(variable))
         return super().get_current_value(variable)
@@ -186,5 +185,5 @@ def _adds_loss(model: keras.Model) -> bool:
     )
 
 
-def _given(batch: Batch) -> dict[str, Any]:
+def _given(batch: Batch) -> dict[str, Nested]:
     return {name: part for name, part in batch._asdict().items() if part is not None}

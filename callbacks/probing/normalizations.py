@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ from keras import ops
 
 from kbn import backend
 from kbn.callbacks.probing.probe import Extraction
+from kbn.common.types import Tensor
 from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
@@ -32,7 +33,7 @@ class Gap(NamedTuple):
     number: float
 
 
-def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str, Extraction]]:
+def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str, Extraction[Gap]]]:
     """Extract the batch's moments per channel, and the gap between the outputs of both modes."""
     layer, x = call.layer, call.inputs
     if not ops.is_tensor(x):
@@ -56,7 +57,7 @@ def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str
     return [("probe", Extraction(tensors, partial(_gaps, layer)))]
 
 
-def _mean_of_kept(x: Any, weights: Any) -> Any:
+def _mean_of_kept(x: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return ops.mean(x)
     nothing = ops.zeros_like(x)
@@ -98,7 +99,9 @@ def _gap(layer: keras.layers.BatchNormalization, found: Mapping[str, np.ndarray]
     return Gap(layer, measured, float(found["count"]))
 
 
-def _kept(layer: Any, batch: MeanAndVariance, count: float) -> MeanAndVariance:
+def _kept(
+    layer: keras.layers.BatchNormalization, batch: MeanAndVariance, count: float
+) -> MeanAndVariance:
     """Return the limit of the moving statistics if all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= 1:
         return batch
@@ -120,5 +123,5 @@ def skipped_updates(layer: keras.layers.BatchNormalization) -> np.ndarray | None
     return getattr(layer, "skipped_updates", None)
 
 
-def _double(values: Any) -> np.ndarray:
+def _double(values: Tensor) -> np.ndarray:
     return ops.convert_to_numpy(values).astype(np.float64)

@@ -7,10 +7,11 @@ subclassed, with shared layers), and nothing stays attached to it.
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import keras
+import numpy as np
 from keras import tree
 
 from kbn import backend
@@ -22,26 +23,29 @@ from kbn.introspection.layer_calls import (
     seeds,
     training_argument,
 )
-from kbn.introspection.layer_tree import Layers, layer_paths, report_unwatched
+from kbn.introspection.layer_tree import Layers, LayerSelection, layer_paths, report_unwatched
 from kbn.records.tags import Place
 
-Finish = Callable[[list[dict[str, Any]]], list[Any]]
+Result = TypeVar("Result")
+Finish: TypeAlias = Callable[[Sequence[Mapping[str, np.ndarray]]], Sequence[Result]]
+"""A function of the tensors of several places, as NumPy arrays by name; one result per place."""
 
 
-class Extraction(NamedTuple):
+class Extraction(NamedTuple, Generic[Result]):
     """What is kept of one place.
 
     Attributes:
         tensors: tensors of bounded size, by name; they are copied from the device.
-        finish: a function of the tensors of all places that share it, as NumPy arrays. It returns
-            one result per place.
+        finish: a function of the tensors of all places that share it.
     """
 
     tensors: dict[str, Tensor]
-    finish: Finish
+    finish: Finish[Result]
 
 
-Extract = Callable[[backend.Mapping, str, LayerCall], list[tuple[str, Extraction]]]
+Extract: TypeAlias = Callable[
+    [backend.Mapping, str, LayerCall], list[tuple[str, Extraction[Result]]]
+]
 """A function of the mapping for scopes, a layer's path and one call of the layer.
 
 It returns (site, extraction) pairs. An empty list skips the call."""
@@ -51,7 +55,7 @@ class RefusalError(ValueError):
     """The model cannot provide what was requested. The message needs no further context."""
 
 
-class Probe:
+class Probe(Generic[Result]):
     """A compiled run of `model` on a fixed batch, as in training, with extractions of `layers`.
 
     The model runs as in `fit` (`training=True`: it normalizes with batch statistics, and dropout
@@ -70,7 +74,9 @@ class Probe:
             or calls them inside a loop, and tensors cannot leave a loop.
     """
 
-    def __init__(self, model: keras.Model, inputs: Any, layers: Layers, extract: Extract) -> None:
+    def __init__(
+        self, model: keras.Model, inputs: Nested, layers: Layers, extract: Extract[Result]
+    ) -> None:
         """Trace the model.
 
         Raises:
@@ -82,18 +88,18 @@ class Probe:
         self._several: dict[str, bool] = {}  # by path, whether calls have a number
         self._run = compile_beside(model, self._extracted, inputs)
 
-    def __call__(self) -> dict[Place, Any]:
+    def __call__(self) -> dict[Place, Result]:
         """Run the model on the batch and return the result of each place."""
         kept = self._run()  # first, because an eager run may change `places`
-        groups: dict[Finish, list[int]] = {}
+        groups: dict[Finish[Result], list[int]] = {}
         for number, finish in enumerate(self._finish):
             groups.setdefault(finish, []).append(number)
-        found: dict[int, Any] = {}
+        found: dict[int, Result] = {}
         for finish, numbers in groups.items():
             found.update(zip(numbers, finish([kept[i] for i in numbers]), strict=True))
         return {place: found[number] for number, place in enumerate(self.places)}
 
-    def report_unseen(self, layers: Any) -> None:
+    def report_unseen(self, layers: LayerSelection) -> None:
         """Warn about layers that cannot be watched; raise if one was named, or none is left.
 
         Args:
@@ -114,7 +120,7 @@ class Probe:
     def _extracted(self, mapping: backend.Mapping, inputs: Nested) -> list[dict[str, Tensor]]:
         paths = {id(layer): path for path, layer in self.layers.items()}
         trace, calls, looped = backend.current_trace(), Counter[str](), set()
-        seen: list[tuple[tuple[str, int, str], Extraction]] = []
+        seen: list[tuple[tuple[str, int, str], Extraction[Result]]] = []
 
         def observe(call: LayerCall) -> None:
             path = paths.get(id(call.layer))

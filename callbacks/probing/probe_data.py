@@ -1,11 +1,13 @@
 """The probe batch, taken once from the user's data."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import tree
 
+from kbn.common.types import Data, Nested
 from kbn.introspection.batches import batches_of, describe, inputs_of, is_data_set
 
 ACCEPTED = "an array, (x, y), a dict of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
@@ -20,12 +22,12 @@ class Batch(NamedTuple):
         sample_weight: weights of the samples, or None.
     """
 
-    x: Any
-    y: Any = None
-    sample_weight: Any = None
+    x: Nested
+    y: Nested = None
+    sample_weight: Nested = None
 
 
-def first_samples(data: Any, size: int) -> Any:
+def first_samples(data: Data, size: int) -> Nested:
     """Return the inputs of the first `size` samples of `data`, as NumPy arrays.
 
     As in `fit`, a tuple means (x, y) or (x, y, sample_weight) and only x is kept; a list means
@@ -38,7 +40,7 @@ def first_samples(data: Any, size: int) -> Any:
     return _first(data, size, lambda batch: Batch(inputs_of(batch))).x
 
 
-def first_batch(data: Any, size: int) -> Batch:
+def first_batch(data: Data, size: int) -> Batch:
     """Return the first `size` samples of `data`, with its targets and weights if it has any.
 
     Raises:
@@ -47,7 +49,7 @@ def first_batch(data: Any, size: int) -> Batch:
     return _first(data, size, lambda batch: _unpacked(batch, data))
 
 
-def _first(data: Any, size: int, unpack: Any) -> Batch:
+def _first(data: Data, size: int, unpack: Callable[[Nested], Batch]) -> Batch:
     batches = []
     needed = size
     for batch in batches_of(data) if is_data_set(data) else [data]:
@@ -67,7 +69,7 @@ def _first(data: Any, size: int, unpack: Any) -> Batch:
     return tree.map_structure(_joined, *batches)
 
 
-def _unpacked(batch: Any, data: Any) -> Batch:
+def _unpacked(batch: Nested, data: Data) -> Batch:
     if not isinstance(batch, tuple):
         return Batch(batch)
     if not 1 <= len(batch) <= 3:
@@ -78,15 +80,15 @@ def _unpacked(batch: Any, data: Any) -> Batch:
     return Batch(*batch)
 
 
-def _arrays(part: Any, data: Any) -> Any:
+def _arrays(part: Nested, data: Data) -> Nested:
     return tree.map_structure(lambda x: None if x is None else _array(x, data), part)
 
 
-def _joined(*parts: Any) -> Any:
+def _joined(*parts: Nested) -> Nested:
     return None if parts[0] is None else np.concatenate(parts)
 
 
-def _array(value: Any, data: Any) -> np.ndarray:
+def _array(value: object, data: Data) -> np.ndarray:
     if not hasattr(value, "__array__") or getattr(value, "ndim", 0) == 0:
         raise TypeError(f"probe_data must be {ACCEPTED}. Received: probe_data={describe(data)}")
     return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)

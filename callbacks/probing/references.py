@@ -2,7 +2,6 @@
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 from kbn.common import checks
 from kbn.distributions.sketch import DistributionSketch
@@ -40,7 +39,7 @@ class References:
         return not isinstance(self._reference, str) and step < self._reference
 
 
-def checked_reference(reference: Any) -> str | int:
+def checked_reference(reference: object) -> str | int:
     """Check the `reference` argument."""
     if isinstance(reference, numbers.Integral) and not isinstance(reference, bool):
         return checks.integer("reference", reference, low=0)

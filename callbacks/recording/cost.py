@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from kbn.records import markdown
+from kbn.records import catalogue, markdown
+from kbn.records.tags import Place
 
 Purpose = Literal["look", "record", "else"]
 
@@ -67,6 +68,11 @@ class Cost:
     def share(self) -> float:
         """Return the share of the time since `fit` began that recording took, from 0 to 1."""
         return self.seconds / self._elapsed()
+
+    def of_record(self, size: int) -> dict[Place, dict[str, float]]:
+        """Return time and bytes of the last record, which took `size` bytes, as measures."""
+        spent = {"milliseconds": 1e3 * self.last, "bytes": size}
+        return {Place("record", site): {catalogue.MONITOR: one} for site, one in spent.items()}
 
     def table(self) -> str:
         """Return all numbers as a Markdown table."""

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 
 class Faults:
@@ -19,7 +18,7 @@ class Faults:
         self._summed_up = 0
 
     def guard(
-        self, step: int, action: Callable[..., Any], *arguments: Any, losing: int = 0
+        self, step: int, action: Callable[..., object], *arguments: object, losing: int = 0
     ) -> None:
         """Run `action` at `step`; if it raises, count `losing` lost records."""
         try:

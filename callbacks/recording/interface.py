@@ -1,7 +1,7 @@
 """What a session needs from its callback."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 
@@ -16,7 +16,7 @@ class RecordingCallback(Protocol):
     """A callback that records; see `Recorder` for the meaning of each member."""
 
     model: keras.Model
-    params: Mapping[str, Any] | None
+    params: Mapping[str, int | None] | None
     probe: Nested
     history: History
     schedule: Schedule

@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -14,9 +14,12 @@ from kbn.callbacks.recording.schedule import Schedule
 from kbn.callbacks.recording.session import Left, Session
 from kbn.callbacks.writing.event_file import Record, check_log_dir
 from kbn.common import checks
-from kbn.common.types import Nested
+from kbn.common.types import LogDir, Logs, Nested
 from kbn.records.history import History
 from kbn.records.tags import Place
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Recorder(keras.callbacks.Callback):
@@ -42,7 +45,7 @@ class Recorder(keras.callbacks.Callback):
     """The probe batch, as NumPy arrays."""
 
     def __init__(
-        self, log_dir: Any, schedule: Schedule, *, budget: float | None, json_lines: bool
+        self, log_dir: LogDir, schedule: Schedule, *, budget: float | None, json_lines: bool
     ) -> None:
         super().__init__()
         self.history = History()
@@ -97,7 +100,7 @@ class Recorder(keras.callbacks.Callback):
         left = None if epochs is None else max(epochs - first_epoch, 0)
         return self.schedule.expected(left, steps)
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> "DataFrame":
         """Return `history` as a `pandas.DataFrame`: step, layer, site, measure, value.
 
         Raises:
@@ -105,7 +108,7 @@ class Recorder(keras.callbacks.Callback):
         """
         return self.history.to_frame()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Check the model, and prepare to record it."""
         self._check_model()
         self.release()  # of an earlier fit that raised
@@ -116,19 +119,19 @@ class Recorder(keras.callbacks.Callback):
             session.prepare()
             self._watched = weakref.ref(self.model)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Take the first record, or look at the model before a step."""
         self.session.batch_begins()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Take a record if one became due."""
         self.session.batch_ended()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Take a record if one is due, and write the summary of the epoch."""
         self.session.epoch_ended()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Write the cost of recording, and drop what was compiled."""
         self.session.end()
         self.release()

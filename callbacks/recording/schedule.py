@@ -4,7 +4,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from kbn.common import checks
 
@@ -91,7 +90,7 @@ class Thinning:
         return kept
 
 
-def schedule(every_steps: Any, every_epochs: Any, on_steps: Any) -> Schedule:
+def schedule(every_steps: object, every_epochs: object, on_steps: object) -> Schedule:
     """Check the cadence arguments of a callback and return its schedule.
 
     Raises:
@@ -113,7 +112,7 @@ def schedule(every_steps: Any, every_epochs: Any, on_steps: Any) -> Schedule:
     return Schedule(every_steps=number) if name == "every_steps" else Schedule(every_epochs=number)
 
 
-def _steps(on_steps: Any) -> tuple[int, ...]:
+def _steps(on_steps: object) -> tuple[int, ...]:
     if not isinstance(on_steps, Iterable) or isinstance(on_steps, str | bytes):
         raise TypeError(f"on_steps must be a list of steps. Received: on_steps={on_steps!r}")
     steps = tuple(checks.integer("each of on_steps", step, low=0) for step in on_steps)

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import keras
 
@@ -18,7 +17,6 @@ from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
 from kbn.records import catalogue
 from kbn.records.history import Rows
-from kbn.records.tags import Place
 
 
 @dataclass(frozen=True)
@@ -182,11 +180,7 @@ class Session:
     def _write_cost(self, step: int, size: int) -> None:
         with self.cost.spending():
             self.cost.wrote(size)
-            spent = {"milliseconds": 1e3 * self.cost.last, "bytes": size}
-            by_place = {
-                Place("record", site): {catalogue.MONITOR: one} for site, one in spent.items()
-            }
-            rows = Rows(step, by_place)
+            rows = Rows(step, self.cost.of_record(size))
             self.cost.wrote(self._write(step, Record(rows)))
             self._keep(rows)
 
@@ -209,7 +203,7 @@ class Session:
         if rows:
             self._callback.history.add(rows)
 
-    def _guarded(self, action: Callable[..., Any], *arguments: Any, losing: int = 0) -> None:
+    def _guarded(self, action: Callable[..., object], *arguments: object, losing: int = 0) -> None:
         self._faults.guard(self.steps.now, action, *arguments, losing=losing)
 
     def _report_vanished(self) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import platform
-from typing import Any
 
 import keras
 from keras import tree
@@ -49,6 +48,6 @@ def _versions() -> dict[str, str]:
     return found | versions.installed(_LIBRARIES)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,7 +1,7 @@
 """Files to which pieces are appended, each completely or not at all."""
 
 import os
-from typing import Any
+from typing import BinaryIO
 
 
 class File:
@@ -22,7 +22,8 @@ class File:
         self.path = os.path.join(directory, name)
         self.is_begun = False
         self._directory = directory
-        self._remote: Any = None if "://" in directory else False  # the open file; False: on disk
+        self._is_on_disk = "://" not in directory
+        self._remote: BinaryIO | None = None  # open, after the first piece
         self._size = 0  # before the last piece
 
     def append(self, piece: bytes) -> None:
@@ -31,7 +32,7 @@ class File:
         Raises:
             OSError: if it cannot be written; then the file is unchanged.
         """
-        if self._remote is False:
+        if self._is_on_disk:
             self._append_to_disk(piece)
         else:
             self._append_remotely(piece)
@@ -39,12 +40,12 @@ class File:
 
     def take_back(self) -> None:
         """Remove the last piece, unless the path has a scheme."""
-        if self._remote is False:
+        if self._is_on_disk:
             os.truncate(self.path, self._size)
 
     def vanished(self) -> bool:
         """Return whether the file was removed after it was begun."""
-        return self.is_begun and self._remote is False and not os.path.exists(self.path)
+        return self.is_begun and self._is_on_disk and not os.path.exists(self.path)
 
     def begin_anew(self) -> None:
         """Let the next piece create the file."""

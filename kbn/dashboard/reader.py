@@ -3,7 +3,6 @@
 The same code runs inside TensorBoard, on the provider of a plugin, and on a folder.
 """
 
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,14 +14,14 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from kbn.dashboard.cache import Cache
-from kbn.records import catalogue, markdown, tags
+from kbn.dashboard.ordering import natural, tags_in_order
+from kbn.records import catalogue, markdown
 from kbn.records.series import Histograms, Series
 from kbn.records.tags import Place
 
 KINDS = tuple(run.name for run in catalogue.RUNS)
 ALL_STEPS = 1_000_000
-TEXTS = 10  # of a tag, which TensorBoard keeps
-
+TEXTS = 10  # TensorBoard keeps as many of a tag
 
 Source = tuple[str, str]  # TensorBoard's run and tag
 Points = dict[str, dict[str, list[ScalarDatum]]]  # by TensorBoard's run and tag
@@ -31,15 +30,15 @@ Points = dict[str, dict[str, list[ScalarDatum]]]  # by TensorBoard's run and tag
 class RunReader:
     """The runs that kbn's callbacks wrote.
 
-    A run is the `log_dir` of the callbacks. To TensorBoard, the folder of each callback below it is
-    a run of its own; here they are merged.
+    A run is the `log_dir` of the callbacks. TensorBoard shows each callback's folder below it
+    as a separate run. Here they are merged.
 
     Args:
-        provider: TensorBoard's.
+        provider: TensorBoard's data provider.
         experiment: TensorBoard's name of the log.
-        context: of the request, inside TensorBoard.
-        most_steps: the most steps of a series that are read; of longer series, a sample.
-        recent: a cache for readers of the same provider and `most_steps`; None: a new one.
+        context: the context of the request, inside TensorBoard.
+        most_steps: the most steps of a series to read. Of a longer series, a sample is read.
+        recent: a cache for readers of the same provider and `most_steps`; None for a new one.
 
     Attributes:
         foreign: number of runs that kbn did not write.
@@ -74,7 +73,7 @@ class RunReader:
         return dict(self._newest)
 
     def written(self) -> dict[str, int]:
-        """Return a number per run, which changes if anything of the run is written or rewritten."""
+        """Return a number per run that changes if something is written to the run."""
         found = dict.fromkeys(self._folders, 0)
         for place, stamp in sorted(self._written.items()):
             run = _run_of(place[0])
@@ -97,7 +96,7 @@ class RunReader:
     def series(
         self, run: str, measure: str, only: Iterable[Place] | None = None
     ) -> dict[Place, Series]:
-        """Return `measure` over steps at the places that have it, or at some of them."""
+        """Return `measure` over steps at the places that have it, or at those in `only`."""
         found = self._runs.get(run, {}).get(measure, {})
         wanted = {
             place: source for place, source in found.items() if only is None or place in set(only)
@@ -135,7 +134,7 @@ class RunReader:
         return found
 
     def _find(self) -> None:
-        """List run → measure → place → (TensorBoard's run, tag), and likewise for histograms."""
+        """Find the source of every measure (by run, measure, place) and every histogram."""
         scalars = self._provider.list_scalars(
             **self._common, plugin_name=scalar_metadata.PLUGIN_NAME
         )
@@ -144,7 +143,7 @@ class RunReader:
         )
         for at in sorted({*scalars, *tensors}):
             order = self._order(at)
-            numbers, shapes = (_sorted(of.get(at, ()), order) for of in (scalars, tensors))
+            numbers, shapes = (tags_in_order(of.get(at, ()), order) for of in (scalars, tensors))
             if not numbers and not shapes:
                 self.foreign += 1
                 continue
@@ -173,7 +172,7 @@ class RunReader:
     def _scalars(
         self, wanted: Mapping[Place, Source]
     ) -> tuple[dict[Place, Series], dict[Source, str]]:
-        """Return the wanted series, and by source the reason why one could not be read."""
+        """Return the wanted series, and for each source that could not be read, the reason."""
         refused: dict[Source, str] = {}
         try:
             read = self._points(wanted.values())
@@ -214,31 +213,10 @@ class RunReader:
         return list(read.get(at, {}).get(tag, []))
 
 
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return a sort key that puts "run_2" before "run_10", for numbers of any length."""
-    key = []
-    for part in re.split(r"(\d+)", name):
-        digits = part.lstrip("0") if part.isdecimal() else ""
-        key.append((part.isdecimal(), len(digits), digits or part))
-    return key
-
-
 def _run_of(at: str) -> str:
     """Return the run that TensorBoard's run `at` belongs to: the `log_dir` of its callback."""
     run, _, kind = at.rpartition("/")
     return (run or ".") if kind in KINDS else at
-
-
-def _sorted(names: Iterable[str], order: Mapping[str, int]) -> list[tuple[Place, str, str]]:
-    """Return (place, measure, tag) of kbn's tags: layers in `order` first, the others by name."""
-    parsed = ((tags.parse(tag), tag) for tag in names)
-    found = [(each[1], each[0], tag) for each, tag in parsed if each]
-
-    def place(one: tuple[Place, str, str]) -> tuple[object, ...]:
-        layer, site = one[0]
-        return order.get(layer, len(order)), natural(layer), site
-
-    return sorted(found, key=place)
 
 
 def _series(points: Sequence[ScalarDatum]) -> Series:

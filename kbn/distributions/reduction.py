@@ -1,40 +1,33 @@
-"""From an activation to its sketch: what leaves the device has a bound, whatever comes in.
+"""From an activation to its sketch: what leaves the device is bounded in size.
 
-A small activation leaves as it is: few operations in the compiled probe. Of a large one, a sample
-and sums leave. Those are taken block by block, so that no copy of a very large one is made.
+A small activation leaves the device as it is, which takes few operations in the compiled probe. A
+large one is reduced to a sample of its values and the moments of its channels.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
-from kbn import backend
 from kbn.common.types import Tensor
-from kbn.distributions.sketch import ChannelMoments, DistributionSketch, sorted_values
-from kbn.ops.merging import merge, variance_about_mean
-from kbn.ops.moments import by_kernel
+from kbn.distributions.channel_moments import ChannelMoments
+from kbn.distributions.device_moments import (
+    device_moments,
+    has_kernel,
+    moments_by_kernel,
+    pooled_moments,
+)
+from kbn.distributions.positions import sample_positions
+from kbn.distributions.sketch import DistributionSketch, sorted_values
 from kbn.ops.precision import widened
 
-# Fewer rows than this per channel would make channel-wise distances coarse; wide layers give up
-# channels instead.
-MIN_ROWS = 64
 WHOLE = 2**16
 """Values of the largest activation that leaves the device as it is."""
 WHOLE_AT_ONCE = 2**18  # values of activations that are summed up together
-# Values of a block: some temporaries of 8 MB. A turn of a loop costs more than it saves.
-BLOCK = 2**21
-PIVOT_ROWS = 32
-
-
-class Positions(NamedTuple):
-    """The rows and columns of an activation, seen as (rows, channels), that a sketch keeps."""
-
-    rows: np.ndarray
-    columns: np.ndarray
+CHANNEL_NAMES = ChannelMoments._fields
+POOLED_NAMES = tuple(f"pooled_{name}" for name in CHANNEL_NAMES)
 
 
 class _SummedUp(NamedTuple):
@@ -74,15 +67,13 @@ class Reduction:
         x = ops.reshape(x, self._planes)
         if math.prod(self._planes) <= WHOLE:
             return {"whole": widened(x), **self._moments_of_whole(x)}
-        moments = _moments(x)
+        moments = device_moments(x)
         mean, variance, number = moments
+        kept = (ops.take(each, self._kept.columns, axis=0) for each in moments)
         return {
             "values": self._take(x),
-            **{
-                name: ops.take(each, self._kept.columns, axis=0)
-                for name, each in moments._asdict().items()
-            },
-            **_pooled(moments),
+            **dict(zip(CHANNEL_NAMES, kept, strict=True)),
+            **dict(zip(POOLED_NAMES, pooled_moments(moments), strict=True)),
             "dead": ops.sum(ops.cast((number > 0) & (mean == 0) & (variance == 0), "int32")),
         }
 
@@ -99,9 +90,9 @@ class Reduction:
 
     def _moments_of_whole(self, x: Tensor) -> dict[str, Tensor]:
         """Return mean and variance if a kernel has them at once; else the host finds them."""
-        if not math.prod(self._planes) or not _has_kernel(x):
+        if not math.prod(self._planes) or not has_kernel(x):
             return {}
-        mean, variance = _moments_by_kernel(x)
+        mean, variance = moments_by_kernel(x)
         return {"mean": mean, "variance": variance}
 
     def _sketches(self, found: Sequence[_SummedUp]) -> list[DistributionSketch]:
@@ -151,27 +142,9 @@ def _moments_on_host(
 
 
 def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:
-    channels = ChannelMoments(*(reduced[name] for name in ChannelMoments._fields))
-    pooled = ChannelMoments(*(reduced[f"pooled_{name}"] for name in ChannelMoments._fields))
+    channels = ChannelMoments(*(reduced[name] for name in CHANNEL_NAMES))
+    pooled = ChannelMoments(*(reduced[name] for name in POOLED_NAMES))
     return _SummedUp(reduced["values"], channels, pooled, int(reduced["dead"]))
-
-
-def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
-    """Choose at most `max_samples` evenly spread positions, always the same for a given shape.
-
-    One position is drawn in each of equally long strata, by a fixed generator: a constant stride
-    could fall in step with the image's width and see a single column of pixels.
-    """
-    kept_columns = min(columns, max(1, max_samples // max(1, min(rows, MIN_ROWS))))
-    kept_rows = min(rows, max(1, max_samples // kept_columns))
-    return Positions(_spread(rows, kept_rows), _spread(columns, kept_columns))
-
-
-def _spread(size: int, kept: int) -> np.ndarray:
-    if kept == size:
-        return np.arange(size)
-    edges = np.arange(kept + 1) * size // kept
-    return np.random.default_rng(0).integers(edges[:-1], edges[1:])
 
 
 def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
@@ -181,80 +154,6 @@ def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
         return math.prod(shape), 1, 1
     axis = channel_axis % rank
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-
-
-def _moments(x: Tensor) -> ChannelMoments:
-    """Return the moments (C,) of `x`, (outer, channels, inner), in tensors."""
-    outer, columns, inner = x.shape
-    size = max(1, BLOCK // max(columns * inner, 1))
-    if outer <= size:
-        return _moments_of_block(x)
-    turns = (outer - 1) // size  # no rest without a row
-
-    def add(turn: Tensor, so_far: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        block = ops.slice(x, (turn * size, 0, 0), (size, columns, inner))
-        return tuple(_merged(ChannelMoments(*so_far), _moments_of_block(block)))
-
-    first = tuple(_moments_of_block(x[turns * size :]))
-    return ChannelMoments(*ops.fori_loop(0, turns, add, first))
-
-
-def _moments_of_block(x: Tensor) -> ChannelMoments:
-    def among_finite() -> list[Tensor]:
-        kept = widened(x)
-        finite = ops.isfinite(kept)
-        count = ops.sum(ops.cast(finite, "float64"), axis=(0, 2))
-        number = ops.maximum(count, 1)
-        mean = _total(ops.where(finite, kept, ops.zeros_like(kept))) / number
-        kept = ops.where(finite, kept - ops.cast(mean, kept.dtype)[:, None], ops.zeros_like(kept))
-        offset, square = _total(kept) / number, _total(ops.square(kept)) / number
-        return [mean + offset, variance_about_mean(offset, square, ops), count]
-
-    count = ops.full((x.shape[1],), x.shape[0] * x.shape[2], "float64")
-    mean, variance = _fast_moments(x)
-    # Most activations are finite. Their moments show it, without a look at every value.
-    all_finite = ops.isfinite(ops.sum(variance))
-    return ChannelMoments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
-
-
-def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance, (C,) float64, of finite values; else NaN or inf."""
-    if _has_kernel(x):
-        return _moments_by_kernel(x)  # one reading, and exact
-    x = widened(x)
-    rows = _spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
-    pivot = ops.mean(ops.take(x, rows, axis=0), axis=(0, 2))
-    difference, number = x - pivot[:, None], max(x.shape[0] * x.shape[2], 1)
-    offset, square = _total(difference) / number, _total(ops.square(difference)) / number
-    return ops.cast(pivot, "float64") + offset, variance_about_mean(offset, square, ops)
-
-
-def _has_kernel(x: Tensor) -> bool:
-    kernel = backend.kernel(keras.backend.standardize_dtype(x.dtype))
-    return kernel.obstacle is None and kernel.exact
-
-
-def _moments_by_kernel(x: Tensor) -> tuple[Tensor, Tensor]:
-    columns = x.shape[1]
-    x = ops.reshape(x, (-1, columns)) if x.shape[2] == 1 else x
-    ones, zeros = ops.ones((columns,)), ops.zeros((columns,))
-    _, moments = by_kernel(x, 1, ones, zeros, epsilon=1e-3)
-    return ops.cast(moments.mean, "float64"), ops.cast(moments.variance, "float64")
-
-
-def _total(x: Tensor) -> Tensor:
-    return ops.cast(ops.sum(x, axis=(0, 2)), "float64")
-
-
-def _merged(one: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
-    pairs = (ops.stack(pair) for pair in zip(one, other, strict=True))
-    return ChannelMoments(*merge(*pairs, axis=0, xp=ops))
-
-
-def _pooled(moments: ChannelMoments) -> dict[str, Tensor]:
-    """Merge the moments of all channels; 0 without a finite value."""
-    pooled = ChannelMoments(*merge(*moments, axis=0, xp=ops))
-    return {f"pooled_{name}": value for name, value in pooled._asdict().items()}
 
 
 def sketched(x: Tensor, channel_axis: int = -1, max_samples: int = 2**13) -> DistributionSketch:

@@ -5,11 +5,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from kbn.ops.merging import merge, variance_about_mean
+from kbn.distributions.channel_moments import ChannelMoments
 
 # TensorBoard's Distributions tab reads these percentiles (±½, ±1, ±1½ σ of a normal), and the
 # paper's figure 15/50/85: a bucket edge on each makes both exact. The others give the Histograms
@@ -23,58 +24,6 @@ _SHARES = np.diff(_FRACTIONS)
 _PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
 # A spread this small beside the mean is what float32 rounding leaves of a constant.
 CONSTANT_RATIO = 1e-6
-
-
-class ChannelMoments(NamedTuple):
-    """ChannelMoments of some values; float64 arrays of one shape, or tensors.
-
-    Attributes:
-        mean: mean of the finite ones, 0 where there is none.
-        variance: their biased variance.
-        number: how many there are.
-    """
-
-    mean: Any
-    variance: Any
-    number: Any
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> "ChannelMoments":
-        """Return the moments (n, C) of the columns of `x`, (n, R, C) float."""
-        size = x.shape[-2]
-        weights = np.full(size, 1 / max(size, 1))  # BLAS adds twice as fast as NumPy
-        with np.errstate(over="ignore", invalid="ignore"):
-            away = x.astype(np.float64)
-            first = away[..., :1, :].copy()
-            away -= first  # so that little cancels below
-            offset = weights @ away
-            away *= away
-            variance = variance_about_mean(offset, weights @ away, np)
-        mean = first.sum(axis=-2) + offset
-        return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
-
-    def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "ChannelMoments":
-        """Return these (n, C), but of the finite values of `xs` where a variance is not finite."""
-        finite = np.isfinite(self.variance).all(axis=-1)
-        # One by one, so that nobody's rounding depends on its neighbours.
-        for place in np.flatnonzero(~finite).tolist():
-            for all_of, of_broken in zip(self, self._of_finite(xs[place]), strict=True):
-                all_of[place] = of_broken
-        return self
-
-    @classmethod
-    def _of_finite(cls, x: np.ndarray) -> "ChannelMoments":
-        finite = np.isfinite(x)
-        x = np.where(finite, x, np.nan)
-        count = np.sum(finite, axis=-2, dtype=np.float64)
-        number = np.maximum(count, 1)
-        mean = np.nansum(x, axis=-2, dtype=np.float64) / number
-        square = np.square(x - mean[..., None, :])
-        return cls(mean, np.nansum(square, axis=-2) / number, count)
-
-    def merged(self) -> "ChannelMoments":
-        """Return the moments (...) of the values of all channels, the last axis, together."""
-        return ChannelMoments(*merge(*self, axis=-1, xp=np))
 
 
 class Channels:
@@ -183,7 +132,7 @@ class DistributionSketch(Channels):
         """Return the mean of `kurtosis_by_channel`; NaN where all are."""
         return mean_of_known(self.kurtosis_by_channel())
 
-    def quantile(self, fractions: Any) -> np.ndarray:
+    def quantile(self, fractions: ArrayLike) -> np.ndarray:
         """Return quantiles of all kept finite values, linearly interpolated as NumPy does.
 
         Args:

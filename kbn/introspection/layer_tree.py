@@ -2,12 +2,18 @@
 
 import fnmatch
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import keras
 
 Layers = dict[str, keras.layers.Layer]
+Selector: TypeAlias = (
+    str | keras.layers.Layer | type[keras.layers.Layer] | Callable[[keras.layers.Layer], bool]
+)
+"""A path or a glob pattern, a layer, a type of layers, or a predicate of a layer."""
+LayerSelection: TypeAlias = Selector | Sequence[Selector] | set[Selector] | None
+"""The `layers` argument of callbacks; None means the preferred layers."""
 NORMALIZATIONS = tuple(
     getattr(keras.layers, name)
     for name in (
@@ -44,7 +50,7 @@ def layer_paths(model: keras.Model) -> Layers:
     return paths
 
 
-def _unused(path: str, paths: Mapping[str, Any]) -> str:
+def _unused(path: str, paths: Collection[str]) -> str:
     candidate, number = path, 2
     while candidate in paths:
         candidate, number = f"{path}_{number}", number + 1
@@ -61,7 +67,7 @@ NORMALIZATIONS_ELSE_KERNELS: Preferred = {
 
 
 def select(
-    layers: Any, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_KERNELS
+    layers: LayerSelection, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_KERNELS
 ) -> Layers:
     """Return the layers of `paths` that the user's `layers` argument selects, in model order.
 
@@ -88,7 +94,7 @@ def select(
     return {path: layer for path, layer in paths.items() if path in chosen}
 
 
-def asked_for(layers: Any, paths: Layers) -> set[str]:
+def asked_for(layers: LayerSelection, paths: Layers) -> set[str]:
     """Return the paths that `layers` names individually, not by a pattern, type or predicate."""
     entries = layers if isinstance(layers, list | tuple | set) else [layers]
     return {
@@ -98,7 +104,7 @@ def asked_for(layers: Any, paths: Layers) -> set[str]:
     }
 
 
-def check_layers(layers: Any) -> None:
+def check_layers(layers: LayerSelection) -> None:
     """Check the `layers` argument as far as possible without a model."""
     if layers is None:
         return
@@ -109,7 +115,9 @@ def check_layers(layers: Any) -> None:
         _matcher(entry)
 
 
-def report_unwatched(problem: str, layers: Any, unwatched: Iterable[str], paths: Layers) -> None:
+def report_unwatched(
+    problem: str, layers: LayerSelection, unwatched: Iterable[str], paths: Layers
+) -> None:
     """Warn about layers that cannot be watched, or raise if the user named one of them.
 
     Args:
@@ -139,7 +147,7 @@ def _default(paths: Layers, preferred: Preferred) -> Layers:
     )
 
 
-def _matcher(entry: Any) -> Callable[[str, keras.layers.Layer], bool]:
+def _matcher(entry: object) -> Callable[[str, keras.layers.Layer], bool]:
     if isinstance(entry, str):
         return lambda path, _: fnmatch.fnmatchcase(path, entry)
     if isinstance(entry, keras.layers.Layer):

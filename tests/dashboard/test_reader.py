@@ -17,7 +17,8 @@ from kbn.callbacks import CovariateShift, GradientShift, MovingStatistics
 from kbn.dashboard.board import Dashboard
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import UnreadableFiles, open_folder
-from kbn.dashboard.reader import RunReader, natural
+from kbn.dashboard.ordering import natural
+from kbn.dashboard.reader import RunReader
 from kbn.records import catalogue, tags
 from kbn.records import framing as records
 from kbn.records.tags import Place

@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn import backend
-from kbn.distributions import reduction
-from kbn.distributions.reduction import Reduction, sample_positions, sketched
-from kbn.distributions.sketch import (
-    BASIS_POINTS,
-    HISTOGRAM_POINTS,
-    ChannelMoments,
-)
+from kbn.distributions import device_moments, reduction
+from kbn.distributions.channel_moments import ChannelMoments
+from kbn.distributions.positions import sample_positions
+from kbn.distributions.reduction import Reduction, sketched
+from kbn.distributions.sketch import BASIS_POINTS, HISTOGRAM_POINTS
 
 FRACTIONS = np.array(sorted({*BASIS_POINTS, 1500, 5000, 8500})) / 10_000
 
@@ -27,7 +25,7 @@ def way(request, monkeypatch):
     if "whole" not in request.param:
         monkeypatch.setattr(reduction, "WHOLE", -1)
     if "blocks" in request.param:
-        monkeypatch.setattr(reduction, "BLOCK", 100)
+        monkeypatch.setattr(device_moments, "BLOCK", 100)
     if "keras" in request.param:
         monkeypatch.setattr(backend, "kernel", lambda dtype: backend.Kernel("not now"))
     return request.param
@@ -85,9 +83,9 @@ def test_a_wide_layer_in_blocks_without_a_rest(python):
     """In a process of its own: it once ended the interpreter."""
     code = """
 import numpy as np
-from kbn.distributions import reduction
+from kbn.distributions import device_moments, reduction
 
-reduction.WHOLE, reduction.BLOCK = -1, 1500
+reduction.WHOLE, device_moments.BLOCK = -1, 1500
 x = np.random.default_rng(0).normal(3, 2, (256, 700)).astype("float32")
 sketch = reduction.sketched(x)
 assert abs(sketch.pooled_mean() - x.mean()) < 1e-4
@@ -98,7 +96,7 @@ assert abs(sketch.pooled_std() - x.std()) < 1e-4
 
 def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch, rng):
     if "blocks" in way:
-        monkeypatch.setattr(reduction, "BLOCK", 2100)
+        monkeypatch.setattr(device_moments, "BLOCK", 2100)
     x = (rng.normal(size=(256, 700)) + 3 * rng.normal(size=700)).astype("float32")
     sketch = sketched(x)
     assert sketch.values.size <= 2**14

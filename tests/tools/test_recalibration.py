@@ -254,21 +254,21 @@ REFUSED = [
     ),
     (
         {"data": Batched(), "batch_size": 3},
-        "this data comes in batches already. Received: batch_siz",
+        "this data already comes in batches. Received: batch_siz",
     ),
-    ({"data": iter([IMAGES])}, "reads the data once per layer, here 3 times"),
+    ({"data": iter([IMAGES])}, "Received: an iterator, for 3 layers"),
     ({"data": iter([])}, "The data has no batch"),
     ({"data": [IMAGES, IMAGES[:3]]}, "the same number of samples. Received: [3, 1000]"),
     (
         {"data": IMAGES * 1e25},
-        "and their variance too, to be measured; nothing was changed",
+        "and their variance, must be finite. Nothing was changed. Received: inf or NaN in",
     ),
     ({"steps": 99}, "The data ended after 32 batches. Received: steps=99"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda x: str(x)[:30])
-def test_wrong_arguments_are_told_and_change_nothing(arguments, message):
+def test_wrong_arguments_raise_and_change_nothing(arguments, message):
     model = stacked()
     before = state(model)
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
@@ -284,17 +284,17 @@ def test_wrong_arguments_are_told_and_change_nothing(arguments, message):
             keras.Sequential([layers.Input((4, 4, 2)), layers.Dense(1)]),
             "has no batch normalization",
         ),
-        (keras.Sequential([kbn.BatchNormalization()]), "not built: train it or call it first"),
+        (keras.Sequential([kbn.BatchNormalization()]), "not built. Train it or call it first"),
         (
             keras.Sequential(
                 [layers.Input((4, 4, 2)), layers.TimeDistributed(kbn.BatchNormalization(name="in"))]
             ),
-            "freeze them to leave them out. Received: ['in']",
+            "Freeze them to leave them out. Received: ['in']",
         ),
     ],
     ids=["none", "unbuilt", "loop"],
 )
-def test_models_that_cannot_be_measured_are_told(model, message):
+def test_models_that_cannot_be_measured_raise(model, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         kbn.recalibrate(model, IMAGES, verbose=False)
 
@@ -315,7 +315,7 @@ def test_everything_comes_back_if_the_data_raises_or_is_not_finite(estimator):
     poisoned[5, 0, 0, 1] = np.inf
     cases = (
         (Failing(), OSError, "the disk is gone"),
-        (poisoned, ValueError, "inf or NaN from the inputs"),
+        (poisoned, ValueError, "inf or NaN in the inputs of layer"),
     )
     for data, error, message in cases:
         with pytest.raises(error, match=message):
@@ -332,17 +332,17 @@ def test_everything_comes_back_if_the_data_raises_or_is_not_finite(estimator):
     ],
     ids=["one sample", "batches of one"],
 )
-def test_data_that_tells_no_variance_is_told(data, options, seen):
+def test_data_without_a_variance_raises(data, options, seen):
     model = keras.Sequential([layers.Input((2,)), kbn.BatchNormalization(name="norm")])
-    message = f"Received: layer 'norm' saw at most {seen}"
+    message = f"Received: {seen} in all for layer 'norm'"
     with pytest.raises(ValueError, match=message):
         kbn.recalibrate(model, data, verbose=False, **options)
     np.testing.assert_array_equal(statistics(model), [[0, 0], [1, 1]])
 
 
-def test_data_that_is_all_padding_is_told():
+def test_data_of_padding_alone_raises():
     model = keras.Sequential([layers.Input((5, 2)), layers.Masking(), kbn.BatchNormalization()])
-    with pytest.raises(ValueError, match="saw at most 0"):
+    with pytest.raises(ValueError, match="Received: 0 in all for layer"):
         kbn.recalibrate(model, np.zeros((8, 5, 2)), verbose=False)
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from kbn.callbacks import CovariateShift
 from kbn.callbacks.writing.summaries import CATEGORY
-from kbn.distributions.reduction import sample_positions
+from kbn.distributions.positions import sample_positions
 from kbn.distributions.sketch import BASIS_POINTS
 from kbn.records import catalogue, tags
 from tests.support.servers import Server
