@@ -3,13 +3,15 @@
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TypeAlias
 
 import kbn
 from kbn.common.lazy import MissingBackendError
 
 DEMO_STEPS = 4000
 MIN_DEMO_STEPS = 50
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_demo(commands: Any) -> None:
+def _add_demo(commands: Commands) -> None:
     from kbn.demo.datasets import DATA_SETS
 
     demo = commands.add_parser(
@@ -86,7 +88,7 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(run=_demo)
 
 
-def _add_report(commands: Any) -> None:
+def _add_report(commands: Commands) -> None:
     report = commands.add_parser(
         "report",
         help="write a report on recorded runs to one HTML file",

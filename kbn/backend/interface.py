@@ -6,11 +6,14 @@ No code outside this package imports its array library.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from kbn.common.types import Nested, Tensor
 
-Mapping = list[tuple[Any, Tensor]]
+if TYPE_CHECKING:
+    import keras
+
+Mapping: TypeAlias = "list[tuple[keras.Variable, Tensor]]"
 """Pairs of a Keras variable and its value inside a compiled function, for `StatelessScope`.
 
 The list is empty if the backend's compiled functions read variables themselves. Scopes do not
@@ -69,7 +72,7 @@ class Backend(Protocol):
     def compile_for(
         self,
         function: Callable[..., Nested],
-        variables: Sequence[Any],
+        variables: Sequence["keras.Variable"],
         inputs: Nested,
         *varying: Nested,
         eagerly: bool = False,
@@ -89,7 +92,11 @@ class Backend(Protocol):
         """
 
     def compile_for_batches(
-        self, function: Callable[..., Nested], variables: Sequence[Any], *, eagerly: bool = False
+        self,
+        function: Callable[..., Nested],
+        variables: Sequence["keras.Variable"],
+        *,
+        eagerly: bool = False,
     ) -> Callable[[Nested], Nested]:
         """Compile `function(mapping, inputs)` for inputs of any batch size, on first use.
 
@@ -107,14 +114,14 @@ class Backend(Protocol):
 
     # Runs outside the training step
 
-    def undisturbed(self) -> AbstractContextManager[Any]:
+    def undisturbed(self) -> AbstractContextManager[object]:
         """Return a context for a run of the model outside the training step.
 
         Code inside runs once for the whole batch, even if training is distributed. It does not use
         the random generators of training.
         """
 
-    def iterations(self, optimizer: Any) -> int:
+    def iterations(self, optimizer: "keras.optimizers.Optimizer") -> int:
         """Return how many steps `optimizer` has taken, read in the backend's fastest way."""
 
     # Replicas
@@ -125,7 +132,7 @@ class Backend(Protocol):
     def gather(self, rows: Tensor) -> Tensor:
         """Return `rows`, (k, C), of all R replicas as (R, k, C), the same on every replica."""
 
-    def is_chief(self, model: Any) -> bool:
+    def is_chief(self, model: "keras.Model") -> bool:
         """Return whether this process writes for all workers that train `model`."""
 
     # Normalization
@@ -185,7 +192,7 @@ class MissingCapabilityError(NotImplementedError):
     """The backend does not support a capability."""
 
 
-def missing(capability: str, who: str) -> Callable[..., Any]:
+def missing(capability: str, who: str) -> Callable[..., NoReturn]:
     """Return a replacement for a function that a backend lacks.
 
     A call raises MissingCapabilityError, which names the capability and the backend.
@@ -195,7 +202,7 @@ def missing(capability: str, who: str) -> Callable[..., Any]:
         who: what needs it.
     """
 
-    def refuse(*_: Any, **__: Any) -> NoReturn:
+    def refuse(*_: object, **__: object) -> NoReturn:
         import keras
 
         name = keras.backend.backend()

@@ -1,7 +1,6 @@
 """A backend made of `keras.ops`, for the layer's portable path. Its other functions raise."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -22,7 +21,7 @@ def differentiable(
     """Return `forward` with `backward` as its gradient, by `keras.ops.custom_gradient`."""
 
     @ops.custom_gradient
-    def function(*arguments: Tensor) -> Any:
+    def function(*arguments: Tensor) -> Tensor:
         return forward(*arguments), lambda *cotangents: backward(arguments, *cotangents)
 
     return function

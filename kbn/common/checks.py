@@ -7,14 +7,16 @@ and what was received.
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from kbn.common.types import FunctionName
 
 T = TypeVar("T")
 
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     allowed: str,
     *,
     low: float,
@@ -31,7 +33,7 @@ def number(
     return plain
 
 
-def integer(name: str, value: Any, *, low: int | None = None) -> int:
+def integer(name: str, value: object, *, low: int | None = None) -> int:
     """Check that `value` is an integer and, if `low` is given, at least `low`."""
     allowed = "an integer" if low is None else f"an integer of at least {low}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
@@ -41,7 +43,7 @@ def integer(name: str, value: Any, *, low: int | None = None) -> int:
     return int(value)
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: object) -> bool:
     """Check that `value` is True or False."""
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"{name} must be True or False. Received: {name}={value!r}")
@@ -56,7 +58,7 @@ def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
     return value
 
 
-def single_axis(axis: Any) -> int:
+def single_axis(axis: object) -> int:
     """Check that `axis` is an integer, or a list of one integer as in old saved models."""
     if isinstance(axis, list | tuple) and len(axis) == 1:
         axis = axis[0]
@@ -67,7 +69,9 @@ def single_axis(axis: Any) -> int:
     return int(axis)
 
 
-def functions(get: Callable[[Any], Any], *, optional: bool = False, **arguments: Any) -> None:
+def functions(
+    get: Callable[[FunctionName], object], *, optional: bool = False, **arguments: FunctionName
+) -> None:
     """Check that Keras's `get` returns a function for each argument; None needs `optional`."""
     for name, value in arguments.items():
         if optional and value is None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sized
 from itertools import chain, count, islice
-from typing import Any
 
 import keras
 from keras import tree
 
 from kbn.common import checks
+from kbn.common.types import Data, Nested
 
 ACCEPTED = (
     "an array, (x, y), a dict of arrays, a tf.data.Dataset, a keras.utils.PyDataset or an iterator "
@@ -35,7 +35,7 @@ class Batches:
             or if it already comes in batches and `batch_size` is given.
     """
 
-    def __init__(self, data: Any, steps: int | None = None, batch_size: int | None = None) -> None:
+    def __init__(self, data: Data, steps: int | None = None, batch_size: int | None = None) -> None:
         for name, value in (("steps", steps), ("batch_size", batch_size)):
             if value is not None:
                 checks.integer(name, value, low=1)
@@ -68,7 +68,7 @@ class Batches:
         known = int(self._data.cardinality()) if hasattr(self._data, "cardinality") else -1
         return known if known >= 0 else None
 
-    def first(self) -> Any:
+    def first(self) -> Nested:
         """Return the inputs of the first batch, without removing it from the data."""
         if not self.is_spent_by_reading:
             return next(iter(self))
@@ -77,7 +77,7 @@ class Batches:
             return inputs_of(batch)
         raise ValueError("The data has no batch. Received: an iterator at its end")
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Nested]:
         """Yield the inputs of each batch.
 
         Raises:
@@ -94,7 +94,7 @@ class Batches:
                 f"Received: steps={self._steps}, data={describe(self._data)}"
             )
 
-    def _slices(self) -> Iterator[Any]:
+    def _slices(self) -> Iterator[Nested]:
         inputs = inputs_of(self._data)
         for start in range(0, self._length, self._batch_size):
             # Put it into a tuple: inputs that are a tuple themselves would be taken for (x, y).
@@ -107,13 +107,13 @@ class Batches:
         return hasattr(self._data, "cardinality") and int(self._data.cardinality()) == -1
 
 
-def is_data_set(data: Any) -> bool:
+def is_data_set(data: Data) -> bool:
     """Return whether `data` is a data set of batches, rather than arrays."""
     # A tf.data.Dataset has element_spec. This check does not need to import TensorFlow.
     return isinstance(data, keras.utils.PyDataset) or hasattr(data, "element_spec")
 
 
-def batches_of(data: Any) -> Iterator[Any]:
+def batches_of(data: Data) -> Iterator[Nested]:
     """Iterate over the batches of `data`."""
     if isinstance(data, keras.utils.PyDataset):
         indices = count() if data.num_batches is None else range(data.num_batches)
@@ -121,12 +121,12 @@ def batches_of(data: Any) -> Iterator[Any]:
     return iter(data)
 
 
-def inputs_of(batch: Any) -> Any:
+def inputs_of(batch: Nested) -> Nested:
     """Return x of x, (x, y) or (x, y, sample_weight)."""
     return batch[0] if isinstance(batch, tuple) and batch else batch
 
 
-def samples(inputs: Any, data: Any) -> int:
+def samples(inputs: Nested, data: Data) -> int:
     """Return the number of samples of arrays.
 
     Raises:
@@ -143,7 +143,7 @@ def samples(inputs: Any, data: Any) -> int:
     return lengths.pop()
 
 
-def describe(data: Any) -> str:
+def describe(data: Data) -> str:
     """Return a short description for messages."""
     shape = getattr(data, "shape", None)
     what = repr(data)[:60] if shape is None else f"shape {tuple(shape)}"

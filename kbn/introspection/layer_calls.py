@@ -4,13 +4,16 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import keras
 from keras import ops, tree
 
 from kbn import backend
 from kbn.common.types import Nested, Tensor
+
+Args: TypeAlias = tuple[Nested, ...]
+Arguments: TypeAlias = Mapping[str, Nested]
 
 
 class LayerCall(NamedTuple):
@@ -50,7 +53,7 @@ def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
     # RNN calls its cell once more to find out its outputs.
     loops: list[keras.layers.Layer] = []
 
-    def observed_call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    def observed_call(layer: keras.layers.Layer, *args: Nested, **kwargs: Nested) -> Nested:
         if threading.get_ident() != owner:
             return original(layer, *args, **kwargs)
         inside = [layer] if isinstance(layer, keras.layers.RNN) and not layer.unroll else []
@@ -71,7 +74,7 @@ def _observe_alone(observe: Callable[[LayerCall], None]) -> Iterator[None]:
 
 
 def _call(
-    layer: keras.layers.Layer, args: Any, kwargs: Any, outputs: Nested, trace: object
+    layer: keras.layers.Layer, args: Args, kwargs: Arguments, outputs: Nested, trace: object
 ) -> LayerCall:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
@@ -81,7 +84,7 @@ def _call(
     return LayerCall(layer, inputs, mask, outputs, trace)
 
 
-def _in_order(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Mapping[str, Any]:
+def _in_order(layer: keras.layers.Layer, args: Args, kwargs: Arguments) -> Arguments:
     """Return the arguments by name, in the order of the parameters of `call`."""
     try:
         return inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments

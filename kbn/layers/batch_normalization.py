@@ -10,7 +10,7 @@ from keras import ops
 from kbn import backend
 from kbn.common import checks
 from kbn.common.deprecation import deprecated
-from kbn.common.types import Tensor
+from kbn.common.types import Config, FunctionName, Tensor
 from kbn.layers import normalize, options, variables
 from kbn.layers.execution_path import Path, choose
 from kbn.layers.running_statistics import RunningStatistics
@@ -158,16 +158,16 @@ class BatchNormalization(SavedState, backend.ExportedState):
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
-        beta_initializer: Any = "zeros",
-        gamma_initializer: Any = "ones",
-        moving_mean_initializer: Any = "zeros",
-        moving_variance_initializer: Any = "ones",
-        beta_regularizer: Any = None,
-        gamma_regularizer: Any = None,
-        beta_constraint: Any = None,
-        gamma_constraint: Any = None,
+        beta_initializer: FunctionName = "zeros",
+        gamma_initializer: FunctionName = "ones",
+        moving_mean_initializer: FunctionName = "zeros",
+        moving_variance_initializer: FunctionName = "ones",
+        beta_regularizer: FunctionName = None,
+        gamma_regularizer: FunctionName = None,
+        beta_constraint: FunctionName = None,
+        gamma_constraint: FunctionName = None,
         renorm: bool = False,
-        renorm_clipping: dict[str, Any] | None = None,
+        renorm_clipping: renormalization.Clipping | None = None,
         renorm_momentum: float = 0.99,
         synchronized: bool = False,
         *,
@@ -215,7 +215,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         self.fused = options.checked_fused(
             fused, renorm=renorm, synchronized=synchronized, virtual=virtual_batch_size
         )
-        self._hidden: Any = None  # set by `build`
+        self._hidden: SimpleNamespace | None = None  # set by `build`
         self._own_names: list[str] = []
 
     @property
@@ -226,11 +226,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         or NaN, or have a single value. Each ghost batch and each replica's batch counts. It is not
         a weight: it is not saved, and it does not change inside a `keras.StatelessScope`.
         """
-        if self._hidden is None:
-            raise ValueError(
-                f"skipped_updates needs a built layer: call it first. Received: layer={self.name!r}"
-            )
-        return ops.convert_to_numpy(self._hidden.skipped.value)
+        return ops.convert_to_numpy(self._skipped_counter().value)
 
     @property
     def refused_updates(self) -> np.ndarray:
@@ -239,7 +235,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         return self.skipped_updates
 
     def add_weight(
-        self, *args: Any, trainable: bool = True, dtype: Any = None, **kwargs: Any
+        self, *args: Any, trainable: bool = True, dtype: str | None = None, **kwargs: Any
     ) -> keras.Variable:
         """Add a variable as Keras does, but keep statistics in at least float32."""
         dtype = dtype or self.variable_dtype
@@ -303,7 +299,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         options.check_input_shape(self, input_shape)
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the config from which `from_config` creates an equal layer."""
         return {
             **super().get_config(),
@@ -316,7 +312,14 @@ class BatchNormalization(SavedState, backend.ExportedState):
 
     def running_statistics(self) -> RunningStatistics:
         """Return the moving statistics with their update rules, by the current options."""
-        return variables.running_statistics(self, self._hidden.skipped)
+        return variables.running_statistics(self, self._skipped_counter())
+
+    def _skipped_counter(self) -> keras.Variable:
+        if self._hidden is None:
+            raise ValueError(
+                f"skipped_updates needs a built layer: call it first. Received: layer={self.name!r}"
+            )
+        return self._hidden.skipped
 
     def _hidden_variables(self) -> dict[str, keras.Variable]:
         return {} if self._hidden is None else {"skipped_updates": self._hidden.skipped}

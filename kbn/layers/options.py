@@ -1,13 +1,12 @@
 """Checks of the layer's options: allowed values and allowed combinations."""
 
-from typing import Any
-
 import keras
 
 from kbn.common import checks
+from kbn.common.types import FunctionName
 
 
-def check_functions(arguments: dict[str, Any]) -> dict[str, Any]:
+def check_functions(arguments: dict[str, FunctionName]) -> dict[str, FunctionName]:
     """Check the arguments that are initializers, regularizers or constraints; return them."""
     for getter, kind, optional in (
         (keras.initializers.get, "_initializer", False),
@@ -43,7 +42,7 @@ def check_input_shape(
         )
 
 
-def checked_zero_debias(zero_debias: Any, momentum: float | None) -> bool:
+def checked_zero_debias(zero_debias: object, momentum: float | None) -> bool:
     """Check `zero_debias`, also in combination with `momentum`."""
     if checks.boolean("zero_debias", zero_debias) and (momentum is None or momentum == 1):
         raise ValueError(
@@ -54,7 +53,7 @@ def checked_zero_debias(zero_debias: Any, momentum: float | None) -> bool:
     return bool(zero_debias)
 
 
-def checked_virtual_batch_size(size: Any, synchronized: bool) -> int | None:
+def checked_virtual_batch_size(size: object, synchronized: bool) -> int | None:
     """Check `virtual_batch_size`, also in combination with `synchronized`."""
     if size is None:
         return None
@@ -67,7 +66,9 @@ def checked_virtual_batch_size(size: Any, synchronized: bool) -> int | None:
     return size
 
 
-def checked_fused(fused: Any, *, renorm: bool, synchronized: bool, virtual: Any) -> str | bool:
+def checked_fused(
+    fused: str | bool, *, renorm: bool, synchronized: bool, virtual: int | None
+) -> str | bool:
     """Check `fused`, also in combination with options that the fused kernel does not support."""
     if fused is True and (renorm or synchronized or virtual is not None):
         raise ValueError(

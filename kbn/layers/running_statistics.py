@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kbn import backend
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 from kbn.ops import moving_average
 from kbn.ops.moments import Moments
 from kbn.ops.moving_average import Contribution, Update
@@ -178,9 +178,9 @@ def _fitted(average: Average, value: Tensor, updatable: Tensor) -> Observation:
     return average, value, ops.logical_and(updatable, ops.isfinite(value))
 
 
-def _updates(observed: list[Observation], count: Any) -> list[Update]:
+def _updates(observed: list[Observation], count: Size) -> list[Update]:
     """Return the update of each average. Updates of the same kind share the work."""
-    shared: dict[Any, Contribution] = {}
+    shared: dict[tuple[int, float | None, str], Contribution] = {}
     updates = []
     for average, value, flags in observed:
         key = id(flags), average.momentum, average.variable.dtype

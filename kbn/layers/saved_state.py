@@ -4,11 +4,16 @@ Keras's variables are stored by number, as Keras stores them, so that kbn's laye
 load each other's files. kbn's own variables are stored by name. Files of Keras's layer have none.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import MutableMapping, Sequence
+from typing import TypeAlias
 
 import keras
 import numpy as np
+
+from kbn.common.types import Tensor
+
+Store: TypeAlias = MutableMapping[str, Tensor]
+"""The part of a saved file that belongs to one layer: values by name."""
 
 RENORM_VARIABLES = 3  # moving_stddev, renorm_mean, renorm_stddev; Keras puts them last
 # Values of variables that a file lacks. With 1, zero debiasing does not start over, which would
@@ -21,14 +26,14 @@ class SavedState(keras.layers.BatchNormalization):
 
     _own_names: list[str]
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         """Write Keras's variables as Keras does, and kbn's own by name."""
         for number, variable in enumerate(self._keras_variables()):
             store[str(number)] = variable
         for variable in self._own_variables():
             store[variable.name] = variable
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         """Read the state from a file of kbn's or Keras's layer, with or without renorm.
 
         Missing values are derived. The statistics of `renorm=True` are taken from the moving
@@ -41,7 +46,7 @@ class SavedState(keras.layers.BatchNormalization):
             self._check_load_own_variables(store)
         self._assign(numbered(store), store)
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[Tensor]) -> None:
         """Set the values of all `weights`, or only of those that Keras's layer has.
 
         Missing values are derived as in `load_own_variables`.
@@ -51,7 +56,7 @@ class SavedState(keras.layers.BatchNormalization):
         else:
             self._assign(list(weights), {})
 
-    def _assign(self, values: list[Any], own: Mapping[str, Any]) -> None:
+    def _assign(self, values: list[Tensor], own: Store) -> None:
         variables = self._keras_variables()
         fitting = adapted(values, len(variables), self.renorm, self.epsilon)
         if fitting is None:
@@ -80,13 +85,13 @@ class SavedState(keras.layers.BatchNormalization):
         return [getattr(self, name) for name in self._own_names]
 
 
-def numbered(store: Any) -> list[np.ndarray]:
+def numbered(store: Store) -> list[np.ndarray]:
     """Return the values of Keras's variables in `store`."""
     count = sum(name.isdigit() for name in store.keys())  # noqa: SIM118 - stores are no dicts
     return [np.asarray(store[str(number)]) for number in range(count)]
 
 
-def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> list[Any] | None:
+def adapted(values: list[Tensor], wanted: int, renorm: bool, epsilon: float) -> list[Tensor] | None:
     """Return `values` for a layer with `wanted` Keras variables, or None if they cannot fit.
 
     The moving statistics mean the same with and without renorm. So a layer with renorm can start
@@ -101,7 +106,7 @@ def adapted(values: list[Any], wanted: int, renorm: bool, epsilon: float) -> lis
     return list(values) if len(values) == wanted else None
 
 
-def own_value(variable: keras.Variable, store: Mapping[str, Any], layer: str) -> Any:
+def own_value(variable: keras.Variable, store: Store, layer: str) -> Tensor:
     """Return the value in `store` of a variable of kbn's own, or its default if it is missing.
 
     Raises:
@@ -118,7 +123,7 @@ def own_value(variable: keras.Variable, store: Mapping[str, Any], layer: str) ->
     return np.full(tuple(variable.shape), MISSING[variable.name])
 
 
-def check_shapes(variables: Sequence[Any], values: Sequence[Any], layer: str) -> None:
+def check_shapes(variables: Sequence[keras.Variable], values: Sequence[Tensor], layer: str) -> None:
     """Check all values before any is assigned.
 
     Raises:

@@ -1,7 +1,7 @@
 """The gap between moving statistics and a batch's, and the updates until it closes (NumPy)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Momentum(NamedTuple):
     """
 
     momentum: float | None
-    seen: Any = 1.0
+    seen: np.ndarray | float = 1.0
     batch: float = 1.0
 
 

@@ -1,13 +1,11 @@
 """Masks and weights, which select the values of an input to use."""
 
-from typing import Any
-
 from keras import backend, ops
 
 from kbn.common.types import Tensor
 
 
-def weights_for(mask: Any, x: Tensor, axis: int) -> Tensor | None:
+def weights_for(mask: Tensor | None, x: Tensor, axis: int) -> Tensor | None:
     """Return `mask` with the rank of `x`, so that it broadcasts to `x`. None stays None.
 
     A mask with the rank of `x` has the axes of `x`. A mask with fewer axes has the leading axes of
@@ -53,7 +51,7 @@ def where_kept(weights: Tensor | None, values: Tensor, otherwise: Tensor) -> Ten
     return ops.where(weights if is_mask(weights) else weights > 0, values, otherwise)
 
 
-def _weights(mask: Tensor, dtype: Any) -> Tensor:
+def _weights(mask: Tensor, dtype: str) -> Tensor:
     if not backend.is_float_dtype(backend.standardize_dtype(mask.dtype)):
         return ops.cast(mask, "bool")
     mask = ops.cast(mask, dtype)

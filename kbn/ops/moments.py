@@ -7,12 +7,12 @@ backend's own kernel.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
 from kbn import backend
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 from kbn.ops import channel_sums
 from kbn.ops.masks import is_mask, where_kept
 from kbn.ops.merging import merge, or_one, variance_about_mean
@@ -36,7 +36,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     variance: Tensor
-    count: Any
+    count: Size
     unbiased: Tensor | None = None
 
 
@@ -120,14 +120,14 @@ def by_kernel(
     return outputs, Moments(mean, unbiased * _biased_share(count), count, unbiased=unbiased)
 
 
-def _biased_share(count: Any) -> Any:
+def _biased_share(count: Size) -> Size:
     """Return (m−1)/m, or 0 if m is 0."""
     if isinstance(count, float):
         return max(count - 1.0, 0.0) / max(count, 1.0)
     return ops.maximum(count - 1.0, 0.0) / ops.maximum(count, 1.0)
 
 
-def count_of(x: Tensor, axes: Sequence[int]) -> Any:
+def count_of(x: Tensor, axes: Sequence[int]) -> Size:
     """Return the number of values along `axes`: a Python float if known, else a () float."""
     size = _size(x, axes)
     return float(size) if isinstance(size, int) else ops.cast(size, wide(x.dtype))
@@ -208,17 +208,17 @@ def _effective_count(part: Part) -> Tensor:
     return ops.square(part.weight) / or_one(part.squared_weight, ops)
 
 
-def _float(size: Any, dtype: str) -> Tensor:
+def _float(size: Size, dtype: str) -> Tensor:
     if isinstance(size, int):
         return ops.convert_to_tensor(float(size), dtype)
     return ops.cast(size, dtype)
 
 
-def _at_least_one(size: Any) -> Any:
+def _at_least_one(size: Size) -> Size:
     return max(size, 1) if isinstance(size, int) else ops.maximum(size, ops.ones_like(size))
 
 
-def _size(x: Tensor, axes: Sequence[int]) -> Any:
+def _size(x: Tensor, axes: Sequence[int]) -> Size:
     """Return the number of values along `axes`: an int if known, else a () int64."""
     size = math.prod(x.shape[axis] for axis in axes if x.shape[axis] is not None)
     unknown = [ops.cast(ops.shape(x)[axis], "int64") for axis in axes if x.shape[axis] is None]

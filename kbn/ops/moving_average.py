@@ -1,10 +1,10 @@
 """The update rules of moving statistics, and the check of which channels may be updated."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 from kbn.ops.merging import or_one
 from kbn.ops.moments import Moments
 
@@ -77,7 +77,7 @@ def updatable(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:
     return ops.logical_and(finite, values), ops.logical_and(finite, many)
 
 
-def contribution(flags: Tensor, count: Any, momentum: float | None, dtype: str) -> Contribution:
+def contribution(flags: Tensor, count: Size, momentum: float | None, dtype: str) -> Contribution:
     """Return how much batches with these `flags` contribute to an average.
 
     In a sequence with momentum, a usable batch has the weight (1 − momentum)·momentumᵏ if k usable

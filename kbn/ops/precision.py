@@ -1,13 +1,11 @@
 """The precision in which kbn computes and keeps statistics: at least float32."""
 
-from typing import Any
-
 from keras import backend, ops
 
 from kbn.common.types import Tensor
 
 
-def wide(dtype: Any) -> str:
+def wide(dtype: str) -> str:
     """Return "float64" for float64, else "float32".
 
     `keras.backend.result_type(dtype, "float32")` would return "float32" for float64 on backends

@@ -1,16 +1,18 @@
 """Batch renormalization (Ioffe 2017): training corrects a batch towards moving statistics."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import keras
 from keras import ops
 
 from kbn.common import checks
-from kbn.common.types import Tensor
+from kbn.common.types import Config, Tensor
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 LIMITS = ("rmax", "rmin", "dmax")
+Limit: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
+Clipping: TypeAlias = Mapping[str, Limit]
+"""The limits of the correction, by name (see `LIMITS`); None does not clip."""
 
 
 class Correction(NamedTuple):
@@ -25,7 +27,7 @@ def correction(
     stddev: Tensor,
     renorm_mean: Tensor,
     renorm_stddev: Tensor,
-    limits: Mapping[str, Any],
+    limits: Mapping[str, Tensor | float],
 ) -> Correction:
     """Return r = σ_B/σ and d = (μ_B − μ)/σ, clipped (Ioffe 2017, Algorithm 1).
 
@@ -47,7 +49,7 @@ def correction(
     return Correction(ops.stop_gradient(r), ops.stop_gradient(d))
 
 
-def limits_at(clipping: Mapping[str, Any], step: Tensor | None) -> dict[str, Any]:
+def limits_at(clipping: Clipping, step: Tensor | None) -> dict[str, Tensor | float]:
     """Return the limits at `step`: the values of schedules, and the numbers unchanged."""
     return {
         name: limit(step) if callable(limit) else limit
@@ -56,12 +58,12 @@ def limits_at(clipping: Mapping[str, Any], step: Tensor | None) -> dict[str, Any
     }
 
 
-def is_scheduled(clipping: Mapping[str, Any] | None) -> bool:
+def is_scheduled(clipping: Clipping | None) -> bool:
     """Return whether a limit follows a schedule."""
     return any(map(callable, (clipping or {}).values()))
 
 
-def checked_clipping(renorm: bool, clipping: Any) -> dict[str, Any] | None:
+def checked_clipping(renorm: bool, clipping: object) -> Clipping | None:
     """Check `renorm_clipping` and return it, with schedules created from their configs.
 
     If it is None, return {} with `renorm` and None without.
@@ -91,16 +93,16 @@ def checked_clipping(renorm: bool, clipping: Any) -> dict[str, Any] | None:
     return made
 
 
-def _limit(name: str, limit: Any) -> Any:
+def _limit(name: str, limit: object) -> Limit:
     if isinstance(limit, dict):  # the form of a schedule in a config
         limit = keras.saving.deserialize_keras_object(limit)
-    if limit is None or isinstance(limit, Schedule):
+    if limit is None or isinstance(limit, keras.optimizers.schedules.LearningRateSchedule):
         return limit
     allowed = "a number of at least 0, a LearningRateSchedule or None"
     return checks.number(f"renorm_clipping[{name!r}]", limit, allowed, low=0)
 
 
-def config_of(clipping: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def config_of(clipping: Clipping | None) -> Config | None:
     """Return `clipping` in the form for a config."""
     if clipping is None:
         return None

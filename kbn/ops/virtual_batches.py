@@ -1,10 +1,8 @@
 """Cut a batch into ghost ("virtual") batches and join them again (Hoffer et al. 2017)."""
 
-from typing import Any
-
 from keras import ops
 
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 
 
 def split(x: Tensor, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -38,7 +36,7 @@ def join(groups: Tensor, x: Tensor) -> Tensor:
     return ops.reshape(flat[: ops.shape(x)[0]], ops.shape(x))
 
 
-def _filled(x: Tensor, filling: Any) -> Tensor:
+def _filled(x: Tensor, filling: Size) -> Tensor:
     zeros = ops.zeros([filling, *list(ops.shape(x))[1:]], dtype=x.dtype)
     return ops.concatenate([x, zeros], axis=0)
 

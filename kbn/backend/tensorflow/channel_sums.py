@@ -1,13 +1,12 @@
 """Sums per channel inside XLA programs, because XLA's own sums are slow on CPUs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from keras import ops
 
 from kbn.backend import portable
 from kbn.backend.tensorflow.compiling import computed_anew, inside_xla
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 
 # A step of XLA's loop adds ROWS rows of about LANES values each. This is enough to be worth a step,
 # and few enough for the totals to stay in cache. A row has at least the values of one position.
@@ -48,7 +47,9 @@ def _sums_by_blocks(
     width = max(LANES // max(lanes, 1), 1) if isinstance(lanes, int) else 1  # positions in a row
     width = min(width, outer) if isinstance(outer, int) else ops.minimum(width, outer)
 
-    def looped(totals: tuple[Tensor, Tensor], done: Tensor, rows: int) -> Any:
+    def looped(
+        totals: tuple[Tensor, Tensor], done: Size, rows: int
+    ) -> tuple[tuple[Tensor, Tensor], Size]:
         def step(i: Tensor, totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             for row in range(rows):
                 begin = done + (i * rows + row) * width
@@ -70,10 +71,10 @@ def _sums_by_blocks(
     )
 
 
-def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Tensor]:
+def _blocks(rows: Tensor, tail: Sequence[Size]) -> Callable[[Size, Size], Tensor]:
     """Return a function from (begin, size) to a slice of `rows`; each row has shape `tail`."""
 
-    def block(begin: Tensor, size: Tensor) -> Tensor:
+    def block(begin: Size, size: Size) -> Tensor:
         # XLA converts slices of bfloat16 to float32, and would convert all rows before the loop.
         source = computed_anew(rows, begin) if rows.dtype == "bfloat16" else rows
         return ops.slice(source, (begin, *[0] * len(tail)), (size, *tail))
@@ -81,8 +82,8 @@ def _blocks(rows: Tensor, tail: Sequence[Any]) -> Callable[[Tensor, Tensor], Ten
     return block
 
 
-def _product(sizes: Sequence[Any]) -> Any:
-    product: Any = 1
+def _product(sizes: Sequence[Size]) -> Size:
+    product: Size = 1
     for size in sizes:
         product = product * size
     return product

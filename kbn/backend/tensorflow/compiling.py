@@ -3,8 +3,8 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops, tree
 from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
@@ -19,7 +19,7 @@ MAPPING: Mapping = []
 
 def compile_for(
     function: Callable[..., Nested],
-    variables: Sequence[Any],
+    variables: Sequence[keras.Variable],
     inputs: Nested,
     *varying: Nested,
     eagerly: bool = False,
@@ -44,7 +44,7 @@ def compile_for(
 
 
 def compile_for_batches(
-    function: Callable[..., Nested], variables: Sequence[Any], *, eagerly: bool = False
+    function: Callable[..., Nested], variables: Sequence[keras.Variable], *, eagerly: bool = False
 ) -> Callable[[Nested], Nested]:
     """Compile `function(mapping, inputs)` for inputs of any batch size, on first use.
 
@@ -52,7 +52,7 @@ def compile_for_batches(
     size is made. XLA is not used.
     """
     run = functools.partial(function, MAPPING)
-    traces: dict[Any, Callable[..., Nested]] = {}
+    traces: dict[tuple[tf.TensorSpec, ...], Callable[..., Nested]] = {}
 
     def trace_for(tensors: Nested) -> Callable[..., Nested]:
         exact = tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), tensors)
@@ -85,7 +85,7 @@ def shared(function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
     attributes = {"_noinline": True}
 
     @functools.cache
-    def concrete(shape: tuple[int, ...], dtype: Any) -> Callable[[Tensor], Nested]:
+    def concrete(shape: tuple[int, ...], dtype: tf.DType) -> Callable[[Tensor], Nested]:
         # A concrete function, because TensorFlow warns if one is traced for many shapes.
         traced = tf.function(function, autograph=False, experimental_attributes=attributes)
         return traced.get_concrete_function(tf.TensorSpec(shape, dtype))

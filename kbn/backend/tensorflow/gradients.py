@@ -1,7 +1,6 @@
 """Custom gradients for kbn's sums, and the gradients of a model's loss."""
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,7 +13,7 @@ def differentiable(
     """Return `forward` with `backward` as its gradient."""
 
     @tf.custom_gradient
-    def function(*arguments: Tensor) -> Any:
+    def function(*arguments: Tensor) -> Tensor:
         return forward(*arguments), lambda *cotangents: backward(arguments, *cotangents)
 
     return function

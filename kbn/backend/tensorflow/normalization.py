@@ -1,7 +1,6 @@
 """TensorFlow's fused batch normalization, `FusedBatchNormV3`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -75,7 +74,7 @@ def _run(
     return outputs, mean, variance
 
 
-def _image(x: Tensor, axis: int) -> tuple[Any, str]:
+def _image(x: Tensor, axis: int) -> tuple[Tensor | None, str]:
     """Return a 4-D shape for `x` without a copy (None: its own shape), and the kernel's layout."""
     rank, channels = len(x.shape), x.shape[axis]
     if axis == rank - 1:

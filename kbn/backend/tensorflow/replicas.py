@@ -1,7 +1,6 @@
 """Replicas and workers of `tf.distribute`."""
 
 import contextlib
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,7 +19,7 @@ def gather(rows: Tensor) -> Tensor:
     This is one collective: an all-reduce of (R, k, C), where each replica fills in its own rows and
     leaves the others 0. Its gradient is an all-reduce too. It works under every strategy.
     """
-    context = _context()
+    context = tf.distribute.get_replica_context()
     replicas = tf.range(context.num_replicas_in_sync)
     own = tf.equal(replicas, tf.cast(context.replica_id_in_sync_group, replicas.dtype))
     # Do not multiply by 0 and 1: one replica's NaN would reach the rows of the others.
@@ -34,7 +33,7 @@ def is_chief(model: keras.Model) -> bool:
     return strategy is None or bool(strategy.extended.should_save_summary)
 
 
-def undisturbed() -> contextlib.AbstractContextManager[Any]:
+def undisturbed() -> contextlib.AbstractContextManager[object]:
     """Return a context in which code runs once for the whole batch, even in a strategy's scope.
 
     Code inside runs as outside any scope: Keras divides losses by one replica, and if a variable
@@ -45,7 +44,7 @@ def undisturbed() -> contextlib.AbstractContextManager[Any]:
         return tf.distribute.get_replica_context()
 
 
-def _context() -> Any:
+def _context() -> tf.distribute.ReplicaContext | None:
     """Return the replica context if there is more than one replica, else None."""
     context = tf.distribute.get_replica_context()
     return context if context is not None and context.num_replicas_in_sync > 1 else None

@@ -1,11 +1,9 @@
 """The training state that the callbacks read."""
 
-from typing import Any
-
 import keras
 
 
-def iterations(optimizer: Any) -> int:
+def iterations(optimizer: keras.optimizers.Optimizer) -> int:
     """Return how many steps `optimizer` has taken."""
     steps = optimizer.iterations  # a tensor if gradients are accumulated
     if isinstance(steps, keras.Variable):
