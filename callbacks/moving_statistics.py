@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from kbn.callbacks.probing import normalizations
+from kbn.callbacks.probing import statistics_gap
 from kbn.callbacks.probing.loss_probe import LossesOfBothModes
-from kbn.callbacks.probing.normalizations import Gap
 from kbn.callbacks.probing.probe import Probe, RefusalError, build
 from kbn.callbacks.probing.probe_data import first_batch
+from kbn.callbacks.probing.statistics_gap import Gap
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
@@ -143,7 +143,7 @@ class MovingStatistics(Recorder):
                 "MovingStatistics watches only batch normalization layers. These are not: "
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
-        self._compiled = Probe(model, self.probe.x, chosen, normalizations.extract)
+        self._compiled = Probe(model, self.probe.x, chosen, statistics_gap.extract)
         self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
         self._skipped, self._batches_before = _skipped(chosen), self.session.steps.batches
@@ -208,7 +208,7 @@ class MovingStatistics(Recorder):
 
 
 def _skipped(layers: Layers) -> dict[str, np.ndarray]:
-    found = {path: normalizations.skipped_updates(layer) for path, layer in layers.items()}
+    found = {path: statistics_gap.skipped_updates(layer) for path, layer in layers.items()}
     return {path: skips for path, skips in found.items() if skips is not None}
 
 

@@ -16,13 +16,14 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from kbn.callbacks.writing import summaries
-from kbn.callbacks.writing.files import File
+from kbn.callbacks.writing.appended_file import File
 from kbn.callbacks.writing.picture import Picture
-from kbn.records import framing as records
-from kbn.records.history import Rows, json_line
+from kbn.records import event_framing as records
+from kbn.records import json_lines as lines
+from kbn.records.history import Rows
 from kbn.records.tags import Place
 
-EVENTS, JSON_LINES = "the event file", "history.jsonl"
+EVENTS = "the event file"
 _NUMBERS = itertools.count()
 
 
@@ -65,7 +66,7 @@ class EventFile:
         self._directory = directory
         self._restarts = restarts
         self._layout = summaries.layout(places) if places else None
-        self._lines = File(directory, JSON_LINES) if json_lines else None
+        self._lines = File(directory, lines.NAME) if json_lines else None
         self._file = self._new_file()
         self._builder = summaries.Builder()
 
@@ -88,7 +89,7 @@ class EventFile:
             found.append(EVENTS)
             self._file, self._builder = self._new_file(), summaries.Builder()
         if self._lines is not None and self._lines.vanished():
-            found.append(JSON_LINES)
+            found.append(lines.NAME)
             self._lines.begin_anew()
         return found
 
@@ -101,13 +102,13 @@ class EventFile:
         self._file.append(data)
         if self._lines is None or not record.rows:
             return len(data)
-        lines = "".join(json_line(one) + "\n" for one in record.rows).encode()
+        copy = lines.json_lines(record.rows)
         try:
-            self._lines.append(lines)
+            self._lines.append(copy)
         except Exception:
             self._file.take_back()
             raise
-        return len(data) + len(lines)
+        return len(data) + len(copy)
 
     def _begin_if_needed(self, step: int) -> None:
         if self._file.is_begun:

@@ -9,7 +9,7 @@ from kbn.dashboard.reader import RunReader
 from kbn.dashboard.selection import Selection
 from kbn.diagnosis import summary
 from kbn.records import catalogue
-from kbn.records.frames import pandas
+from kbn.records.data_frames import pandas
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.backend.event_processing.tag_types import TENSORS
 
 from kbn.dashboard.reader import RunReader
-from kbn.records import framing as records
+from kbn.records import event_framing as records
 
 EVERYTHING = {TENSORS: 0}  # 0: TensorBoard's loader keeps all records
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kbn.common.types import Tensor
-from kbn.ops.merging import merge, variance_about_mean
+from kbn.ops.merging_moments import merge, variance_about_mean
 
 
 class ChannelMoments(NamedTuple):

@@ -13,7 +13,7 @@ from keras import ops
 
 from kbn.common.types import Tensor
 from kbn.distributions.channel_moments import ChannelMoments
-from kbn.distributions.device_moments import (
+from kbn.distributions.moments_on_device import (
     device_moments,
     has_kernel,
     moments_by_kernel,

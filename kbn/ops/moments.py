@@ -15,7 +15,7 @@ from kbn import backend
 from kbn.common.types import Size, Tensor
 from kbn.ops import channel_sums
 from kbn.ops.masks import is_mask, where_kept
-from kbn.ops.merging import merge, or_one, variance_about_mean
+from kbn.ops.merging_moments import merge, or_one, variance_about_mean
 from kbn.ops.precision import wide
 
 Gather = Callable[[Tensor], Tensor]

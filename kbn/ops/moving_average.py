@@ -5,7 +5,7 @@ from typing import NamedTuple
 from keras import ops
 
 from kbn.common.types import Size, Tensor
-from kbn.ops.merging import or_one
+from kbn.ops.merging_moments import or_one
 from kbn.ops.moments import Moments
 
 # With weights, the count of a single value is 1 up to rounding.

@@ -1,14 +1,12 @@
 """The rows that a callback recorded, in a table that needs little memory in long runs."""
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from kbn.records.frames import pandas
-from kbn.records.strict_json import strict
+from kbn.records.data_frames import pandas
 from kbn.records.tags import Place, Row
 
 if TYPE_CHECKING:
@@ -135,8 +133,3 @@ class History(Sequence[Row]):
 
     def _row(self, index: int) -> Row:
         return Row(self._steps[index], *self._places[self._keys[index]], self._values[index])
-
-
-def json_line(row: Row) -> str:
-    """Return `row` as one line of strict JSON, with inf and NaN as strings."""
-    return json.dumps(strict(row._asdict()), ensure_ascii=False)

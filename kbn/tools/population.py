@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kbn.ops.merging import merge, or_one
+from kbn.ops.merging_moments import merge, or_one
 from kbn.ops.moments import Part
 
 

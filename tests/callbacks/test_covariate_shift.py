@@ -19,7 +19,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 import kbn
 from kbn.callbacks import CovariateShift
 from kbn.records import catalogue, tags
-from kbn.records.history import json_line
+from kbn.records.json_lines import json_line
 from kbn.records.tags import Place, Row
 from tests.support import events, models
 from tests.support.warned import user_warnings
@@ -508,7 +508,7 @@ def test_on_a_full_disk_what_was_written_stays_and_later_records_follow(
     room, full_from, json_lines, tmp_path, monkeypatch
 ):
     disk = Disk()
-    monkeypatch.setattr("kbn.callbacks.writing.files.os", disk)
+    monkeypatch.setattr("kbn.callbacks.writing.appended_file.os", disk)
 
     class Filling(CovariateShift):
         def record(self, step):
@@ -538,7 +538,7 @@ def test_on_a_full_disk_what_was_written_stays_and_later_records_follow(
 
 def test_a_record_whose_cost_found_no_room_is_not_lost(tmp_path, monkeypatch):
     disk = Disk()
-    monkeypatch.setattr("kbn.callbacks.writing.files.os", disk)
+    monkeypatch.setattr("kbn.callbacks.writing.appended_file.os", disk)
 
     class Filling(CovariateShift):
         def record(self, step):

@@ -20,7 +20,7 @@ from kbn.dashboard.folder import UnreadableFiles, open_folder
 from kbn.dashboard.ordering import natural
 from kbn.dashboard.reader import RunReader
 from kbn.records import catalogue, tags
-from kbn.records import framing as records
+from kbn.records import event_framing as records
 from kbn.records.tags import Place
 from tests.support.logs import HOSTILE, buckets, write
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbn import backend
-from kbn.distributions import device_moments, reduction
+from kbn.distributions import moments_on_device, reduction
 from kbn.distributions.channel_moments import ChannelMoments
 from kbn.distributions.positions import sample_positions
 from kbn.distributions.reduction import Reduction, sketched
@@ -25,7 +25,7 @@ def way(request, monkeypatch):
     if "whole" not in request.param:
         monkeypatch.setattr(reduction, "WHOLE", -1)
     if "blocks" in request.param:
-        monkeypatch.setattr(device_moments, "BLOCK", 100)
+        monkeypatch.setattr(moments_on_device, "BLOCK", 100)
     if "keras" in request.param:
         monkeypatch.setattr(backend, "kernel", lambda dtype: backend.Kernel("not now"))
     return request.param
@@ -83,9 +83,9 @@ def test_a_wide_layer_in_blocks_without_a_rest(python):
     """In a process of its own: it once ended the interpreter."""
     code = """
 import numpy as np
-from kbn.distributions import device_moments, reduction
+from kbn.distributions import moments_on_device, reduction
 
-reduction.WHOLE, device_moments.BLOCK = -1, 1500
+reduction.WHOLE, moments_on_device.BLOCK = -1, 1500
 x = np.random.default_rng(0).normal(3, 2, (256, 700)).astype("float32")
 sketch = reduction.sketched(x)
 assert abs(sketch.pooled_mean() - x.mean()) < 1e-4
@@ -96,7 +96,7 @@ assert abs(sketch.pooled_std() - x.std()) < 1e-4
 
 def test_mean_and_std_are_over_all_channels_of_a_wide_layer(way, monkeypatch, rng):
     if "blocks" in way:
-        monkeypatch.setattr(device_moments, "BLOCK", 2100)
+        monkeypatch.setattr(moments_on_device, "BLOCK", 2100)
     x = (rng.normal(size=(256, 700)) + 3 * rng.normal(size=700)).astype("float32")
     sketch = sketched(x)
     assert sketch.values.size <= 2**14

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbn.records.history import History, Rows, json_line
+from kbn.records.history import History, Rows
+from kbn.records.json_lines import json_line
 from kbn.records.tags import Place, Row
 
 ROWS = [

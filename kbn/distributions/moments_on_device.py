@@ -10,7 +10,7 @@ from kbn import backend
 from kbn.common.types import Tensor
 from kbn.distributions.channel_moments import ChannelMoments
 from kbn.distributions.positions import spread
-from kbn.ops.merging import merge, variance_about_mean
+from kbn.ops.merging_moments import merge, variance_about_mean
 from kbn.ops.moments import by_kernel
 from kbn.ops.precision import widened
 
