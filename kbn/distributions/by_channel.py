@@ -24,7 +24,7 @@ class ByChannel(NamedTuple):
         return ByChannel(*(each[span] for each in self))
 
     def means_and_worsts(self, spans: Sequence[slice]) -> list[tuple[float, float]]:
-        """Return `mean_and_worst` of consecutive parts that cover all channels."""
+        """Return `mean_and_worst` of each part; parts are consecutive and cover all channels."""
         sizes = [span.stop - span.start for span in spans]
         if not self.usable.all() or np.isnan(self.moved).any() or min(sizes) == 0:
             return [self.part(span).mean_and_worst() for span in spans]

@@ -1,4 +1,4 @@
-"""The moments of an activation's channels, found on the host (NumPy) or on the device."""
+"""The moments of an activation's channels, computed on the host (NumPy) or on the device."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class ChannelMoments(NamedTuple):
     """Mean, variance and number of values per channel; float64 arrays of one shape, or tensors.
 
     Attributes:
-        mean: mean of the finite ones, 0 where there is none.
-        variance: their biased variance.
-        number: how many there are.
+        mean: mean of the finite values; 0 if there are none.
+        variance: biased variance of the finite values.
+        number: number of finite values.
     """
 
     mean: Tensor
@@ -30,7 +30,7 @@ class ChannelMoments(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             away = x.astype(np.float64)
             first = away[..., :1, :].copy()
-            away -= first  # so that little cancels below
+            away -= first  # small deviations, so that cancellation below costs little accuracy
             offset = weights @ away
             away *= away
             variance = variance_about_mean(offset, weights @ away, np)
@@ -38,9 +38,12 @@ class ChannelMoments(NamedTuple):
         return cls(mean, variance, np.full(offset.shape, float(size))).mended(x)
 
     def mended(self, xs: Sequence[np.ndarray] | np.ndarray) -> "ChannelMoments":
-        """Return these (n, C), but of the finite values of `xs` where a variance is not finite."""
+        """Replace the moments of each of the n arrays `xs` that has a non-finite variance.
+
+        The new moments, (C,), are those of its finite values.
+        """
         finite = np.isfinite(self.variance).all(axis=-1)
-        # One by one, so that nobody's rounding depends on its neighbours.
+        # One by one, so that the rounding of one result does not depend on the other arrays.
         for place in np.flatnonzero(~finite).tolist():
             for all_of, of_broken in zip(self, self._of_finite(xs[place]), strict=True):
                 all_of[place] = of_broken
@@ -57,5 +60,5 @@ class ChannelMoments(NamedTuple):
         return cls(mean, np.nansum(square, axis=-2) / number, count)
 
     def merged(self) -> "ChannelMoments":
-        """Return the moments (...) of the values of all channels, the last axis, together."""
+        """Return the moments (...) of all channels together; channels are the last axis."""
         return ChannelMoments(*merge(*self, axis=-1, xp=np))

@@ -1,6 +1,6 @@
-"""The moments of an activation's channels, taken on the device, inside a trace.
+"""The moments of an activation's channels, computed on the device, inside a trace.
 
-They are taken block by block, so that no copy of a very large activation is made.
+They are computed block by block, so that a very large activation is never copied as a whole.
 """
 
 import keras
@@ -14,19 +14,19 @@ from kbn.ops.merging_moments import merge, variance_about_mean
 from kbn.ops.moments import by_kernel
 from kbn.ops.precision import widened
 
-# Values of a block. Each temporary of float32 then takes 8 MB. Smaller blocks take more time and
-# save little memory.
+# Number of values in a block. A float32 temporary of a block takes 8 MB. Smaller blocks take more
+# time and save little memory.
 BLOCK = 2**21
 PIVOT_ROWS = 32
 
 
 def device_moments(x: Tensor) -> ChannelMoments:
-    """Return the moments (C,) of `x`, (outer, channels, inner), in tensors."""
+    """Return the moments of `x`, (outer, channels, inner), as (C,) tensors."""
     outer, columns, inner = x.shape
     size = max(1, BLOCK // max(columns * inner, 1))
     if outer <= size:
         return _moments_of_block(x)
-    turns = (outer - 1) // size  # no rest without a row
+    turns = (outer - 1) // size  # so that the remainder has at least one row
 
     def add(turn: Tensor, so_far: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         block = ops.slice(x, (turn * size, 0, 0), (size, columns, inner))
@@ -49,15 +49,15 @@ def _moments_of_block(x: Tensor) -> ChannelMoments:
 
     count = ops.full((x.shape[1],), x.shape[0] * x.shape[2], "float64")
     mean, variance = _fast_moments(x)
-    # Most activations are finite. Their moments show it, without a look at every value.
+    # If the variances are finite, so are all values, and they need not be checked one by one.
     all_finite = ops.isfinite(ops.sum(variance))
     return ChannelMoments(*ops.cond(all_finite, lambda: [mean, variance, count], among_finite))
 
 
 def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance, (C,) float64, of finite values; else NaN or inf."""
+    """Return mean and biased variance, (C,) float64; NaN or inf if not all values are finite."""
     if has_kernel(x):
-        return moments_by_kernel(x)  # one reading, and exact
+        return moments_by_kernel(x)  # exact, and reads x once
     x = widened(x)
     rows = spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
     pivot = ops.mean(ops.take(x, rows, axis=0), axis=(0, 2))
@@ -67,7 +67,7 @@ def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_kernel(x: Tensor) -> bool:
-    """Return whether a kernel of the backend finds exact moments of `x` in one reading."""
+    """Return whether a kernel of the backend computes exact moments of `x` in one pass."""
     kernel = backend.kernel(keras.backend.standardize_dtype(x.dtype))
     return kernel.obstacle is None and kernel.exact
 
@@ -91,5 +91,5 @@ def _merged(one: ChannelMoments, other: ChannelMoments) -> ChannelMoments:
 
 
 def pooled_moments(moments: ChannelMoments) -> ChannelMoments:
-    """Return the moments () of the values of all channels; 0 without a finite value."""
+    """Return the moments () of all channels together; they are 0 if no value is finite."""
     return ChannelMoments(*merge(*moments, axis=0, xp=ops))

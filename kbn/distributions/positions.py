@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# With fewer rows, distances by channel are coarse. Of wide layers, fewer channels are kept instead.
+# With fewer rows, distances per channel are coarse. So fewer channels of a wide layer are kept.
 MIN_ROWS = 64
 
 
@@ -18,8 +18,9 @@ class Positions(NamedTuple):
 def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
     """Choose at most `max_samples` evenly spread positions, always the same for a given shape.
 
-    One position is drawn in each of equally long strata, by a fixed generator: a constant stride
-    could fall in step with the image's width and see a single column of pixels.
+    The positions are divided into ranges of equal length, and a generator with a fixed seed draws
+    one position from each. A constant stride could match the image's width, and then take all
+    values from one column of pixels.
     """
     kept_columns = min(columns, max(1, max_samples // max(1, min(rows, MIN_ROWS))))
     kept_rows = min(rows, max(1, max_samples // kept_columns))
@@ -27,7 +28,7 @@ def sample_positions(rows: int, columns: int, max_samples: int) -> Positions:
 
 
 def spread(size: int, kept: int) -> np.ndarray:
-    """Return `kept` ascending positions of `size`, drawn from equally long strata."""
+    """Return `kept` of `size` positions, ascending, each drawn from a range of equal length."""
     if kept == size:
         return np.arange(size)
     edges = np.arange(kept + 1) * size // kept

@@ -1,7 +1,7 @@
-"""From an activation to its sketch: what leaves the device is bounded in size.
+"""Reduce an activation to its sketch; the device returns tensors of bounded size.
 
-A small activation leaves the device as it is, which takes few operations in the compiled probe. A
-large one is reduced to a sample of its values and the moments of its channels.
+A small activation is returned unchanged, which takes few operations in the compiled probe. A large
+one is reduced to a sample of its values and the moments of its channels.
 """
 
 import math
@@ -24,14 +24,21 @@ from kbn.distributions.sketch import DistributionSketch, sorted_values
 from kbn.ops.precision import widened
 
 WHOLE = 2**16
-"""Values of the largest activation that leaves the device as it is."""
-WHOLE_AT_ONCE = 2**18  # values of activations that are summed up together
+"""Number of values of the largest activation that the device returns unchanged."""
+WHOLE_AT_ONCE = 2**18  # number of values in activations that are summarized together
 CHANNEL_NAMES = ChannelMoments._fields
 POOLED_NAMES = tuple(f"pooled_{name}" for name in CHANNEL_NAMES)
 
 
 class _SummedUp(NamedTuple):
-    """Kept values (R, C'), moments of their channels (C',) and of all, and how many are dead."""
+    """A summary of one activation.
+
+    Attributes:
+        values: (R, C'), the kept values.
+        channels: (C',) moments of the kept channels.
+        pooled: () moments of all channels together.
+        dead: number of dead channels.
+    """
 
     values: np.ndarray
     channels: ChannelMoments
@@ -40,13 +47,14 @@ class _SummedUp(NamedTuple):
 
 
 class Reduction:
-    """How activations of one shape become sketches.
+    """Turns activations of one shape into sketches.
 
     Args:
-        shape: of the activation, known whole.
+        shape: the shape of the activation; all sizes are known.
         channel_axis: the axis of its channels; all others are pooled.
-        max_samples: the most values that a sketch keeps.
-        bounds: least and greatest value that the activation can have, if it has both.
+        max_samples: the largest number of values that a sketch keeps.
+        bounds: the smallest and the largest possible value of the activation; None if it is not
+            bounded on both sides.
     """
 
     def __init__(
@@ -63,7 +71,7 @@ class Reduction:
         self._bounds = bounds
 
     def on_device(self, x: Tensor) -> dict[str, Tensor]:
-        """Return tensors of bounded size that hold what `on_host` needs; inside a trace."""
+        """Return the tensors of bounded size that `on_host` needs. Call this inside a trace."""
         x = ops.reshape(x, self._planes)
         if math.prod(self._planes) <= WHOLE:
             return {"whole": widened(x), **self._moments_of_whole(x)}
@@ -89,7 +97,7 @@ class Reduction:
         ]
 
     def _moments_of_whole(self, x: Tensor) -> dict[str, Tensor]:
-        """Return mean and variance if a kernel has them at once; else the host finds them."""
+        """Return mean and variance if a kernel computes them; otherwise the host computes them."""
         if not math.prod(self._planes) or not has_kernel(x):
             return {}
         mean, variance = moments_by_kernel(x)
@@ -110,7 +118,7 @@ class Reduction:
         ]
 
     def _summed_up(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[_SummedUp]:
-        """Sum up several activations that left the device whole, at once."""
+        """Summarize several activations that the device returned unchanged, at once."""
         xs = [one["whole"].transpose(0, 2, 1).reshape(self._rows, self._columns) for one in reduced]
         all_channels = _moments_on_host(reduced, xs)
         mean, variance, number = all_channels
@@ -148,7 +156,7 @@ def _as_it_left(reduced: Mapping[str, np.ndarray]) -> _SummedUp:
 
 
 def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
-    """Return (outer, channels, inner), as which an activation can be seen without copying it."""
+    """Return a shape (outer, channels, inner) to which a reshape needs no copy."""
     rank = len(shape)
     if rank < 2 or not -rank <= channel_axis < rank:
         return math.prod(shape), 1, 1
@@ -157,7 +165,7 @@ def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
 
 
 def sketched(x: Tensor, channel_axis: int = -1, max_samples: int = 2**13) -> DistributionSketch:
-    """Return the sketch of an array or a tensor outside a trace; arguments as for `Reduction`."""
+    """Return the sketch of an array or tensor outside a trace; arguments as for `Reduction`."""
     x = ops.convert_to_tensor(x)
     reduction = Reduction(x.shape, channel_axis, max_samples)
     reduced = reduction.on_device(x)

@@ -1,6 +1,6 @@
 """DistributionSketch: a bounded summary of one layer's activations, on the host, in NumPy.
 
-`kbn.distributions.reduction` makes it of an activation on the device.
+`kbn.distributions.reduction` creates it from an activation on the device.
 """
 
 import functools
@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from kbn.distributions.channel_moments import ChannelMoments
 
-# TensorBoard's Distributions tab reads these percentiles (±½, ±1, ±1½ σ of a normal), and the
-# paper's figure 15/50/85: a bucket edge on each makes both exact. The others give the Histograms
-# tab its shape, tails included.
+# TensorBoard's Distributions tab shows these percentiles (±½, ±1, ±1½ σ of a normal distribution),
+# and the paper's figure shows the 15th, 50th and 85th. Each is a bucket edge, so both are exact.
+# The other edges give the Histograms tab the shape of the distribution, including the tails.
 BASIS_POINTS = (0, 668, 1587, 3085, 5000, 6915, 8413, 9332, 10_000)
 HISTOGRAM_POINTS = tuple(
     sorted({*BASIS_POINTS, 1500, 8500, *range(500, 10_000, 500), 10, 50, 100, 9900, 9950, 9990})
@@ -22,18 +22,19 @@ HISTOGRAM_POINTS = tuple(
 _FRACTIONS = np.array(HISTOGRAM_POINTS) / 10_000
 _SHARES = np.diff(_FRACTIONS)
 _PLACES = {point: place for place, point in enumerate(HISTOGRAM_POINTS)}
-# A spread this small beside the mean is what float32 rounding leaves of a constant.
+# If std/|mean| is at most this, the differences of the values may be rounding errors of float32.
 CONSTANT_RATIO = 1e-6
 
 
 class Channels:
-    """The channels of one activation, or of several with as many rows each, side by side.
+    """The channels of one activation, or of several with equal numbers of rows, side by side.
 
     Attributes:
-        values: (R, C) float array, kept values, ascending per channel, non-finite ones last as NaN.
+        values: (R, C) float array, the kept values, ascending per channel. Values that are not
+            finite are NaN, at the end.
         mean: (C,) float64, mean over all finite values of each channel.
-        variance: (C,) float64, their biased variance.
-        count: (C,) float64, their number.
+        variance: (C,) float64, biased variance of all finite values of each channel.
+        count: (C,) float64, number of finite values of each channel.
     """
 
     def __init__(self, values: np.ndarray, moments: ChannelMoments) -> None:
@@ -42,14 +43,14 @@ class Channels:
 
     @staticmethod
     def side_by_side(several: Sequence["Channels"]) -> "Channels":
-        """Return the channels of all, in this order: many at once take less time than one by one.
+        """Return the channels of all, in this order. Processing them together takes less time.
 
         Args:
-            several: with as many rows each.
+            several: channels with equal numbers of rows.
         """
         if len(several) == 1:
             return several[0]
-        # Transposed, since the values of a channel lie next to each other.
+        # Transposed, because the values of a channel are next to each other in memory.
         values = np.concatenate([one.values.T for one in several]).T
         moments = zip(*((one.mean, one.variance, one.count) for one in several), strict=True)
         return Channels(values, ChannelMoments(*map(np.concatenate, moments)))
@@ -61,13 +62,13 @@ class Channels:
 
     @functools.cached_property
     def constant(self) -> np.ndarray:
-        """Per channel (C,) whether its values do not differ, or only by rounding."""
+        """For each channel, (C,), whether its values are equal, except for rounding."""
         return np.sqrt(self.variance) <= CONSTANT_RATIO * np.abs(self.mean)
 
     def kurtosis_by_channel(self) -> np.ndarray:
-        """Return m₄/m₂² (C,) of the kept values, NaN where they do not differ; a normal has 3."""
+        """Return m₄/m₂², (C,), of the kept values. It is 3 for a normal, NaN for a constant."""
         mean = _means if self.complete else _means_of_finite
-        square = self.values.T.astype(np.float64)  # (C, R), as they lie in memory
+        square = self.values.T.astype(np.float64)  # (C, R), in the order of memory
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             square -= mean(square)[:, None]
             square *= square
@@ -81,13 +82,13 @@ class DistributionSketch(Channels):
     """A bounded summary of one activation: kept values per channel, and exact moments.
 
     Attributes:
-        size: how many values the activation has.
-        finite_count: how many of them are finite.
-        non_finite_share: share of inf and NaN among them.
-        dead_share: share of channels that are zero throughout.
+        size: number of values of the activation.
+        finite_count: number of finite values.
+        non_finite_share: share of inf and NaN among all values.
+        dead_share: share of channels whose values are all zero.
         zero_share: share of exact zeros among the kept values.
-        saturated_share: share of kept values within 1 % of the activation's bounds; None without
-            bounds.
+        saturated_share: share of kept values within 1 % of the activation's bounds; None if it has
+            no bounds.
     """
 
     def __init__(
@@ -100,15 +101,15 @@ class DistributionSketch(Channels):
         dead_share: float,
         bounds: tuple[float, float] | None = None,
     ) -> None:
-        """Sum up what was sorted.
+        """Summarize the sorted values.
 
         Args:
             kept: the values that are kept.
             channels: (C,) moments of all values of the kept channels.
             pooled: () moments of all values of all channels.
-            size: how many values the activation has.
-            dead_share: share of its channels that are zero throughout.
-            bounds: least and greatest value that the activation can have, where it has both.
+            size: number of values of the activation.
+            dead_share: share of channels whose values are all zero.
+            bounds: as for `Reduction`.
         """
         super().__init__(kept.by_channel, channels)
         self.size, self.finite_count = size, int(pooled.number)
@@ -129,7 +130,7 @@ class DistributionSketch(Channels):
         return float(found) / self.values.size if self.values.size else 0.0
 
     def kurtosis(self) -> float:
-        """Return the mean of `kurtosis_by_channel`; NaN where all are."""
+        """Return the mean of `kurtosis_by_channel`, without NaN; NaN if all are NaN."""
         return mean_of_known(self.kurtosis_by_channel())
 
     def quantile(self, fractions: ArrayLike) -> np.ndarray:
@@ -139,7 +140,7 @@ class DistributionSketch(Channels):
             fractions: numbers in [0, 1].
 
         Returns:
-            float64 array of their shape; NaN where no finite value was kept.
+            float64 array with the shape of `fractions`; NaN if no finite value was kept.
         """
         return _quantiles(self._pooled, np.asarray(fractions, np.float64))
 
@@ -150,8 +151,8 @@ class DistributionSketch(Channels):
     def histogram(self) -> np.ndarray:
         """Return (buckets, 3) float64 rows of (left, right, count), cut at `HISTOGRAM_POINTS`.
 
-        Counts are fractional, so that the share below an edge is exactly the edge's quantile;
-        they add up to the number of finite values, of which there may be none.
+        Counts are fractional, so that the share below an edge is exactly the edge's quantile. Their
+        sum is the number of finite values. If there are none, there are no buckets.
         """
         if not self._pooled.size:
             return np.zeros((0, 3))
@@ -159,11 +160,11 @@ class DistributionSketch(Channels):
         return np.stack([self._edges[:-1], self._edges[1:], counts], axis=1)
 
     def pooled_mean(self) -> float:
-        """Return the mean over all finite values of all channels, NaN where there is none."""
+        """Return the mean over all finite values of all channels; NaN if there are none."""
         return self._pooled_moments[0] if self.finite_count else float("nan")
 
     def pooled_std(self) -> float:
-        """Return their standard deviation (biased), NaN where there is none."""
+        """Return the biased standard deviation of the same values; NaN if there are none."""
         return self._pooled_moments[1] ** 0.5 if self.finite_count else float("nan")
 
 
@@ -171,10 +172,10 @@ class Sorted(NamedTuple):
     """The kept values of one activation, in order.
 
     Attributes:
-        by_channel: (R, C) float array, ascending per channel, what is not finite last as NaN.
-        together: (n,) float array, the finite ones of all channels, ascending.
-        edges: float64, their quantiles at `HISTOGRAM_POINTS`.
-        zero_share: share of exact zeros among all.
+        by_channel: as `Channels.values`.
+        together: (n,) float array, the finite values of all channels, ascending.
+        edges: float64 array, the quantiles of `together` at `HISTOGRAM_POINTS`.
+        zero_share: share of exact zeros among the kept values.
     """
 
     by_channel: np.ndarray
@@ -185,7 +186,7 @@ class Sorted(NamedTuple):
 
 def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
     """Sort the kept values of several activations at once: (R, C) float arrays of one shape."""
-    by_channel = np.stack([each.T for each in values])  # sorts by channel faster
+    by_channel = np.stack([each.T for each in values])  # in this order, sorting is faster
     finite = np.isfinite(by_channel)
     complete = bool(finite.all())
     if not complete:
@@ -203,7 +204,7 @@ def sorted_values(values: Sequence[np.ndarray]) -> list[Sorted]:
 
 
 def _quantiles(ascending: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Return the quantiles (..., *fractions.shape) of (..., n) values; NaN where n is 0."""
+    """Return the quantiles, (..., *fractions.shape), of (..., n) values; NaN if n is 0."""
     last = ascending.shape[-1] - 1
     if last < 0:
         return np.full((*ascending.shape[:-1], *fractions.shape), np.nan)
@@ -215,13 +216,13 @@ def _quantiles(ascending: np.ndarray, fractions: np.ndarray) -> np.ndarray:
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """Return the mean of what is not NaN; NaN where that is nothing."""
+    """Return the mean of the values that are not NaN; NaN if all are NaN."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
 
 
 def means_of_known(values: np.ndarray, spans: Sequence[slice]) -> list[float]:
-    """Return `mean_of_known` of several parts, which follow each other and are `values` in all."""
+    """Return `mean_of_known` of each part; the parts are consecutive and cover `values`."""
     if min(span.stop - span.start for span in spans) == 0:
         return [mean_of_known(values[span]) for span in spans]
     known, starts = ~np.isnan(values), [span.start for span in spans]
