@@ -24,7 +24,7 @@ from kbn.records.tags import Place
 
 
 class CovariateShift(Recorder):
-    """Record internal covariate shift per layer into TensorBoard while `fit` runs.
+    """Records internal covariate shift per layer in TensorBoard while `fit` runs.
 
     Ioffe & Szegedy (2015) define internal covariate shift as the change in the distribution of
     network activations due to the change in network parameters during training. So the data is
@@ -70,17 +70,17 @@ class CovariateShift(Recorder):
             is written as the mean over channels, and as `<name>_worst` for the channel that moved
             most.
         reference: the record to compare with: "previous", "first", or a step, which means the
-            first record at or after that step. No distance is written before the reference. The
-            reference exists as long as the callback. After `BackupAndRestore` in a new process,
+            first record at or after that step. No distance is written before the reference. Later
+            calls of `fit` use the same reference. In a new process (after `BackupAndRestore`),
             "first" is the first record of that process.
         histograms: whether to write histograms. TensorBoard shows 100 per tag. If training takes
             more than 90 records, every k-th record has one. If the number of records is unknown,
             each histogram is at least 8 % later than the one before.
         max_samples: the largest number of values to keep of one activation. If there are more,
-            quantiles and distances come from a fixed, evenly spread sample. If the channels
-            outnumber a 64th of `max_samples`, it is a sample of some of the channels. `mean`,
-            `std`, `non_finite` and `dead` always cover all values. With few values per channel, a
-            channel seems to move even if only single values do and their distribution does not.
+            quantiles and distances come from a fixed, evenly spread sample. If there are more than
+            `max_samples`/64 channels, the sample is from some of the channels only. `mean`, `std`,
+            `non_finite` and `dead` always cover all values. With few values per channel, a channel
+            can seem to move although its distribution does not: single values change.
         probe_size: number of samples of `probe_data` to keep.
         budget: the largest share of training time that recording may take, in (0, 1]. A record
             that would exceed it is skipped, and the next one is taken when it is due.
@@ -144,7 +144,7 @@ class CovariateShift(Recorder):
         return self._compiled.places
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Count the coming records in the first epoch, because a `fit` may begin at a later one."""
+        """In the first epoch of a `fit`, whose number may be above 0, count the coming records."""
         if not self.session.epochs_of_fit:
             self._thinning.begin(self.expected_records(epoch))
 

@@ -54,8 +54,8 @@ class GradientShift(Recorder):
     - W⁺ are the actual weights after the step, so they include momentum, Adam, clipping and
       constraints. The model's own weights are never changed.
     - The loss is that of the probe batch, in training mode, with the same dropout masks for G and
-      G'. This is a variant: the paper uses the batch of the step, which Keras shows to no
-      callback. So every tag ends in `probe`.
+      G'. This is a variant: the paper uses the batch of the step, which Keras does not show to
+      callbacks. So every tag ends in `probe`.
     - "Before" means the order in which the loss first reads the weights, including those of blocks
       and of the model itself. A layer that is called several times, or shares its weights, has the
       position of the first use. A block has the position of the first of its weights.

@@ -96,7 +96,7 @@ class LossLandscape(Recorder):
         return ()
 
     def record(self, step: int) -> Record:
-        """Walk along the gradient."""
+        """Compute the loss and its gradient at points along the gradient."""
         assert self._loss is not None, "prepare comes first"  # noqa: S101
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))

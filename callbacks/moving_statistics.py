@@ -213,7 +213,7 @@ def _skipped(layers: Layers) -> dict[str, np.ndarray]:
 
 
 def _distance(gap: Gap) -> float:
-    """Return how far off inference is; above 1 it is worth a warning."""
+    """Return how far the moving statistics are from the batch's; above 1, users are warned."""
     measured = gap.measured
     if not gap.layer.trainable or measured["output_gap"] == 0:
         return 0.0  # training normalizes with the moving statistics too

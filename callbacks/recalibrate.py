@@ -1,4 +1,4 @@
-"""Moving statistics measured again at the end of epochs, before validation uses them."""
+"""Recalibrate: measure the moving statistics again at the end of epochs, before validation."""
 
 import warnings
 from functools import partial
@@ -14,26 +14,26 @@ from kbn.tools.recalibration import ESTIMATORS, recalibrate
 class Recalibrate(keras.callbacks.Callback):
     """Runs `kbn.recalibrate` at the end of epochs, before validation.
 
-    Training continues with the recalibrated statistics. They normalize no training batch, so they
-    do not change what is learned. (With `renorm=True`, training normalizes with statistics of its
-    own, which do not change.)
+    Training continues with the recalibrated statistics. Training batches are not normalized with
+    them, so they do not change what is learned. (With `renorm=True`, training normalizes with
+    `renorm_mean` and `renorm_stddev`, which do not change.)
 
     Callbacks that save the model at the end of an epoch save the new statistics. If `fit` has no
     validation data, put those callbacks after this one in the list. Put this one after an
-    `EarlyStopping` that restores weights, because it restores old statistics with them.
+    `EarlyStopping` that restores weights, because `EarlyStopping` restores old statistics too.
 
     Args:
         data: the data to measure on, as for `kbn.recalibrate`: all or some of the training data,
             without augmentation that inference does not have. It must not be an iterator.
-        steps: number of batches of it; None for all.
+        steps: number of batches of `data` to use; None for all.
         every_epochs: recalibrate every this many epochs, and when training ends.
         estimator: "population" or "paper", see `kbn.recalibrate`.
         batch_size: samples per batch of arrays; None means 32.
 
     Raises:
         TypeError, ValueError: for wrong arguments, and at the start of training for a model without
-            batch normalization. After that, an error (the data raises, or activations are inf)
-            only warns. The statistics stay as they were, and training continues.
+            batch normalization. A later error, for example if the data raises or activations are
+            inf, becomes a warning. The statistics stay as they were, and training continues.
 
     Example:
         >>> import keras, numpy as np, kbn

@@ -82,9 +82,9 @@ _ALONG_LAST_AXIS = keras.layers.LayerNormalization, keras.layers.RMSNormalizatio
 
 
 def puts_channels_first(layers: Iterable[keras.layers.Layer]) -> bool:
-    """Return whether any of `layers` has its channels first, and so the whole network.
+    """Return whether the network has its channels first, which is so if any of `layers` has.
 
-    A single layer such as `Flatten` may have another `data_format`.
+    Other layers of the same network, such as `Flatten`, may have another `data_format`.
     """
     return any(getattr(layer, "data_format", None) == "channels_first" for layer in layers)
 

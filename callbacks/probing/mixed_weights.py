@@ -1,4 +1,4 @@
-"""Weights from before and after a step in one list: earlier layers have taken the step."""
+"""Lists of weights in which some layers have taken a step and later layers have not."""
 
 import math
 from collections.abc import Sequence

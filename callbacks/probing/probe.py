@@ -63,8 +63,8 @@ class Probe(Generic[Result]):
     in every record, so only a change of the weights changes the activations.
 
     A model that runs eagerly runs eagerly here too. Python may then call a layer more or less often
-    in another record. A record has the places that were called in it. The i-th call of a layer
-    keeps its first name.
+    in another record. A record contains only the places that were called in it. The i-th call of a
+    layer has the same name in every record.
 
     Attributes:
         layers: the layers, by path.
@@ -140,7 +140,8 @@ class Probe(Generic[Result]):
         scope = keras.StatelessScope(state_mapping=[*mapping, *seeds(self._model)])
         with observe_calls(observe), scope, backend.undisturbed():
             self._model(inputs, **training_argument(self._model, True))
-        # The first call of a loop may be outside it, and would be mistaken for all of it.
+        # A layer inside a loop may also be called once outside it. Drop this call: it does not
+        # represent all calls.
         seen = [(key, kept) for key, kept in seen if key[0] not in looped]
         self._several = {path: calls[path] > 1 for path in calls} | self._several
         self.places = [self._place(*key) for key, _ in seen]

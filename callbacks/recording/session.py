@@ -223,9 +223,10 @@ class Session:
         self._stands_still = steps.batches_of_fit >= _batches_of_a_step(self._optimizer)
         if self._stands_still:
             warnings.warn(
-                f"{type(self._callback).__name__} counts model.optimizer.iterations, which stood "
+                f"{type(self._callback).__name__} counts model.optimizer.iterations, which stayed "
                 f"at {steps.begun_at} for {steps.batches_of_fit} batches, so no record was due. "
-                "Does train_step use other optimizers, or a LossScaleOptimizer skip every step?",
+                "Does train_step use another optimizer, or does a LossScaleOptimizer skip every "
+                "step?",
                 stacklevel=2,
             )
 
@@ -234,7 +235,7 @@ class Session:
         folder = self._callback.directory
         if new and glob.glob(os.path.join(glob.escape(folder), "*tfevents*")):
             warnings.warn(
-                f"{folder!r} holds another run, and TensorBoard will show this one in its place. "
+                f"{folder!r} contains another run, and TensorBoard will show this run instead. "
                 "Use a separate log_dir for each run, and for each callback of the same class.",
                 stacklevel=2,
             )

@@ -100,8 +100,9 @@ class Steps:
         """Return the smallest number of calls that can reach `step`.
 
         A call is assumed to take as many steps as it has batches, or more if an earlier call took
-        more: a `train_step` may step several times. Accumulated gradients take fewer steps, which
-        only costs extra reads. The result is 1 before the first call of this `fit`.
+        more: a `train_step` may step several times. With accumulated gradients, calls take fewer
+        steps. Then the step is read more often than necessary, but no step is missed. The result
+        is 1 before the first call of this `fit`.
         """
         return (step - self.now) / self._pace if self._pace_is_known else 1
 

@@ -14,11 +14,11 @@ _VIRIDIS = np.array(
     [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140], [40, 174, 128],
      [94, 201, 98], [173, 220, 48], [253, 231, 37]]
 )  # fmt: skip
-# A palette takes a third of the bytes and a fifth of the compression time. It has shades, one color
-# for unknown values, and ink.
+# With a palette, a picture takes a third of the bytes and a fifth of the compression time. The
+# palette has shades for values, one color for unknown values, and grays for text.
 _SHADES, _GRAYS = 241, 14
-_UNKNOWN, _INK = _SHADES, _SHADES + 1  # indices in the palette; the darkest ink
-_DECADES = 3  # that the colors span
+_UNKNOWN, _INK = _SHADES, _SHADES + 1  # indices in the palette; `_INK` is the darkest gray
+_DECADES = 3  # range of the colors
 _LINE, _LABEL, _WIDTH, _LEGEND = 16, 230, 480, 70  # pixels
 _BAR = 12
 _FONT_SIZE = 11
@@ -35,9 +35,9 @@ def heat_map(values: np.ndarray, names: Sequence[str], steps: Sequence[int]) -> 
     """Draw `values` in logarithmic colors: one line per name, one column per step.
 
     Args:
-        values: (names, steps) floats. NaN is gray. A value 3 decades below the largest finite one
-            is as dark as 0.
-        names: labels of the lines; long ones lose their beginning.
+        values: (names, steps) floats. NaN is gray. Values at least 3 decades below the largest
+            finite value have the color of 0.
+        names: labels of the lines; the beginning of long ones is cut off.
         steps: ascending; the first and the last are labels below the picture.
     """
     height, right = _LINE * len(names), _LABEL + _WIDTH
@@ -101,7 +101,7 @@ def _write(pixels: np.ndarray, place: tuple[int, int], text: str, *, right: bool
 def _ink(text: str) -> np.ndarray:
     """Return a line of text as (_LINE, width) indices in the palette."""
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont = _font()
-    if not features.check("freetype2"):  # the built-in bitmap font has ASCII alone
+    if not features.check("freetype2"):  # the built-in bitmap font has only ASCII
         text = text.encode("ascii", "replace").decode()
     image = Image.new("L", (max(1, math.ceil(font.getlength(text))), _LINE), "white")
     ImageDraw.Draw(image).text((0, 2), text, fill="black", font=font)

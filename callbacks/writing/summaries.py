@@ -27,7 +27,7 @@ from kbn.records.history import Key, Rows
 from kbn.records.tags import Place
 
 CATEGORY = "Covariate shift: 15th, 50th and 85th percentile"
-_KINDS_KEPT = 8  # of records, by their places
+_KINDS_KEPT = 8  # kinds of records in the cache; records of a kind have the same places
 
 
 class _Scalars:
@@ -36,7 +36,8 @@ class _Scalars:
     def __init__(self, places: Sequence[Key]) -> None:
         serialized = [_scalar(place).SerializeToString() for place in places]
         self._bytes = np.frombuffer(bytearray(b"".join(serialized)), np.uint8)
-        # The number is last: float_val in a tensor, the tensor in a value without metadata.
+        # The number is at the end: `float_val` is the last field of a tensor, and the tensor is
+        # the last field of a value without metadata.
         self._ends = np.cumsum([len(each) for each in serialized])[:, None] - range(4, 0, -1)
 
     def of(self, values: "array[float]") -> bytes:
@@ -185,6 +186,6 @@ def _percentile_category(places: Iterable[Place]) -> layout_pb2.Category:
 
 
 def _with_class(metadata: SummaryMetadata, data_class: int) -> SummaryMetadata:
-    """Set the data class; without it, TensorBoard drops the summary."""
+    """Set the data class of `metadata`. Without it, TensorBoard drops the summary."""
     metadata.data_class = data_class
     return metadata

@@ -107,7 +107,7 @@ class Backend(Protocol):
         """
 
     def shared(self, function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:
-        """Return `function` in a form that a program contains only once, however often called."""
+        """Return `function` in a form that a program contains once, for any number of calls."""
 
     def current_trace(self) -> object:
         """Return a token of the current trace. The body of a loop has a token of its own."""

@@ -43,7 +43,7 @@ def sum_terms(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
+    """Return the sums of both results of `terms(*activations, pivot)`; `axes` get size 1."""
     first, second = terms(*activations, pivot)
     return ops.sum(first, axes, keepdims=True), ops.sum(second, axes, keepdims=True)
 

@@ -14,7 +14,8 @@ class Cache:
     Threads may share the cache. If two of them miss a value at the same time, both read it.
 
     Args:
-        most: the largest number of values to keep; then the least recently used one is dropped.
+        most: the largest number of values to keep. If there are more, the least recently used one
+            is dropped.
     """
 
     def __init__(self, most: int = 32) -> None:

@@ -21,7 +21,7 @@ from kbn.records.tags import Place
 
 KINDS = tuple(run.name for run in catalogue.RUNS)
 ALL_STEPS = 1_000_000
-TEXTS = 10  # TensorBoard keeps as many of a tag
+TEXTS = 10  # number of texts per tag that TensorBoard keeps
 
 Source = tuple[str, str]  # TensorBoard's run and tag
 Points = dict[str, dict[str, list[ScalarDatum]]]  # by TensorBoard's run and tag
@@ -37,7 +37,8 @@ class RunReader:
         provider: TensorBoard's data provider.
         experiment: TensorBoard's name of the log.
         context: the context of the request, inside TensorBoard.
-        most_steps: the most steps of a series to read. Of a longer series, a sample is read.
+        most_steps: the largest number of steps to read of a series. Of a longer one, a sample is
+            read.
         recent: a cache for readers of the same provider and `most_steps`; None for a new one.
 
     Attributes:

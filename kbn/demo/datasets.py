@@ -17,7 +17,7 @@ class DataError(Exception):
 class Parts(NamedTuple):
     """Images in [0, 1], float32 (n, height, width), and labels, int64 (n,), for training and test.
 
-    The split of Fashion-MNIST is the original one. Digits have none: every fifth is a test sample.
+    Fashion-MNIST has its original split. The digits have none, so every fifth sample is for test.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -85,7 +85,7 @@ def _fashion_mnist() -> Parts:
         raise DataError(
             f"Fashion-MNIST is not in {FASHION_MNIST_FOLDER} (Debian package "
             f"dataset-fashion-mnist) and cannot be downloaded ({error}). Install the package, or "
-            "use digits (--data digits; in examples/ --quick)"
+            "use the digits (--data digits for kbn demo, --quick for examples)"
         ) from error
     return Parts(*(_typed(images / 255.0, labels) for images, labels in found))
 

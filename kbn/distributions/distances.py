@@ -158,7 +158,7 @@ def population_stability(now: Channels, reference: Channels) -> ByChannel:
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         edges = inner_quantiles(b)
         p, q = shares(a, edges), shares(b, edges)
-        nowhere = (p == 0) & (q == 0)  # between equal edges
+        nowhere = (p == 0) & (q == 0)  # bins between two equal edges
         p, q = np.maximum(p, 0.5 / len(a)), np.maximum(q, 0.5 / len(b))
         return population_stability_of(np.where(nowhere, 1, p), np.where(nowhere, 1, q))
 
@@ -177,7 +177,7 @@ def kolmogorov_smirnov(now: Channels, reference: Channels) -> ByChannel:
 
     def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         points, gap = gap_of_distributions(a, b)
-        # Among equal values, both functions have made their whole step only at the last one.
+        # Of several equal values, only at the last one have both functions counted all of them.
         last = np.append(np.diff(points, axis=0) > 0, np.ones((1, points.shape[1]), bool), axis=0)
         return np.abs(np.where(last, gap, 0)).max(axis=0)
 

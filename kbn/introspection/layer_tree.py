@@ -121,7 +121,7 @@ def report_unwatched(
     """Warn about layers that cannot be watched, or raise if the user named one of them.
 
     Args:
-        problem: the reason; the beginning of a sentence that the paths end.
+        problem: the reason, as the beginning of a sentence; the paths are its end.
         layers: the user's argument.
         unwatched: the paths of these layers.
         paths: all layers of the model, by path.

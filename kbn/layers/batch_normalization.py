@@ -79,8 +79,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
 
     Args:
         axis: the channel axis: an integer, or a list of one integer as in old saved models.
-        momentum: weight of the old value, in [0, 1] (torch's `momentum` is 1 − this). None takes
-            the average over all batches, weighted by count, and adds two (C,) variables,
+        momentum: weight of the old value, in [0, 1]. (torch's `momentum` is 1 minus this number.)
+            None takes the average over all batches, weighted by count, and adds two (C,) variables,
             `mean_count` and `variance_count`.
         epsilon: positive number added to the variance.
         center: whether to add `beta`.
@@ -140,7 +140,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
 
     Raises:
         TypeError, ValueError: if an argument is not allowed; the message says what was received.
-        ValueError: if `fused=True` and the fused kernel cannot do a call; the message says why.
+        ValueError: if `fused=True` and the fused kernel does not support a call; the message says
+            why.
 
     Reference:
         Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
@@ -222,9 +223,9 @@ class BatchNormalization(SavedState, backend.ExportedState):
     def skipped_updates(self) -> np.ndarray:
         """(C,) int64 array: number of batches that could not update the moving variance.
 
-        It counts, per channel since the layer was built, batches that are empty, fully masked, inf
-        or NaN, or have a single value. Each ghost batch and each replica's batch counts. It is not
-        a weight: it is not saved, and it does not change inside a `keras.StatelessScope`.
+        Per channel, it counts the batches that are empty, fully masked, contain inf or NaN, or have
+        a single value, since the layer was built. Each ghost batch and each replica's batch counts.
+        It is not a weight: it is not saved, and does not change inside a `keras.StatelessScope`.
         """
         return ops.convert_to_numpy(self._skipped_counter().value)
 
@@ -281,7 +282,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
             `Path(fused, reason)`: whether the fused kernel is used, and why, as a readable clause.
 
         Raises:
-            ValueError: if `fused=True` and the fused kernel cannot do the call.
+            ValueError: if `fused=True` and the fused kernel does not support the call.
         """
         # Keras casts the inputs and finds the mask of an earlier layer before `call`; do the same.
         dtype = keras.backend.standardize_dtype(

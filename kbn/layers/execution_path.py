@@ -41,7 +41,7 @@ def choose(
         masked: whether there is a mask.
 
     Raises:
-        ValueError: if `fused=True` and the kernel cannot do the call; the message says why.
+        ValueError: if `fused=True` and the kernel does not support the call; the message says why.
     """
     if layer.fused is False:
         return Path(False, "fused=False")
@@ -61,7 +61,7 @@ def choose(
 def _obstacle(
     layer: keras.layers.BatchNormalization, *, training: bool, masked: bool
 ) -> str | None:
-    """Return why the fused kernel cannot do the call, or None if it can."""
+    """Return why the fused kernel does not support the call, or None if it does."""
     if _forced() == "off":
         return f"{ENVIRONMENT}=off"
     if masked:

@@ -125,7 +125,7 @@ def _correction(layer: keras.layers.BatchNormalization, batch: Moments) -> Corre
     step = layer.renorm_step.value if scheduled else None
     limits = renormalization.limits_at(layer.renorm_clipping or {}, step)
     dtype = batch.mean.dtype
-    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # the smallest that a batch can have
+    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # the smallest possible σ_B
     return renormalization.correction(
         batch.mean,
         ops.sqrt(batch.variance + layer.epsilon),

@@ -19,7 +19,8 @@ struct Sums {
   std::vector<double> first, second;  // one per channel
 };
 
-// One value per channel, repeated along the lanes of a row. If lanes are channels, not copied.
+// One value per channel, repeated along the lanes of a row. If each lane is a channel, the values
+// are not copied.
 class Lanes {
  public:
   Lanes(const Plan& plan, const Floats& values) : values_(values.data()) {

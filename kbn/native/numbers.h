@@ -28,7 +28,8 @@ inline uint32_t as_bits(float value) {
 inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) { return as_float(static_cast<uint32_t>(value.bits) << 16); }
 
-// IEEE half precision, by the method of Dukhan's FP16 (MIT license): subnormals by a magic number.
+// IEEE half precision, by the method of Dukhan's FP16 (MIT license). Subnormals are converted
+// with a magic number.
 inline float to_float(Half value) {
   const uint32_t word = static_cast<uint32_t>(value.bits) << 16;
   const uint32_t twice = word + word;

@@ -1,4 +1,5 @@
-// Threads that share the tasks of one kernel. TensorFlow's C API has no access to TensorFlow's own.
+// Threads that share the tasks of one kernel. TensorFlow's C API does not offer TensorFlow's own
+// threads.
 #pragma once
 
 #include <unistd.h>
@@ -21,15 +22,15 @@ class Pool {
     return *pool;
   }
 
-  // How many threads take part, the caller's included.
+  // Sets the number of threads that take part, including the caller's.
   void set_threads(int threads) { threads_ = threads < 1 ? 1 : threads; }
 
   // Calls function(task) for every task in [0, tasks), in any order, and returns when all are done.
   template <typename Function>
   void run(int64_t tasks, Function&& function) {
     std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
-    // If another kernel uses the threads, or a fork lost them, run all tasks here. This is slower,
-    // but the results are the same.
+    // If another kernel uses the threads, or if this process is a fork, which has none of them, run
+    // all tasks here. This is slower, but the results are the same.
     if (tasks < 2 || threads_ < 2 || !only.owns_lock() || getpid() != process_) {
       for (int64_t task = 0; task < tasks; ++task) function(task);
       return;

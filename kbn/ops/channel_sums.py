@@ -17,8 +17,8 @@ from kbn.ops.precision import widened
 def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return x, Σ(x − pivot) and Σ(x − pivot)² over `axes`.
 
-    Compute further results from the returned x. Then one pass adds their gradient to those of the
-    sums.
+    If further results are computed from the returned x, their gradient and those of the sums are
+    added in one pass.
 
     Args:
         x: float tensor.
@@ -79,7 +79,7 @@ def affine(
         center: tensor that broadcasts to `x`, of size 1 along `axes`.
         scale: factor, of the same shape.
         bias: summand, of the same shape; None: 0.
-        axes: the axes along which these have size 1.
+        axes: the axes along which center, scale and bias have size 1.
     """
 
     def forward(x: Tensor, center: Tensor, scale: Tensor, *biases: Tensor) -> tuple[Tensor, ...]:
@@ -105,7 +105,7 @@ def _sums(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
+    """Return the sums of both results of `terms(*activations, pivot)`; `axes` get size 1."""
     # The custom gradients cover these inputs, so the sums themselves need no gradient.
     *activations, pivot = map(ops.stop_gradient, (*activations, pivot))
     return backend.sum_terms(terms, activations, pivot, axes)

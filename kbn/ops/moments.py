@@ -44,8 +44,8 @@ class Centered(NamedTuple):
     """A batch with a pivot close to its mean, so that a large mean costs no accuracy.
 
     Attributes:
-        x: the batch. Compute further results from it. Then one pass adds their gradient to that of
-            the moments.
+        x: the batch. If further results are computed from it, their gradient and that of the
+            moments are added in one pass.
         pivot: the pivot; reduced axes are kept with size 1.
         offset: mean − pivot, of the same shape. So (x − pivot) − offset is x − mean.
         moments: the moments, without the reduced axes.

@@ -13,7 +13,7 @@ MORE_THAN_ONE = 1.0001
 
 
 class Contribution(NamedTuple):
-    """Which channels of a moving average one batch, or G in sequence, update, and by how much.
+    """The contribution of one batch, or of a sequence of G batches, to a moving average.
 
     Attributes:
         flags: (C,) or (G, C) bool, the channels in which the batch's statistic may be used.

@@ -1,4 +1,4 @@
-"""The batch normalization layers of a model: which training moves, their calls, statistics."""
+"""The batch normalization layers of a model: which ones training updates, and their statistics."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -22,7 +22,7 @@ Normalization: TypeAlias = keras.layers.BatchNormalization
 
 
 def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
-    """Return the normalization layers that training would move, in the order of their calls."""
+    """Return the normalization layers that training would update, in the order of their calls."""
     if not model.built:
         raise ValueError(
             f"The model is not built. Train it or call it first. Received: model={model.name!r}"
@@ -49,7 +49,7 @@ def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
     _refuse_unseen([x.name for x in norms if id(x) in moved and x not in in_order])
     if not moved:
         raise ValueError(
-            "The model has no batch normalization layer that training would move. "
+            "The model has no batch normalization layer that training would update. "
             f"Received: model={model.name!r} with {len(norms)} BatchNormalization layers"
         )
     return in_order
@@ -65,7 +65,7 @@ def normalization_calls(
 ) -> tuple[list[LayerCall], keras.StatelessScope]:
     """Run `model` and return the calls of its normalization layers. The model does not change.
 
-    Layers with seeds of their own draw other values for every `number`.
+    Layers with seeds of their own draw different values for each `number`.
     """
     calls: list[LayerCall] = []
 

@@ -1,4 +1,4 @@
-"""Statistics for inference measured again over a data set: Ioffe & Szegedy's Algorithm 2."""
+"""Measure the statistics for inference again over a data set (Ioffe & Szegedy, Algorithm 2)."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -39,16 +39,16 @@ def recalibrate(
     """Replace the moving statistics of `model` by statistics measured over `data`.
 
     Use it if inference is worse than training: after training with small batches or a slow
-    momentum, after averaging weights (SWA, EMA), before deployment. It measures all batch
-    normalization layers, kbn's and Keras's, that training would move. It skips a frozen layer, and
-    one that the model calls with `training=False`. Weights, seeds, optimizer and modes do not
+    momentum, after averaging weights (SWA, EMA), or before deployment. It measures all batch
+    normalization layers, kbn's and Keras's, that training would update. It skips frozen layers, and
+    layers that the model calls with `training=False`. Weights, seeds, optimizer and modes do not
     change. If anything fails, the old statistics are restored.
 
     **`estimator="population"`** takes the mean and variance of all values that reach a layer in
     inference, merged in float64 (Chan, Golub & LeVeque 1983). The result does not depend on how the
     data is split into batches. Layers are measured one after the other, in the order in which the
     model calls them. Each receives its inputs from layers that already have their new statistics,
-    as it will in inference. That takes one pass over the data per layer, each as far as that layer.
+    as it will in inference. This takes one pass over the data per layer, up to that layer.
     The variance is that of a sample (over N − 1) if the layer has `unbiased_variance=True`, and
     over N otherwise.
 
@@ -56,8 +56,8 @@ def recalibrate(
     torch.optim.swa_utils also use. It takes one pass, in which every layer normalizes with its
     batch, as in training (with dropout). E[x] is the mean over batches of μ_B, and Var[x] that of
     m/(m−1)·σ_B², each batch weighted by m. So the statistics depend on the batches. In inference,
-    a layer after another normalization gets slightly other inputs than those measured. Layers
-    without a seed of their own, which draw from Keras's global seed, draw the same for every batch.
+    a layer after another normalization gets slightly different inputs than those measured. Layers
+    without a seed of their own use Keras's global seed. They draw the same numbers for every batch.
 
     If the model calls a layer several times, its calls are measured together. If such a layer's
     inputs depend on its own outputs, they are computed with its old statistics. A model that runs
@@ -172,7 +172,7 @@ def _rows(call: LayerCall) -> Tensor:
 
 @contextlib.contextmanager
 def _progress(passes: int, batches: Batches, verbose: bool) -> Iterator[Progress]:
-    """Show a bar over all passes; its length is unknown if that of the data is."""
+    """Show a bar over all passes. Its length is unknown if the length of the data is unknown."""
     if not verbose:
         yield lambda: None
         return

@@ -163,7 +163,7 @@ def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
     taken = str(tmp_path / callbacks[0].run)
     told = [text for text in texts if "inference will be off" not in text]
     assert len(told) == 1
-    assert told[0].startswith(f"{taken!r} holds another run, and TensorBoard will show this one ")
+    assert told[0].startswith(f"{taken!r} contains another run, and TensorBoard will show this run")
     assert told[0].endswith(" for each callback of the same class.")
 
 

@@ -805,7 +805,7 @@ def test_an_earlier_run_in_the_folder_is_told(tmp_path):
     fit(models.compiled("functional"), CovariateShift(tmp_path, X))
     with user_warnings() as texts:
         fit(models.compiled("functional"), CovariateShift(tmp_path, X))
-    assert [re.search(r"holds another run", text) is not None for text in texts] == [True]
+    assert [re.search(r"contains another run", text) is not None for text in texts] == [True]
 
 
 @pytest.mark.thorough

@@ -19,7 +19,7 @@ def sum_terms(
     pivot: Tensor,
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums of both results of `terms(*activations, pivot)` over `axes`, kept as 1."""
+    """Return the sums of both results of `terms(*activations, pivot)`; `axes` get size 1."""
     if len(axes) == len(pivot.shape) - 1 and inside_xla():
         return _sums_by_blocks(terms, activations, pivot, axes)
     return portable.sum_terms(terms, activations, pivot, axes)

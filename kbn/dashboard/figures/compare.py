@@ -49,7 +49,7 @@ FIGURE = Figure(
     order=30,
     title="Runs compared",
     text="One line per run: the median over all layers, with a band from the 10th to the 90th "
-    "percentile. If a layer is chosen, only this layer.",
+    "percentile. If a layer is chosen, the lines show only this layer.",
     draw=compare,
     group="overview",
 )
