@@ -1,9 +1,9 @@
-# Each target creates .venv where it is absent; nothing has to be done before.
+# Each target creates .venv if it is missing, so no preparation is necessary.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
-# The backend: a CUDA build where an NVIDIA driver answers; tensorflow-cpu exists for Linux only.
+# The backend is a CUDA build if there is an NVIDIA driver. tensorflow-cpu exists only for Linux.
 BACKEND := $(shell if nvidia-smi >/dev/null 2>&1; then echo gpu; \
 	elif [ "$$(uname -s)" = Linux ]; then echo cpu; else echo tensorflow; fi)
 
@@ -15,7 +15,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo check test test-rest test-oldest test-paths coverage bench pictures results clean
 
-demo: $(VENV)/.demo ## train on real data, show the result and where to look
+demo: $(VENV)/.demo ## train on real data, print the results and where to find the figures
 	$(BIN)/python -m kbn demo
 
 check: $(VENV)/.test ## lint, types, documents: seconds
@@ -24,13 +24,13 @@ check: $(VENV)/.test ## lint, types, documents: seconds
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(STATIC)
 
-test: check ## before a commit: one test of every promise, 5 minutes on 2 cores
+test: check ## before a commit: at least one test of each behavior, 5 minutes on 2 cores
 	$(BIN)/python -m pytest $(BASIC) $(SIDE_BY_SIDE)
 
 test-rest: $(VENV)/.test ## all other tests, half an hour
 	$(BIN)/python -m pytest $(THOROUGH) $(SIDE_BY_SIDE)
 
-test-oldest: $(OLDEST)/.test ## the tests of `make test` with the oldest versions that setup.cfg promises
+test-oldest: $(OLDEST)/.test ## the tests of `make test` with the oldest versions that setup.cfg allows
 	$(OLDEST)/bin/python -m pytest $(BASIC) $(SIDE_BY_SIDE)
 
 coverage: $(VENV)/.test ## all tests, and which branches they take: at least 95 %

@@ -1,6 +1,6 @@
-"""What setup.cfg cannot say: kbn's CPU kernels.
+"""Compile kbn's CPU kernels; setup.cfg contains the rest of the configuration.
 
-Compiled where a C++ compiler is at hand; without one, TensorFlow's own kernels run.
+If there is no C++ compiler, kbn is installed without them, and TensorFlow's own kernels run.
 """
 
 from glob import glob

@@ -1,6 +1,6 @@
-"""Print the oldest versions that setup.cfg promises, as constraints for pip.
+"""Print the oldest versions that setup.cfg allows, as constraints for pip.
 
-The tools of the tests are as new as ever: nobody who uses kbn installs them.
+The tools of the tests are not constrained, because users of kbn do not install them.
 """
 
 import configparser

@@ -1,1 +1,1 @@
-"""Benchmarks of kbn's layer (beside Keras's and torch's), callbacks and tab: `make bench`."""
+"""Benchmarks of kbn's layer (next to Keras's and torch's), callbacks and tab: `make bench`."""

@@ -1,4 +1,4 @@
-"""Run the benchmarks: print the tables, write them to docs/ as JSON and as a page each."""
+"""Run the benchmarks, print their tables, and write each part to docs/ as JSON and as a page."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from rich.progress import track
 
 from benchmarks import callbacks, callbacks_report, layers, networks, report, tab, tab_report
 
-# By name of the part: its page and the name of its files in docs/.
+# For each part, by name: its page, and the name of its files in docs/.
 PARTS = {
     "layer": (report, "benchmarks"),
     "callbacks": (callbacks_report, "benchmarks-callbacks"),

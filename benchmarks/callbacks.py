@@ -1,4 +1,4 @@
-"""The callbacks: cost of a record beside a forward pass, in `fit`, in memory, and its growth."""
+"""The cost of the callbacks: of a record, in `fit`, in memory, and with the size of the model."""
 
 import json
 import subprocess
@@ -39,17 +39,17 @@ class Fits(NamedTuple):
     length: int  # steps of the fit whose share is reported
 
 
-# The second is modeled on the fit of Ioffe & Szegedy (2015), Fig. 1, and is as long.
+# The second is like the fit of Ioffe & Szegedy (2015), Fig. 1, and has as many steps.
 FITS = {
     "ResNet-20 on 32×32, batch 128": Fits(resnet20, (32, 32, 3), 128, 1200, 1, 1, 1200),
     "3×100 net on 784, batch 60": Fits(three_by_100, (784,), 60, 1000, 20, 3, 50_000),
 }
-CYCLE = 100  # steps from record to record, by default
+CYCLE = 100  # default number of steps between two records
 ELEMENTS = (100, 100, 1000)  # 10⁷
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """Measure all of it."""
+    """Measure all parts."""
     yield from _memory(quick)  # first: it starts its own processes
     for name, (network, shape) in NETWORKS.items():
         model, probe = _compiled(network), _probe(256, shape)
@@ -79,7 +79,7 @@ def _probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def _started(
     callback: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
 ) -> Any:
-    """Return a callback after two records of a `fit` that has `records` of them."""
+    """Return a callback after two records of a `fit` that takes `records` records."""
     recorder = callback(folder, probe, every_steps=1, **options)
     recorder.set_model(model)
     recorder.set_params({"epochs": 1, "steps": records})
@@ -95,13 +95,13 @@ def _take(recorder: Any) -> None:
     recorder.on_train_batch_begin(0)
     if recorder.compares_steps:
         kernel = recorder.model.trainable_variables[0]
-        kernel.assign(kernel * 1.0001)  # without a move there is nothing to record
+        kernel.assign(kernel * 1.0001)  # if no weight changes, there is nothing to record
     recorder.model.optimizer.iterations.assign_add(1)
     recorder.on_train_batch_end(0)
 
 
 def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """Return the forward passes of the probe batch; in training mode it is a record's."""
+    """Return the forward passes of the probe batch in both modes; records use training mode."""
 
     def run(training: bool) -> Callable[[], Any]:
         def forward(batch: Any) -> Any:
@@ -118,7 +118,7 @@ def _record(model: keras.Model, probe: Any, callback: Any, quick: bool) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(callback, model, probe, folder)
         if callback is CovariateShift:
-            recorder._thinning.keeps = lambda: True  # the dearest records; rare in a long fit
+            recorder._thinning.keeps = lambda: True  # the most costly records; rare in a long fit
         actions = {"record": lambda: _take(recorder), **_passes(model, probe[0])}
         times = interleaved(actions, seconds=1 if quick else 15, least=3 if quick else 5)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
@@ -141,8 +141,8 @@ def _share(fits: Fits) -> dict[str, Any]:
 def _watched(fits: Fits) -> dict[str, float]:
     """Return the callback's share of the time of a fit, measured and by its own count.
 
-    Keras itself stalls between epochs, at random and for up to seconds. So what is done once per
-    fit or epoch is timed on its own, and added to the usual time of the steps.
+    Between epochs, Keras itself stalls at random, for up to seconds. So the work that is done once
+    per fit or epoch is timed separately, and added to the usual time of the steps.
     """
     model, (x, y) = _compiled(fits.network), _probe(fits.batch * fits.steps, fits.shape)
     model.fit(x[: fits.batch], y[: fits.batch], batch_size=fits.batch, verbose=0)
@@ -165,7 +165,8 @@ def _by_turns(
         watching = CovariateShift(folder, x, every_steps=PERIOD)
 
         def missed(steps: int) -> None:
-            watching.session.steps.calls += steps  # else it reads the step counter more often
+            # Otherwise the callback would read the step counter more often.
+            watching.session.steps.calls += steps
 
         turns = ByTurns(keras.callbacks.Callback()) if bare else ByTurns(watching, missed)
         x, y = x[: fits.batch * fits.steps], y[: fits.batch * fits.steps]
@@ -200,7 +201,7 @@ def _peak_above_forward(kind: str) -> float:
     model = keras.Model(inputs, kbn.BatchNormalization(name="bn")(inputs))
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).random(ELEMENTS, dtype="float32")
-    # As the probe runs it, with inputs and outputs in memory at the same time.
+    # The same run as that of the probe, with inputs and outputs in memory at the same time.
     batch, forward = tf.constant(x), tf.function(lambda x: model(x, training=True))
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):

@@ -37,18 +37,20 @@ in training mode, as a record runs it, and in inference mode.
 during every second block of ten steps. It takes a record in the first step of each of its blocks.
 Blocks alternate because a slowdown of the machine lasts longer than a block, and because two
 separate fits differ by up to 2.5 % even without a callback. *One record adds* is the sum of two
-times, relative to 100 steps: how much longer a step with a record and the nine steps after it take
-than ten steps without the callback, each step at its median; and how long the callback's calls take
-in the other 90 steps. *An empty callback adds* is the same for a callback that does nothing.
+times, divided by the time of 100 steps. The first is how much longer a step with a record and the
+nine steps after it take than ten steps without the callback, with each step at its median. The
+second is the time of the callback's calls in the other 90 steps. *An empty callback adds* is the
+same for a callback that does nothing.
 
 *Share of fit* is for a fit of that many steps with a record every 100 steps. It is *one
-record adds* plus what the callback does once per fit or epoch (tracing, the first record,
-pictures), which is measured directly. It is the mean over the rounds. Each round has a new model.
+record adds* plus the time of what the callback does once per fit or epoch (tracing, the first
+record, pictures), which is measured directly. It is the mean over rounds, each with a new model.
 *By its own count* uses the milliseconds that the callback itself reports.
 
-*Memory* is how far two records raise the peak that forward passes had reached. *Growth* varies
-one thing at a time around 8 layers of 64 channels, recorded at inputs and outputs, and 256 samples
-of 8×8. Its last rows are the records of one run, with the resident memory of that run."""
+*Memory* is by how much two records raise the peak that forward passes had reached. *Growth* varies
+one size at a time. The others are 8 layers of 64 channels, recorded at inputs and outputs, and 256
+samples of 8×8. Its last rows are from one run with many records: the cost of a record after that
+many records, and the resident memory."""
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:

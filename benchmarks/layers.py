@@ -26,12 +26,12 @@ SHAPES = {
 DTYPES = ("float32", "bfloat16")
 MODES = ("eager", "graph", "xla")
 PASSES = ("training", "inference")
-# The fewest reads and writes of activations. Training: x; x, y; x, dy; x, dy, dx.
+# The fewest reads and writes of activations. In training: x; then x, y; then x, dy; then x, dy, dx.
 TRANSFERS = {"training": 8, "inference": 2}
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
-    """Measure row by row: milliseconds of kbn, Keras, torch, and of a copy of the activation."""
+    """Measure each row: milliseconds of kbn, of Keras, of torch, and of copying the activation."""
     names = list(SHAPES)[:2] if quick else list(SHAPES)
     for name, dtype, mode, what in product(names, DTYPES, MODES, PASSES):
         shape, axis = SHAPES[name]

@@ -1,4 +1,4 @@
-"""Whole networks in `fit`: what normalization adds to a step, and the peak of memory."""
+"""Whole networks in `fit`: the time that normalization adds to a step, and the peak memory."""
 
 import json
 import subprocess

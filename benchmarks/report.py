@@ -1,4 +1,4 @@
-"""The results of a run of the benchmarks: tables, JSON, a page of the documentation."""
+"""The tables of the benchmarks of the layer, the page of any part, and the machine."""
 
 import os
 import platform
@@ -96,13 +96,14 @@ process, its columns in turn. Times are medians in milliseconds. *Training* is f
 with the gradients of inputs, γ and β. *Inference* is `training=False`.
 
 The *floor* is the time of the fewest possible reads and writes of the activation, at the speed at
-which all CPUs copy memory, measured in the same row. Forward, training has to read x, then to
-read x and write y; backward, to read x and dy, then to read x and dy and write dx. Inference has to
-read x and write y. The floor includes no Python calls and no allocation of memory; the
-other columns include both.
+which all CPUs together copy memory, measured in the same row. In the forward pass, training has to
+read x, and then to read x and write y. In the backward pass, it has to read x and dy, and then to
+read x and dy and write dx. Inference has to read x and write y. The floor includes no Python calls
+and no allocation of memory; the other columns include both.
 
-torch always runs eagerly, also in the rows of graph and XLA, and in the same memory layout (3-D: in
-its own). *Added* is how much longer a step of `fit` takes than without normalization."""
+torch always runs eagerly, also in the rows for graph and XLA. It has the same memory layout as the
+others, except in 3-D. *Added* is how much longer a step of `fit` takes than without
+normalization."""
 
 
 def _layer_cells(row: Row) -> list[str]:

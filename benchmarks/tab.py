@@ -1,4 +1,4 @@
-"""The tab: the time until its first picture in a browser, from a log of known size."""
+"""The tab: the time until a browser shows its first picture, for logs of several sizes."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ from kbn.records.tags import Place
 
 RUNS = ("plain", "normalized")
 SIZES = ((50, 1000), (200, 1000))  # layers, steps
-DRAWN = 15  # seconds after which every picture is drawn
+DRAWN = 15  # seconds; by then every picture is drawn
 SECONDS = """() => {
   const since = performance.timeOrigin - window.parent.performance.timeOrigin;
   const [tab, everything] = ["first-draw", "all-drawn"].map(
@@ -73,7 +73,7 @@ def _write(folder: Path, layers: int, steps: int, seed: int) -> None:
 
 @contextmanager
 def served(folder: str) -> Iterator[str]:
-    """Serve `folder` by a TensorBoard that has read all of it."""
+    """Serve `folder` with a TensorBoard that has read all of it."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0"]
     process = subprocess.Popen([*command, "--host", "127.0.0.1"], stderr=subprocess.PIPE, text=True)
     try:

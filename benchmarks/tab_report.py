@@ -12,10 +12,10 @@ HEAD = [
 INTRODUCTION = """# Benchmarks of the tab
 
 Written by `make bench` (this page alone: `python -m benchmarks --only tab`) on an otherwise idle
-machine; do not edit. Times are medians of five. Each has a new TensorBoard that has read a log of
+machine; do not edit. Times are medians of five. For each time, a new TensorBoard has read a log of
 this size. The browser is headless Chromium on the same machine, without a cache, and without a
-debugger, which would slow scripts down. *First draw* lasts from the start of the tab's own page
-until the heat map of all layers and runs is drawn, by the browser's clock. It includes loading
+debugger, which would slow scripts down. *First draw* is the time from the start of the tab's own
+page until the heat map of all layers and runs is drawn, by the browser's clock. It includes loading
 Plotly's script."""
 
 

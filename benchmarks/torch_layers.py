@@ -47,7 +47,8 @@ def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
 def _activation(torch: Any, shape: Sequence[int], axis: int, dtype: str) -> Any:
     """Return random numbers with torch's axes, (N, C, …).
 
-    Channels are last in memory if ours are, except in 3-D: torch has channels first only.
+    Channels are last in memory if those of kbn's input are. In 3-D they are first, because torch
+    has no other layout.
     """
     x = torch.randn(*shape).to(getattr(torch, dtype))
     if axis == 1 or len(shape) == 2:

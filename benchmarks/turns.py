@@ -1,7 +1,7 @@
 """One fit, with a callback and without it in alternate turns of ten steps.
 
 A slowdown of the machine lasts for seconds. Two equal fits differ by more than a callback takes,
-because their arrays lie elsewhere in memory. So both sides are measured in the same fit, some
+because their arrays have other addresses. So both sides are measured in the same fit, some
 milliseconds apart.
 """
 

@@ -789,7 +789,7 @@ def test_steps_that_stand_still_are_told(tmp_path):
     with user_warnings() as texts:
         fit(model, CovariateShift(tmp_path, X, every_steps=1), epochs=3)
     assert len(texts) == 1
-    assert "stood at 0 for 8 batches" in texts[0]
+    assert "stayed at 0 for 8 batches" in texts[0]
 
 
 def test_a_model_without_an_optimizer_is_refused_before_anything_is_written(tmp_path):
