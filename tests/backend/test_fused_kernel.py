@@ -291,7 +291,7 @@ np.savez(sys.argv[1], **found)
 @pytest.mark.thorough
 @native
 @pytest.mark.parametrize("onednn", ["0", "1"])
-def test_kbns_kernels_compute_what_tensorflows_do(onednn, python, tmp_path):
+def test_kbns_kernels_compute_the_same_as_tensorflows(onednn, python, tmp_path):
     needed("kbn's compiled kernels", NATIVE)
     found = []
     for kernels in ("kbn", "tensorflow"):
@@ -361,7 +361,7 @@ def test_many_threads_may_be_first_and_tensorflow_before_them(python):
 
 
 @native
-def test_outputs_take_the_place_of_inputs_that_nobody_needs(python):
+def test_outputs_reuse_buffers_of_unused_inputs(python):
     needed("kbn's compiled kernels", NATIVE)
     one, zero = tf.ones(4), tf.zeros(4)
     x = np.random.default_rng(0).normal(size=(64, 32, 32, 4)).astype("float32")
@@ -413,7 +413,7 @@ def test_why_kbns_kernels_do_not_run(python, monkeypatch):
     assert load() == (False, "kbn was installed without a C++ compiler")
 
 
-def test_a_wrong_call_of_the_op_is_told():
+def test_a_wrong_call_of_the_op_raises():
     x, two = tf.zeros((2, 2, 2, 3)), tf.zeros(2)
     with pytest.raises(
         (tf.errors.InvalidArgumentError, ValueError), match=r"(?i)scale|channel|dim"

@@ -122,7 +122,7 @@ def test_unsynchronized_replicas_weigh_by_their_count(strategy, momentum):
     np.testing.assert_allclose(layer.moving_variance, wanted, rtol=1e-5)
 
 
-def test_replicas_that_tell_nothing_hold_nobody_back(strategy):
+def test_replicas_without_values_do_not_affect_the_others(strategy):
     # 7 + 1 samples, one value per channel each: replica 1 has no variance to tell; then none at all
     x = np.random.default_rng(0).normal(3, 2, (8, 4)).astype("float32")
     layer = built(strategy, (None, 4), momentum=0.5)
@@ -143,7 +143,7 @@ def test_sums_over_replicas_do_not_overflow(strategy, momentum):
     np.testing.assert_allclose(layer.moving_mean, [3e38], rtol=1e-6)
 
 
-def test_an_option_changed_after_build_holds_on_all_replicas(strategy):
+def test_an_option_changed_after_build_applies_on_all_replicas(strategy):
     layer = built(strategy, synchronized=True)
     layer.synchronized = False
     x, _, _ = data()
@@ -154,7 +154,7 @@ def test_an_option_changed_after_build_holds_on_all_replicas(strategy):
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
-def test_one_replicas_nan_poisons_nothing(strategy, synchronized):
+def test_nan_on_one_replica_changes_no_statistics(strategy, synchronized):
     x, _, _ = data()
     x[0, 0, 1] = np.nan
     layer = built(strategy, synchronized=synchronized, momentum=0.5)
@@ -184,7 +184,7 @@ def test_one_collective_per_layer_and_forward_pass(strategy, monkeypatch, synchr
     assert sum("CollectiveReduce" in operation.type for operation in operations) == 2
 
 
-def test_every_replica_holds_and_predicts_the_same(strategy):
+def test_every_replica_has_the_same_statistics_and_predictions(strategy):
     x, _, _ = data()
     x[4:] += 10
     layer = built(strategy)
@@ -278,7 +278,7 @@ def test_two_worker_processes_agree_with_one(tmp_path):
     assert np.abs(np.array(results[0]["False"]) - results[0]["True"]).max() > 1e-4
 
 
-def test_a_layer_on_one_replica_asks_nobody(monkeypatch):
+def test_a_layer_on_one_replica_needs_no_collective(monkeypatch):
     monkeypatch.setattr(backend, "gather", None)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         layer = built(synchronized=True)

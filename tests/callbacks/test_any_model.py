@@ -147,7 +147,7 @@ SCENARIOS = {
     "own train_step", "unbuilt subclassed", "steps_per_execution", "frozen normalization"
 )
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_what_trains_is_watched(scenario, tmp_path):
+def test_every_kind_of_training_is_recorded(scenario, tmp_path):
     build, expected = SCENARIOS[scenario]
     run = trained(build(), tmp_path)
     assert_recorded(run, expected, tmp_path)
@@ -162,7 +162,7 @@ def test_each_callback_alone_may_be_the_first_to_call_the_model(name, build, tmp
     assert_recorded(run, [0, 1, 2, 3], tmp_path)
 
 
-def test_a_train_step_of_several_steps_crosses_what_is_due(tmp_path):
+def test_a_train_step_of_several_steps_crosses_due_steps(tmp_path):
     """It makes three; the first record of GradientShift is that of the first call."""
     run = trained(compiled(SeveralSteps()), tmp_path, every_steps=6)
     for name, callback in run.callbacks.items():
@@ -185,7 +185,7 @@ def test_a_loss_of_add_loss_beside_regularizers_in_an_own_train_step(tmp_path):
     assert_right(run)
 
 
-def test_where_nothing_else_is_trained_on_regularizers_are_the_loss(tmp_path):
+def test_without_another_loss_regularizers_are_the_loss(tmp_path):
     """Keras's own `train_step` then minimizes them alone, and warns of weights without any."""
     regularized = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
     inputs = keras.Input((6,))
@@ -214,7 +214,7 @@ def test_a_loss_that_train_step_alone_knows(build, tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", NEED_LOSS)
-def test_who_needs_the_loss_says_so_before_the_first_step(name, build, received, tmp_path):
+def test_callbacks_that_need_the_loss_raise_before_the_first_step(name, build, received, tmp_path):
     model = compiled(build(), loss=None)
     message = f"^{name} needs the loss, but the model has none. Pass .* Received: {received}$"
     with pytest.raises(ValueError, match=message):
@@ -301,7 +301,7 @@ def test_scaled_losses_of_half_precision(tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("_half_precision")
-def test_a_loss_scale_that_is_too_large_yet_spoils_no_record(tmp_path):
+def test_a_loss_scale_that_is_still_too_large_does_not_affect_records(tmp_path):
     """Keras begins with 32,768 and leaves steps out until its own gradients are finite."""
     run = trained(compiled(functional()), tmp_path)
     assert isinstance(run.model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -367,7 +367,7 @@ def several_data():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("build", [functional_data, several_data])
-def test_data_sets_give_what_their_arrays_give(build, tmp_path):
+def test_data_sets_and_their_arrays_give_the_same_records(build, tmp_path):
     """All sources are watched in one fit."""
     model, parts, names = build()
     sources = {
@@ -450,7 +450,7 @@ def resumptions(tmp_path_factory):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("backup_first", [True, False])
-def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, resumptions):
+def test_resumed_training_continues_from_the_step_of_its_backup(backup_first, resumptions):
     _, first, second, texts = resumptions[backup_first]
     assert texts == []  # it is no other run
     for name, callback in second.items():
@@ -471,7 +471,7 @@ def test_a_resumed_training_goes_on_from_the_step_of_its_backup(backup_first, re
 
 
 @pytest.mark.thorough
-def test_steps_that_are_run_again_stand_once_in_tensorboard(resumptions):
+def test_steps_that_are_run_again_appear_once_in_tensorboard(resumptions):
     for run in resumptions:
         for name, callback in run.second.items():
             assert written_steps(run.folder, callback) == list(range(first_step(name), 10))
@@ -484,7 +484,7 @@ def written_steps(folder, callback):
     return [event.step for event in events.accumulate(folder / callback.run).Tensors(tag)]
 
 
-def test_many_short_fits_stand_in_their_order(tmp_path, monkeypatch):
+def test_many_short_fits_are_recorded_in_their_order(tmp_path, monkeypatch):
     from kbn.callbacks.writing import event_file as writer
 
     monkeypatch.setattr(writer, "_NUMBERS", iter(range(8, 100)))
@@ -569,7 +569,7 @@ def test_frozen_layers_have_no_shift_and_frozen_statistics_no_gap(tmp_path):
             compiled(frozen(name)).fit(X, Y, verbose=0, callbacks=[named])
 
 
-def test_of_frozen_statistics_nobody_is_warned(tmp_path):
+def test_there_is_no_warning_about_frozen_statistics(tmp_path):
     """Training normalizes by them, as inference does."""
     callback = CALLBACKS["MovingStatistics"](tmp_path, (X + 9, Y))
     with user_warnings() as texts:
@@ -651,7 +651,7 @@ def test_layers_that_fit_builds_are_found_by_their_kernel(tmp_path):
     assert {row.layer for row in callback.history} == {"one", "two", "record"}
 
 
-def test_a_relative_log_dir_stays_where_it_was(tmp_path, monkeypatch):
+def test_a_relative_log_dir_does_not_follow_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     callback = CALLBACKS["LossLandscape"]("log", (X, Y), every_steps=1)
@@ -681,7 +681,7 @@ class MoreStepsLater(Own):
         return logs
 
 
-def test_where_a_batch_makes_more_steps_than_before_no_record_is_missed(tmp_path):
+def test_no_record_is_missed_if_a_batch_takes_more_steps_than_before(tmp_path):
     model = compiled(MoreStepsLater(), run_eagerly=True)
     callback = kbn.callbacks.CovariateShift(tmp_path, X, every_steps=15)
     with user_warnings():

@@ -106,7 +106,7 @@ MODES = {
 @pytest.mark.basic("XLA-functional")
 @every_kind
 @pytest.mark.parametrize("mode", MODES)
-def test_also_in_other_modes_of_training(mode, kind, tmp_path):
+def test_training_is_the_same_in_other_modes_too(mode, kind, tmp_path):
     """All callbacks in one fit: compiling and tracing take seconds."""
     callbacks = all_of_them(tmp_path, kind)
     watched = trained(kind, [*callbacks.values()], **MODES[mode]())
@@ -117,7 +117,7 @@ def test_also_in_other_modes_of_training(mode, kind, tmp_path):
 
 @pytest.mark.thorough
 @every_callback
-def test_also_on_two_replicas(name, tmp_path):
+def test_training_is_the_same_on_two_replicas_too(name, tmp_path):
     callback = made(name, tmp_path)
     watched = trained("functional", [callback], mirrored().scope)
     assert_the_same(plain("functional", replicated=True), watched)
@@ -153,7 +153,7 @@ def test_on_two_replicas_a_record_is_that_of_one_device(inside, tmp_path):
 
 @pytest.mark.basic("LossLandscape")
 @every_callback
-def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
+def test_two_callbacks_of_a_class_in_one_folder_warn(name, tmp_path):
     """TensorBoard would show the second one alone."""
     callbacks = [made(name, tmp_path) for _ in range(2)]
     with user_warnings() as texts:
@@ -169,7 +169,7 @@ def test_two_of_a_kind_in_one_folder_are_told(name, tmp_path):
 
 @pytest.mark.basic("MovingStatistics")
 @every_callback
-def test_a_second_fit_goes_on(name, tmp_path):
+def test_a_second_fit_continues(name, tmp_path):
     model = models.compiled("functional")
     callback = made(name, tmp_path)
     fit(model, "functional", [callback])
@@ -269,7 +269,7 @@ def test_the_model_is_traced_once_per_probe(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_all_of_them_together_are_as_quiet(tmp_path):
+def test_all_callbacks_together_change_nothing(tmp_path):
     callbacks = all_of_them(tmp_path)
     watched = trained("functional", [*callbacks.values()])
     assert_the_same(plain("functional"), watched)
@@ -291,7 +291,7 @@ def test_all_of_them_together_are_as_quiet(tmp_path):
     ],
     ids=lambda each: str(each) if isinstance(each, dict) else "",
 )
-def test_wrong_arguments_are_told_at_once(name, options, error, message, tmp_path):
+def test_wrong_arguments_raise_at_construction(name, options, error, message, tmp_path):
     given = {"log_dir": tmp_path / "log", "probe_data": (models.X, models.Y), **options}
     with pytest.raises(error, match=re.escape(message)):
         CALLBACKS[name](**given)

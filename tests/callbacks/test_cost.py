@@ -23,7 +23,7 @@ def fitted(callback, **options):
 
 @pytest.mark.basic("GradientShift")
 @every_callback
-def test_every_record_tells_its_milliseconds_and_bytes(name, tmp_path):
+def test_every_record_has_its_milliseconds_and_bytes(name, tmp_path):
     callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=2)
     fitted(callback)
     spent = {
@@ -83,7 +83,7 @@ def test_a_look_before_the_step_is_part_of_the_record(clock):
     assert (cost.seconds, cost.last) == (1.0, 0.25)
 
 
-def test_a_record_that_fails_is_none(tmp_path):
+def test_a_failed_record_is_not_counted(tmp_path):
     class Failing(CALLBACKS["LossLandscape"]):
         def record(self, step):
             if step == 4:
@@ -97,7 +97,7 @@ def test_a_record_that_fails_is_none(tmp_path):
 
 @pytest.mark.basic("MovingStatistics")
 @every_callback
-def test_at_the_end_all_of_it_is_summed_up(name, tmp_path):
+def test_the_total_cost_is_written_at_the_end(name, tmp_path):
     callback = CALLBACKS[name](tmp_path, (X, Y), every_steps=4)
     fitted(callback)
     ((step, text),) = events.series(tmp_path / callback.run, "monitor/cost").items()
@@ -126,7 +126,7 @@ def test_a_budget_stretches_the_cadence(name, tmp_path):
     assert f"| 1 | {8 - first} |" in tight.cost.table()
 
 
-def test_a_record_is_afforded_where_it_keeps_the_share(clock):
+def test_a_record_is_taken_if_the_share_stays_within_the_budget(clock):
     cost = Cost()
     spend(cost, clock, "record", 0.5)
     spend(cost, clock, "record", 0.5)
@@ -136,7 +136,7 @@ def test_a_record_is_afforded_where_it_keeps_the_share(clock):
     assert not cost.affords(0.014)
 
 
-def test_a_slow_first_record_is_no_measure_of_the_next(clock):
+def test_the_time_of_the_first_record_is_not_an_estimate_for_the_next(clock):
     cost = Cost()
     spend(cost, clock, "record", 5.0)
     clock.now = 105.0
@@ -145,7 +145,7 @@ def test_a_slow_first_record_is_no_measure_of_the_next(clock):
     assert not cost.affords(0.075)
 
 
-def test_json_lines_hold_the_rows(tmp_path):
+def test_json_lines_contain_the_rows(tmp_path):
     callback = CALLBACKS["CovariateShift"](tmp_path, X, every_steps=4, json_lines=True)
     fitted(callback)
     lines = (tmp_path / callback.run / "history.jsonl").read_text().splitlines()

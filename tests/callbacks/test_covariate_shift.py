@@ -78,7 +78,7 @@ def test_history_equals_the_event_file(kind, tmp_path):
     assert len(os.listdir(run)) == 1
 
 
-def test_every_measure_is_written_where_it_is_asked_for(tmp_path):
+def test_every_measure_is_written_if_requested(tmp_path):
     shift = CovariateShift(
         tmp_path,
         X[:16],
@@ -107,7 +107,7 @@ def test_a_distance_alone(tmp_path):
     assert text.item().decode().startswith("| place | psi at step 8 |")
 
 
-def test_what_is_written_is_what_the_layers_compute(tmp_path):
+def test_written_values_are_those_that_the_layers_compute(tmp_path):
     """Against the weights at that step and plain NumPy, for inputs and outputs."""
     model = models.compiled("functional")
     shift = CovariateShift(tmp_path, X[:16], layers=["dense", "bn"], every_steps=4)
@@ -226,7 +226,7 @@ class Stepping(keras.Model):
 
 @pytest.mark.basic("3")
 @pytest.mark.parametrize("every_steps", [1, 3, 6, 12])
-def test_no_record_comes_late_where_a_train_step_steps_several_times(every_steps, tmp_path):
+def test_no_record_is_late_if_a_train_step_takes_several_steps(every_steps, tmp_path):
     model = Stepping()
     model.compile("sgd", "mse")
     shift = CovariateShift(tmp_path, X[:16], every_steps=every_steps)
@@ -235,7 +235,7 @@ def test_no_record_comes_late_where_a_train_step_steps_several_times(every_steps
 
 
 @pytest.mark.thorough
-def test_a_second_fit_goes_on_at_the_right_step(tmp_path):
+def test_a_second_fit_continues_at_the_right_step(tmp_path):
     model = models.compiled("functional")
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     fit(model, shift)
@@ -264,7 +264,7 @@ def test_another_model_is_refused(tmp_path):
         fit(models.compiled("functional"), shift)
 
 
-def test_shared_layers_and_several_tensors_have_numbered_taps(tmp_path):
+def test_shared_layers_and_several_tensors_have_numbered_places(tmp_path):
     inputs = keras.Input((6,))
     twice = keras.layers.Dense(6, name="twice")
     once = twice(inputs)
@@ -281,7 +281,7 @@ def test_shared_layers_and_several_tensors_have_numbered_taps(tmp_path):
 
 
 @pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
-def test_layers_that_do_not_say_follow_those_that_do(data_format, tmp_path):
+def test_layers_without_data_format_follow_those_with_it(data_format, tmp_path):
     """One of 3 channels is 0 throughout; along the last axis, of 5, none is."""
     inputs = keras.Input((3, 4, 5))
     x = keras.layers.Activation("relu", name="relu")(inputs)
@@ -356,7 +356,7 @@ def test_when_training_raises_the_file_is_complete_and_closed(tmp_path):
 
 
 @pytest.mark.thorough
-def test_after_a_fit_that_raised_the_axis_goes_on_though_a_new_optimizer_counts_from_0(tmp_path):
+def test_after_a_fit_that_raised_the_axis_continues_with_a_new_optimizer(tmp_path):
     def stop(batch, logs):
         if batch == 5:
             raise StopError
@@ -372,7 +372,7 @@ def test_after_a_fit_that_raised_the_axis_goes_on_though_a_new_optimizer_counts_
 
 
 @pytest.mark.thorough
-def test_when_the_exception_is_kept_the_file_is_complete_all_the_same(tmp_path):
+def test_the_file_is_complete_even_if_the_exception_is_kept(tmp_path):
     def stop(batch, logs):
         if batch == 5:
             raise StopError
@@ -504,7 +504,7 @@ class Disk:
 @pytest.mark.parametrize("room", [0, 10, 700])
 @pytest.mark.parametrize("full_from", [0, 3])
 @pytest.mark.parametrize("json_lines", [False, True])
-def test_on_a_full_disk_what_was_written_stays_and_later_records_follow(
+def test_on_a_full_disk_written_records_stay_and_later_ones_follow(
     room, full_from, json_lines, tmp_path, monkeypatch
 ):
     disk = Disk()
@@ -536,7 +536,7 @@ def test_on_a_full_disk_what_was_written_stays_and_later_records_follow(
         )
 
 
-def test_a_record_whose_cost_found_no_room_is_not_lost(tmp_path, monkeypatch):
+def test_a_record_is_not_lost_if_its_cost_cannot_be_written(tmp_path, monkeypatch):
     disk = Disk()
     monkeypatch.setattr("kbn.callbacks.writing.appended_file.os", disk)
 
@@ -596,7 +596,7 @@ def test_each_epoch_with_records_ends_with_a_picture_and_a_table(tmp_path):
     assert lines[2:] == [f"| {place} | {value:.4g} |" for value, place in sorted(moved)[::-1]]
 
 
-def test_what_watching_cost_is_told_at_the_end(tmp_path):
+def test_the_cost_of_recording_is_written_at_the_end(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     fit(models.compiled("functional"), shift)
     run = tmp_path / "covariate_shift"
@@ -625,7 +625,7 @@ def size_of(run):
 
 
 @pytest.mark.thorough
-def test_beyond_its_budget_watching_waits(tmp_path):
+def test_records_beyond_the_budget_are_postponed(tmp_path):
     shift = CovariateShift(tmp_path, X[:16], every_steps=1, budget=1e-9)
     fit(models.compiled("functional"), shift)
     assert steps(shift) == [0]
@@ -688,14 +688,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "error", "message"), REFUSED, ids=lambda x: str(x)[:30])
-def test_wrong_arguments_are_told_at_construction(options, error, message, tmp_path):
+def test_wrong_arguments_raise_at_construction(options, error, message, tmp_path):
     with pytest.raises(error, match=re.escape(message)):
         CovariateShift(**{"log_dir": tmp_path / "log", "probe_data": X, **options})
     assert not (tmp_path / "log").exists()
 
 
 @pytest.mark.parametrize("below", ["", "deeper/still"])
-def test_a_log_dir_that_is_a_file_is_told(tmp_path, below):
+def test_a_log_dir_that_is_a_file_raises(tmp_path, below):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"log_dir must be a folder, and '.*/file' is a file"):
         CovariateShift(tmp_path / "file" / below, X)
@@ -715,7 +715,7 @@ def test_a_log_dir_that_is_a_file_is_told(tmp_path, below):
         ({"probe_data": {"a": X, "b": X}}, "The model cannot be run on probe_data"),
     ],
 )
-def test_what_the_model_refuses_is_told_before_the_first_step(options, message, tmp_path):
+def test_a_probe_that_the_model_refuses_raises_before_the_first_step(options, message, tmp_path):
     model = models.compiled("functional")
     shift = CovariateShift(**{"log_dir": tmp_path / "log", "probe_data": X, **options})
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -725,7 +725,7 @@ def test_what_the_model_refuses_is_told_before_the_first_step(options, message, 
     assert keras.layers.Layer.__call__.__name__ == "__call__"
 
 
-def test_the_reason_is_told_where_keras_says_the_place_first(tmp_path):
+def test_the_error_has_keras_reason_without_its_first_line(tmp_path):
     class Picky(keras.layers.Layer):
         def call(self, x):
             if x.shape[0] == 13:
@@ -783,7 +783,7 @@ class OwnOptimizer(keras.Model):
         return {"loss": loss}
 
 
-def test_steps_that_stand_still_are_told(tmp_path):
+def test_steps_that_do_not_change_warn(tmp_path):
     model = OwnOptimizer()
     model.compile()
     with user_warnings() as texts:
@@ -801,7 +801,7 @@ def test_a_model_without_an_optimizer_is_refused_before_anything_is_written(tmp_
 
 
 @pytest.mark.thorough
-def test_an_earlier_run_in_the_folder_is_told(tmp_path):
+def test_an_earlier_run_in_the_folder_warns(tmp_path):
     fit(models.compiled("functional"), CovariateShift(tmp_path, X))
     with user_warnings() as texts:
         fit(models.compiled("functional"), CovariateShift(tmp_path, X))
@@ -882,7 +882,7 @@ def test_mixed_precision_and_gradient_accumulation(tmp_path):
     assert all(np.isfinite(row.value) for row in shift.history)
 
 
-def test_gradients_accumulated_for_longer_than_an_epoch_are_no_standing_steps(tmp_path):
+def test_gradients_accumulated_for_longer_than_an_epoch_cause_no_warning(tmp_path):
     model = models.functional()
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=12), "mse")
     shift = CovariateShift(tmp_path, X, every_steps=1)
@@ -893,7 +893,7 @@ def test_gradients_accumulated_for_longer_than_an_epoch_are_no_standing_steps(tm
 
 
 @pytest.mark.thorough
-def test_an_optimizer_set_back_between_fits_sets_no_step_back(tmp_path):
+def test_a_reset_optimizer_does_not_reset_the_steps(tmp_path):
     model, shift = models.compiled("functional"), CovariateShift(tmp_path, X, every_steps=4)
     fit(model, shift)
     model.optimizer.iterations.assign(0)
@@ -902,7 +902,7 @@ def test_an_optimizer_set_back_between_fits_sets_no_step_back(tmp_path):
 
 
 @pytest.mark.thorough
-def test_epochs_that_an_earlier_run_took_are_taken_off(tmp_path):
+def test_epochs_of_an_earlier_run_are_subtracted(tmp_path):
     """So that the histograms that are left are not thinned for their sake."""
     shift = CovariateShift(tmp_path, X[:16], every_steps=1)
     fit(models.compiled("functional"), shift, epochs=100, initial_epoch=95)
@@ -911,7 +911,7 @@ def test_epochs_that_an_earlier_run_took_are_taken_off(tmp_path):
     assert len(steps(shift)) == 41
 
 
-def test_what_was_traced_is_let_go_where_the_layers_cannot_be_watched(tmp_path):
+def test_traced_functions_are_released_if_layers_cannot_be_watched(tmp_path):
     model = models.functional()
     model.unused = keras.layers.Dense(1, name="unused")
     model.unused.build((None, 6))
@@ -922,7 +922,7 @@ def test_what_was_traced_is_let_go_where_the_layers_cannot_be_watched(tmp_path):
     assert shift._compiled is None
 
 
-def test_strings_are_told_by_the_layer(tmp_path):
+def test_a_layer_with_string_inputs_is_named(tmp_path):
     inputs = keras.Input((1,), dtype="string")
     lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot", name="lookup")
     model = keras.Model(inputs, keras.layers.Dense(1)(lookup(inputs)))

@@ -98,7 +98,7 @@ def gradient(model, names, weights, place):
                            for g in tape.gradient(loss, variables)])  # fmt: skip
 
 
-def test_layers_stand_in_the_order_of_their_calls(tmp_path):
+def test_layers_are_in_the_order_of_their_calls(tmp_path):
     """Built in another order than called; one layer is called inside a loop."""
 
     class Crossed(keras.Model):
@@ -136,7 +136,7 @@ class Tied(keras.layers.Layer):
         return keras.ops.matmul(x, keras.ops.transpose(self.other.kernel))
 
 
-def test_tied_weights_stand_where_they_are_used_first(tmp_path):
+def test_tied_weights_have_the_position_of_their_first_use(tmp_path):
     first = keras.layers.Dense(5, use_bias=False, name="first")
     inputs = keras.Input((6,))
     x = keras.layers.Dense(5, name="second")(first(inputs))
@@ -179,7 +179,7 @@ class Weighted(keras.Model):
 
 
 @pytest.mark.parametrize("eagerly", [False, True])
-def test_weights_stand_in_the_order_of_their_use(eagerly):
+def test_weights_are_in_the_order_of_their_use(eagerly):
     """Whoever holds them, and in whichever order they were made."""
     model = Weighted()
     model.compile("sgd", "mse", run_eagerly=eagerly)
@@ -235,7 +235,7 @@ def test_accumulated_gradients_make_a_step_of_several_batches(epochs, every, ste
     assert by_layer(shift, 1)["two", "gradient_shift"] == pytest.approx(1 - 0.9**2, rel=1e-6)
 
 
-def test_every_tag_says_that_it_is_of_the_probe(tmp_path):
+def test_every_tag_ends_in_probe(tmp_path):
     shift = GradientShift(tmp_path, (X, Y))
     models.compiled("functional").fit(X, Y, verbose=0, callbacks=[shift])
     run = tmp_path / "gradient_shift"
@@ -265,7 +265,7 @@ def test_every_tag_says_that_it_is_of_the_probe(tmp_path):
         ({"probe_data": X}, "probe_data must have targets: (x, y)"),
     ],
 )
-def test_what_cannot_be_watched_is_told_before_the_first_step(options, message, tmp_path):
+def test_layers_that_cannot_be_watched_raise_before_the_first_step(options, message, tmp_path):
     model = models.compiled("functional")
     shift = GradientShift(tmp_path / "log", **{"probe_data": (X, Y), **options})
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -306,7 +306,7 @@ def test_a_gradient_of_0_has_no_ratio_and_no_direction():
         ([1e200, 0.0], [0.0, 1e200], [np.inf, np.nan, 0.0]),  # their squares overflow
     ],
 )
-def test_what_diverged_is_told_by_its_values_and_by_no_warning(gradient, moved, expected):
+def test_a_diverged_net_is_recorded_without_a_warning(gradient, moved, expected):
     """Warnings are errors in tests."""
     from kbn.callbacks.gradient_shift import compared
 

@@ -71,7 +71,7 @@ def test_in_one_dimension_the_loss_shrinks_as_it_should(tmp_path):
     assert found["loss_lowest"] == pytest.approx(expected[1], rel=1e-5)
 
 
-def test_a_learning_rate_of_0_leaves_the_loss_where_it_is(tmp_path):
+def test_a_learning_rate_of_0_does_not_change_the_loss(tmp_path):
     model = models.functional()
     model.compile(keras.optimizers.SGD(0.0), "mse")
     callback = LossLandscape(tmp_path, (X, Y))
@@ -114,6 +114,6 @@ def test_weights_stay(tmp_path):
         ({"json_lines": 1}, TypeError, "Received: json_lines=1"),
     ],
 )
-def test_wrong_arguments_are_told_at_once(options, error, message, tmp_path):
+def test_wrong_arguments_raise_at_construction(options, error, message, tmp_path):
     with pytest.raises(error, match=re.escape(message)):
         LossLandscape(tmp_path, (X, Y), **options)

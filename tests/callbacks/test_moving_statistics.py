@@ -35,7 +35,7 @@ LAYERS = {"kbn": kbn.BatchNormalization, "keras": keras.layers.BatchNormalizatio
 @pytest.mark.basic("0.9-kbn")
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
-def test_constant_statistics_come_in_as_the_momentum_says(kind, momentum, tmp_path):
+def test_constant_statistics_are_approached_at_the_rate_of_the_momentum(kind, momentum, tmp_path):
     """μ̂_t = μ(1 − mᵗ), σ̂²_t = σ²(1 − mᵗ) + mᵗ: every batch is the whole data."""
     options = {"unbiased_variance": False} if kind == "kbn" else {}
     layer = LAYERS[kind](momentum=momentum, name="bn", **options)
@@ -62,7 +62,7 @@ def test_constant_statistics_come_in_as_the_momentum_says(kind, momentum, tmp_pa
 @pytest.mark.parametrize(
     ("momentum", "steps", "left"), [(0.99, 100, 0.366), (0.99, 500, 0.0066), (0.9, 100, 0.00003)]
 )
-def test_what_is_left_of_the_initial_value(momentum, steps, left):
+def test_the_remaining_share_of_the_initial_value(momentum, steps, left):
     layer = kbn.BatchNormalization(momentum=momentum)
     batch = np.full((4, 1), 1000.0, "float32")
     for _ in range(steps):
@@ -78,7 +78,7 @@ def test_what_is_left_of_the_initial_value(momentum, steps, left):
      {"renorm": True, "momentum": 0.8}, {"virtual_batch_size": 32, "momentum": 0.8}],
     ids=str,
 )  # fmt: skip
-def test_steps_to_settle_are_as_many_as_it_takes(options, tmp_path):
+def test_steps_to_settle_is_the_number_of_updates_needed(options, tmp_path):
     """Biased first by other data; then the statistics follow batches that are all the same."""
     layer = kbn.BatchNormalization(name="bn", unbiased_variance=False, **options)
     model = first_layer(layer)
@@ -98,7 +98,7 @@ def test_steps_to_settle_are_as_many_as_it_takes(options, tmp_path):
         assert settled[0] == pytest.approx(expected, abs=2)
 
 
-def test_gamma_and_beta_are_told_where_the_layer_has_them(tmp_path):
+def test_gamma_and_beta_are_recorded_if_the_layer_has_them(tmp_path):
     layer = kbn.BatchNormalization(name="bn", center=False, gamma_initializer="ones")
     callback = MovingStatistics(tmp_path, X)
     with user_warnings():
@@ -135,7 +135,7 @@ def test_losses_of_regularized_weights(tmp_path):
     assert values(callback, tags.MODEL)["loss_inference"] == pytest.approx(inference, rel=1e-5)
 
 
-def test_refused_updates_are_told_as_a_share_of_the_batches(tmp_path):
+def test_skipped_updates_are_recorded_as_a_share_of_the_batches(tmp_path):
     x = X.copy()
     x[8:16, 2] = np.nan  # one batch of eight
     callback = MovingStatistics(tmp_path, X, every_epochs=1)
@@ -146,7 +146,7 @@ def test_refused_updates_are_told_as_a_share_of_the_batches(tmp_path):
     assert shares == [0, 1 / 8, 1 / 8]
 
 
-def test_keras_own_layer_refuses_nothing_and_is_not_said_to(tmp_path):
+def test_keras_layer_has_no_share_of_skipped_updates(tmp_path):
     callback = MovingStatistics(tmp_path, X)
     layer = keras.layers.BatchNormalization(name="bn")
     with user_warnings():
@@ -154,7 +154,7 @@ def test_keras_own_layer_refuses_nothing_and_is_not_said_to(tmp_path):
     assert "refused_share" not in values(callback)
 
 
-def test_masked_values_take_no_part(tmp_path, rng):
+def test_masked_values_are_not_used(tmp_path, rng):
     inputs = keras.Input((5, 6))
     x = kbn.BatchNormalization(name="bn")(keras.layers.Masking(0.0)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
@@ -171,7 +171,7 @@ def test_masked_values_take_no_part(tmp_path, rng):
     assert found["variance_log_ratio"] == pytest.approx(r.mean(), rel=1e-4)
 
 
-def test_a_warning_once_says_what_is_wrong_and_what_to_do(tmp_path):
+def test_one_warning_says_what_is_wrong_and_what_to_do(tmp_path):
     callback = MovingStatistics(tmp_path, X, every_steps=6)
     with user_warnings() as texts:
         model = first_layer(kbn.BatchNormalization(name="bn"))
@@ -188,7 +188,7 @@ def test_a_warning_once_says_what_is_wrong_and_what_to_do(tmp_path):
         assert part in texts[0]
 
 
-def test_before_the_first_step_nobody_is_warned(tmp_path):
+def test_there_is_no_warning_before_the_first_step(tmp_path):
     """Every moving statistic is off then."""
     callback = MovingStatistics(tmp_path, X)
     with user_warnings() as texts:
@@ -198,7 +198,7 @@ def test_before_the_first_step_nobody_is_warned(tmp_path):
     assert values(callback, step=0)["mean_gap"] > 1
 
 
-def test_settled_statistics_warn_of_nothing(tmp_path):
+def test_settled_statistics_cause_no_warning(tmp_path):
     callback = MovingStatistics(tmp_path, X, every_epochs=1)
     with user_warnings() as texts:
         model = first_layer(kbn.BatchNormalization(name="bn", momentum=0.5))
@@ -224,7 +224,7 @@ def test_settled_statistics_warn_of_nothing(tmp_path):
         ),
     ],
 )
-def test_what_is_no_batch_normalization_is_told(build, options, message, tmp_path):
+def test_other_layers_than_batch_normalization_raise(build, options, message, tmp_path):
     model = build()
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -232,7 +232,7 @@ def test_what_is_no_batch_normalization_is_told(build, options, message, tmp_pat
     assert not (tmp_path / "log").exists()
 
 
-def test_the_average_of_all_batches_is_advised_a_momentum(tmp_path):
+def test_the_warning_about_an_average_of_all_batches_suggests_a_momentum(tmp_path):
     callback = MovingStatistics(tmp_path, X + 9, every_epochs=1)
     with user_warnings() as texts:
         model = first_layer(kbn.BatchNormalization(name="bn", momentum=None))
@@ -241,7 +241,7 @@ def test_the_average_of_all_batches_is_advised_a_momentum(tmp_path):
     assert "Recalibrate(data) to fit, or use a momentum such as 0.9 or a larger batch." in texts[0]
 
 
-def test_a_probe_of_a_few_samples_raises_no_alarm(tmp_path):
+def test_a_probe_of_a_few_samples_causes_no_warning(tmp_path):
     few = MovingStatistics(tmp_path / "few", X[:15], every_epochs=1)
     enough = MovingStatistics(tmp_path / "enough", X[:16], every_epochs=1)
     for callback, number in ((few, 0), (enough, 1)):

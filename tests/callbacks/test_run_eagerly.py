@@ -147,7 +147,7 @@ class Deepening(keras.Model):
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_places_stand_in_the_records_that_have_them(name, tmp_path):
+def test_records_contain_the_places_that_were_called(name, tmp_path):
     """By the name that they had first."""
     model = Deepening()
     model(X[:2])
@@ -170,7 +170,7 @@ def test_places_stand_in_the_records_that_have_them(name, tmp_path):
         assert places == [["layer"], ["layer", "layer:1", "layer:2"], ["layer"], []]
 
 
-def test_a_place_that_was_away_is_compared_with_its_last_record(tmp_path):
+def test_a_missing_place_is_later_compared_with_its_last_record(tmp_path):
     model = Deepening()
     model(X[:2])
     model.compile("sgd", "mse", run_eagerly=True)
@@ -189,7 +189,7 @@ def test_a_place_that_was_away_is_compared_with_its_last_record(tmp_path):
 
 @pytest.mark.basic("LSTM")
 @pytest.mark.parametrize("kind", INSIDE)
-def test_what_an_rnn_calls_in_its_loop_is_left_out_as_ever(kind, tmp_path):
+def test_layers_in_the_loop_of_an_rnn_are_left_out(kind, tmp_path):
     """Though Python runs the loop, and the cell once more than there are steps."""
     model = recurrent(kind)
     model.run_eagerly = True
@@ -200,7 +200,7 @@ def test_what_an_rnn_calls_in_its_loop_is_left_out_as_ever(kind, tmp_path):
     assert_shifted(run, "head", ("rnn",))
 
 
-def test_what_an_unrolled_rnn_calls_is_watched_turn_by_turn(tmp_path):
+def test_layers_of_an_unrolled_rnn_are_recorded_call_by_call(tmp_path):
     inputs = keras.Input((4, 6))
     x = layers.GRU(3, name="rnn", unroll=True)(inputs)
     model = keras.Model(inputs, layers.Dense(1, name="head")(x))
@@ -210,7 +210,7 @@ def test_what_an_unrolled_rnn_calls_is_watched_turn_by_turn(tmp_path):
     assert watched == {"rnn", "head", *(f"rnn/gru_cell:{turn}" for turn in range(4))}
 
 
-def test_a_look_that_fails_spoils_no_later_record():
+def test_a_failed_look_does_not_affect_later_records():
     model, fails = python_alone(), iter([False, True, False])
 
     def extract(_, path, call):
@@ -231,14 +231,14 @@ def test_a_look_that_fails_spoils_no_later_record():
 
 
 @pytest.mark.parametrize("name", PROBING)
-def test_what_python_cannot_run_is_told_before_the_first_step(name, tmp_path):
+def test_a_probe_that_eager_models_refuse_raises_before_the_first_step(name, tmp_path):
     callback = CALLBACKS[name](tmp_path / "log", (X[:, :5], Y))
     with pytest.raises(ValueError, match=r"cannot be run on probe_data: .*shape \(60, 5\)"):
         python_alone().fit(X, Y, verbose=0, callbacks=[callback])
     assert not (tmp_path / "log").exists()
 
 
-def test_outside_a_trace_a_shared_function_runs_as_it_is():
+def test_outside_a_trace_a_shared_function_runs_unchanged():
     """Else every other number of rows would be traced, and the traces kept."""
     seen = []
     shared = backend.shared(lambda x: seen.append(x) or x)

@@ -29,12 +29,12 @@ def test_every_figure_of_a_real_log(board):
         "normalized", "plain"]  # fmt: skip
 
 
-def test_inputs_are_shown_where_nobody_chose(board):
+def test_inputs_are_shown_by_default(board):
     assert {site for _, site in board.heat_map().data[0].meta} == {"input"}
     assert {site for _, site in board.heat_map(site="output").data[0].meta} == {"output"}
 
 
-def test_what_there_is(board):
+def test_runs_layers_and_measures_of_a_log(board):
     assert board.runs == ["normalized", "plain"]
     assert set(board.layers) == {"sigmoid_1", "sigmoid_2", "dense_1", "dense_2", "out", "norm_1",
                                  "norm_2"}  # fmt: skip
@@ -43,7 +43,7 @@ def test_what_there_is(board):
     assert "GradientShift" in board.settings()["plain"]["gradient_shift"]
 
 
-def test_to_frame_holds_every_number(board, two_runs):
+def test_to_frame_has_every_number(board, two_runs):
     frame = board.to_frame()
     assert list(frame.columns) == ["run", "step", "layer", "site", "measure", "value"]
     rows = [
@@ -130,7 +130,7 @@ def test_after_the_first_record_there_is_nothing_to_compare_with(tmp_path):
     (lambda board: board.ridge("norm_1", site="input"), r"at site 'input'.*layer='norm_1'"),
     (lambda board: board.compare(SHIFT, "dense_1"), r"No run recorded this layer.*'dense_1'"),
 ])  # fmt: skip
-def test_mistakes_are_told_with_what_there_is(board, draw, message):
+def test_errors_list_the_allowed_values(board, draw, message):
     with pytest.raises(ValueError, match=message):
         draw(board)
 
@@ -161,7 +161,7 @@ def test_the_distance_that_was_recorded_is_shown(measures, distance, tmp_path):
             board.verdict("wasserstein")
 
 
-def test_the_verdict_is_of_what_the_table_shows(tmp_path):
+def test_the_verdict_agrees_with_the_table(tmp_path):
     write(tmp_path, {SHIFT: {"a": [0, 1], "b": [0, 3]}})
     write(tmp_path, {SHIFT: {"a": [0, 9]}}, sites=["output"])
     board = kbn.dashboard.load(tmp_path, runs=".")
@@ -179,7 +179,7 @@ def test_a_layer_may_be_called_model(tmp_path):
     assert kbn.dashboard.load(tmp_path, "other").layers == []
 
 
-def test_six_layers_spread_over_the_depth_where_nobody_chose(tmp_path):
+def test_six_layers_spread_over_the_depth_by_default(tmp_path):
     values = {f"layer_{i}": [0.0, 1.0] for i in range(50)}
     write(tmp_path, dict.fromkeys(catalogue.PERCENTILES, values))
     figure = kbn.dashboard.load(tmp_path).percentiles()

@@ -9,19 +9,19 @@ from tests.support.logs import write
 SHIFT = "wasserstein"
 
 
-def test_is_read_once_for_a_stamp_and_anew_for_another():
+def test_a_value_is_read_once_per_stamp():
     recent, read = Cache(), iter(range(9))
     take = [recent.get("a", stamp, lambda: next(read)) for stamp in (1, 1, 2, 2, 1)]
     assert take == [0, 0, 1, 1, 2]
 
 
-def test_nothing_is_a_reading_too():
+def test_none_is_cached_too():
     recent = Cache()
     assert recent.get("a", (), lambda: None) is None
     assert recent.get("a", (), lambda: "again") is None
 
 
-def test_what_was_not_asked_for_the_longest_goes():
+def test_the_least_recently_used_value_is_dropped():
     recent = Cache(most=2)
     for name in "abac":
         recent.get(name, 0, lambda name=name: f"first {name}")
@@ -48,7 +48,7 @@ def opened(folder, recent):
     return RunReader(provider, recent=recent), provider
 
 
-def test_a_log_reads_again_what_was_written_to_and_only_that(tmp_path):
+def test_only_runs_that_were_written_to_are_read_again(tmp_path):
     recent = Cache()
     for run in ("still", "grows"):
         write(tmp_path / run, {SHIFT: {"layer": [0.0, 1.0]}})
@@ -64,7 +64,7 @@ def test_a_log_reads_again_what_was_written_to_and_only_that(tmp_path):
     assert list(after["still"]) == list(before["still"])
 
 
-def test_the_figures_of_a_page_share_what_they_read(tmp_path):
+def test_the_figures_of_a_page_share_their_reads(tmp_path):
     write(tmp_path / "run", {SHIFT: {"layer": [0.0, 1.0]}})
     log, provider = opened(tmp_path, Cache())
     board = Dashboard(log)

@@ -192,7 +192,7 @@ def test_an_axis_names_its_measure_and_the_unit_if_it_has_one(measure, label, rn
     assert figure.layout.yaxis.title.text == label
 
 
-def test_what_is_not_finite_leaves_gaps_and_no_warning():
+def test_non_finite_values_leave_gaps_without_a_warning():
     values = np.array([[1, np.nan, np.inf, 4], [2, np.nan, 3, np.inf]])
     figure = compare.plot({"run": places(values)}, SHIFT)
     np.testing.assert_array_equal(figure.data[-1].x, [0, 2, 3])

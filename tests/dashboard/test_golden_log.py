@@ -96,7 +96,7 @@ def test_every_figure_is_drawn(name, tab):
     assert tab("/figure", name=name, **layer)["data"]
 
 
-def test_every_figure_stands_in_the_report(board, tmp_path):
+def test_every_figure_is_in_the_report(board, tmp_path):
     report.write(board, LOG, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     titles = [f"<h2>{figures.FIGURES[name].title}</h2>" for name in FIGURES]

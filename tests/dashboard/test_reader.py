@@ -32,7 +32,7 @@ def only_file(folder):
     return file
 
 
-def test_what_is_read_is_what_the_callbacks_recorded(two_runs):
+def test_the_reader_returns_what_the_callbacks_recorded(two_runs):
     folder, callbacks = two_runs
     log = open_folder(folder)
     assert log.runs() == ["normalized", "plain"]
@@ -49,7 +49,7 @@ def test_what_is_read_is_what_the_callbacks_recorded(two_runs):
         np.testing.assert_array_equal(list(read.values()), [rows[key] for key in read])
 
 
-def test_places_stand_in_the_order_of_the_model(tmp_path):
+def test_places_are_in_the_order_of_the_model(tmp_path):
     layers = ["stem", "block_10", "block_9", "a_head"]
     write(tmp_path / "one", {SHIFT: {layer: [0, 1] for layer in layers}})
     assert [place.layer for place in open_folder(tmp_path).places("one", SHIFT)] == layers
@@ -58,7 +58,7 @@ def test_places_stand_in_the_order_of_the_model(tmp_path):
 @pytest.mark.parametrize(("kind", "measure"), [
     (GradientShift, "gradient_shift"), (MovingStatistics, "mean_gap"), (CovariateShift, SHIFT),
 ])  # fmt: skip
-def test_layers_of_every_callback_stand_in_the_order_of_the_model(kind, measure, tmp_path):
+def test_layers_of_every_callback_are_in_the_order_of_the_model(kind, measure, tmp_path):
     x, y = np.ones((8, 3)), np.ones((8, 1))
     names = ["z-2", "a.10", "b_9"]
     model = keras.Sequential([kbn.BatchNormalization(momentum=0.5, name=name) for name in names])
@@ -139,7 +139,7 @@ def test_an_empty_folder_has_no_runs_and_none_raises(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_truncated_file_is_read_up_to_there_and_told(cut, tmp_path):
+def test_a_truncated_file_is_read_to_its_end_and_reported(cut, tmp_path):
     write(tmp_path, {SHIFT: {"a": [1.0, 2.0, 3.0]}})
     file = only_file(tmp_path)
     data = file.read_bytes()
@@ -151,7 +151,7 @@ def test_a_truncated_file_is_read_up_to_there_and_told(cut, tmp_path):
     assert f"of {len(data) - cut:,}; the rest is incomplete" in sentence
 
 
-def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):
+def test_damage_of_every_kind_is_reported_and_the_rest_is_read(tmp_path):
     write(tmp_path / "good", {SHIFT: {"a": [1.0]}})
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "events.out.tfevents.1.host").touch()
@@ -167,7 +167,7 @@ def test_damage_of_every_kind_is_told_and_the_rest_is_read(tmp_path):
     ]
 
 
-def test_damage_is_looked_for_again_where_a_file_changed(tmp_path):
+def test_a_changed_file_is_checked_again(tmp_path):
     write(tmp_path, {SHIFT: {"a": [1.0, 2.0]}})
     file, damage = only_file(tmp_path), UnreadableFiles([tmp_path, tmp_path / "nowhere"])
     whole = file.read_bytes()
@@ -178,7 +178,7 @@ def test_damage_is_looked_for_again_where_a_file_changed(tmp_path):
     assert damage.sentences() == []
 
 
-def test_what_is_written_just_now_is_not_called_damaged(tmp_path):
+def test_a_file_that_is_being_written_is_not_reported(tmp_path):
     write(tmp_path, {SHIFT: {"a": [1.0, 2.0]}})
     file = only_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-3])
@@ -215,7 +215,7 @@ def test_numbers_in_names_count_as_numbers():
     assert sorted(["10" + huge, huge, "1"], key=natural) == ["1", huge, "10" + huge]
 
 
-def test_a_folder_that_moves_on_is_read_anew(tmp_path):
+def test_a_folder_that_changes_is_read_again(tmp_path):
     write(tmp_path / "one", {SHIFT: {"a": [1.0]}})
     assert open_folder(tmp_path).newest() == {"one": 0}
     shutil.rmtree(tmp_path / "one")
@@ -223,7 +223,7 @@ def test_a_folder_that_moves_on_is_read_anew(tmp_path):
     assert open_folder(os.fspath(tmp_path)).newest() == {"one": 100}
 
 
-def test_what_was_written_tells_a_rewritten_run_and_a_late_callback(tmp_path):
+def test_written_changes_for_a_rewritten_run_and_a_late_callback(tmp_path):
     def written():
         return open_folder(tmp_path).written()
 
@@ -243,7 +243,7 @@ def test_what_was_written_tells_a_rewritten_run_and_a_late_callback(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [[1.0, 2.0], "oops"])
-def test_a_scalar_that_is_no_number_is_told_and_hides_nothing(bad, tmp_path):
+def test_a_scalar_that_is_no_number_is_reported_and_hides_nothing(bad, tmp_path):
     write(tmp_path, {SHIFT: {"a": [0.0, 1.0]}})
     with tf.summary.create_file_writer(str(tmp_path / "covariate_shift")).as_default():
         metadata = SummaryMetadata(

@@ -55,7 +55,7 @@ def written(two_runs, tmp_path_factory):
     return target
 
 
-def test_the_report_says_all_of_it(written, two_runs):
+def test_the_report_contains_everything(written, two_runs):
     page = Text(written.read_text(encoding="utf-8"))
     for part in ("Findings", "moved least", "Where and when layers move", "Runs compared",
                  "Percentiles of activations", "Distribution of one layer", "Gradient shift",
@@ -83,7 +83,7 @@ def test_the_numbers_as_json(two_runs, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_strict_where_a_run_diverged(tmp_path, capsys):
+def test_json_is_strict_if_a_run_diverged(tmp_path, capsys):
     write(tmp_path, {SHIFT: {"a": [0, float("inf")]}})
     _, printed, _ = report(capsys, tmp_path, "--json")
     numbers = json.loads(printed, parse_constant=lambda name: pytest.fail(name))
@@ -116,7 +116,7 @@ def test_an_empty_folder_says_what_to_add(tmp_path, capsys):
     assert "Add kbn.callbacks.CovariateShift(log_dir" in Text(target.read_text("utf-8")).all
 
 
-def test_what_could_not_be_read_is_said(tmp_path, capsys):
+def test_unreadable_files_are_listed(tmp_path, capsys):
     write(tmp_path / "a", {SHIFT: {"x": [0, 1, 2]}})
     (file,) = tmp_path.rglob("*tfevents*")
     file.write_bytes(file.read_bytes()[:-9])
@@ -159,7 +159,7 @@ assert main(["report", {str(two_runs[0])!r}, "-o", "report.html"]) == 0
     {"gradient_shift": {"a": [0, 1]}}, {"mean_gap": {"a": [0, 1]}}, {"psi": {"a": [0, 1]}},
     {"mean": {"a": [0, 1]}}, {"beta_smoothness": {"model": [0, 1]}},
 ])  # fmt: skip
-def test_a_report_on_whatever_was_recorded(measures, tmp_path, capsys):
+def test_a_report_on_any_records(measures, tmp_path, capsys):
     write(tmp_path, measures)
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
     page = Text((tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -47,7 +47,7 @@ def test_the_tab_is_listed_and_active(server):
 
 
 @pytest.mark.basic("*fast*")
-def test_the_state_says_what_there_is(server):
+def test_the_state_lists_the_choices(server):
     state = server.get(f"{PLUGIN}/state", measure="nonsense")
     assert state["runs"] == ["normalized", "plain"]
     assert state["measure"] == SHIFT
@@ -91,7 +91,7 @@ def test_every_figure_is_served(name, server):
     ({"name": "ridge"}, "ridge needs a layer. Received: layer=''"),
     ({"name": "heat_map", "measure": "wasserstain"}, "measure must be one of"),
 ])  # fmt: skip
-def test_mistakes_are_answered_with_what_is_wrong(query, message, server):
+def test_wrong_requests_get_an_error_message(query, message, server):
     status, answer = server.refused(f"{PLUGIN}/figure", **query)
     assert status == 400
     assert message in answer["error"]
@@ -153,7 +153,7 @@ def test_the_folder_of_a_callback_alone(options, tmp_path):
 
 
 @pytest.mark.thorough
-def test_names_of_folders_may_hold_colons(tmp_path):
+def test_names_of_folders_may_contain_colons(tmp_path):
     folder = tmp_path / "a:b"
     write(folder, {SHIFT: {"a": [0, 1]}})
     (file,) = folder.rglob("*tfevents*")
@@ -209,7 +209,7 @@ def test_neither_tensorflow_nor_keras_is_needed(two_runs, tmp_path):
 @pytest.mark.parametrize(
     "broken", ["kbn.dashboard.plugin", "kbn.dashboard.folder", "kbn.records.tags"]
 )
-def test_where_the_plugin_fails_the_other_tabs_are_served(broken, two_runs, tmp_path):
+def test_if_the_plugin_fails_the_other_tabs_are_served(broken, two_runs, tmp_path):
     server = Server(two_runs[0], env=without(tmp_path, broken))
     listing = server.get("/data/plugins_listing")
     assert listing["scalars"]
@@ -220,7 +220,7 @@ def test_where_the_plugin_fails_the_other_tabs_are_served(broken, two_runs, tmp_
 
 
 @pytest.mark.thorough
-def test_where_a_figure_fails_the_request_says_so(two_runs, tmp_path):
+def test_if_a_figure_fails_the_response_has_the_error(two_runs, tmp_path):
     server = Server(two_runs[0], env=without(tmp_path, "plotly"))
     server.wait_for("/data/plugin/scalars/tags", lambda runs: len(runs) == 7)
     assert server.get("/data/plugins_listing")["kbn"]["enabled"]
@@ -319,7 +319,7 @@ def test_every_figure_is_drawn_and_every_control_acts(server, opened, screenshot
 @pytest.mark.thorough
 @pytest.mark.browser
 @page_alone
-def test_where_the_script_does_not_come_every_figure_says_so(server, opened):
+def test_if_the_script_is_not_loaded_every_figure_shows_an_error(server, opened):
     tab = opened(server, routes={"**/plotly.js": lambda route: route.fulfill(status=500)})
     tab.wait()
     for name in ("heat_map", "worst_layers", "compare", "percentiles"):

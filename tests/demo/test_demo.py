@@ -46,7 +46,7 @@ def test_normalization_learns_faster_and_moves_less(demonstration):
     assert 10 * float(moved[1]) < float(moved[0])
 
 
-def test_both_runs_hold_every_layer_at_equal_steps(demonstration):
+def test_both_runs_have_every_layer_at_equal_steps(demonstration):
     folder, _ = demonstration
     steps = {}
     for run in ("plain", "batch_norm"):

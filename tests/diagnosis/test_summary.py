@@ -43,7 +43,7 @@ def test_how_far_places_moved_leaves_out_the_first_record():
 @pytest.mark.parametrize(("measure", "order"), [
     ("gradient_cosine", ["bad", "good"]), ("variance_log_ratio", ["bad", "good"]),
 ])  # fmt: skip
-def test_the_farthest_from_where_nothing_moves_stands_first(measure, order):
+def test_places_are_sorted_by_how_far_they_moved(measure, order):
     cosine = measure == "gradient_cosine"
     values = {"good": [0.9, 0.99, 0.95], "bad": [0.5, -0.7, 0.1]} if cosine else {
         "good": [0.1, 0.2, 0.3], "bad": [-0.5, -2.0, -1.0]}  # fmt: skip
@@ -71,12 +71,12 @@ def test_the_run_that_moved_less_is_named():
     ([0, 1.05], "a and b moved about equally far (1 and 1.05)."),
     ([0, np.inf], "b diverged: the distance of one of its layers is infinite."),
 ])  # fmt: skip
-def test_what_is_equal_or_diverged_is_called_so(values, sentence):
+def test_equal_and_diverged_runs_are_named(values, sentence):
     found = say(a={SHIFT: {"x": [0, 1]}}, b={SHIFT: {"x": values}})
     assert found[-1] == sentence
 
 
-def test_runs_that_stand_still():
+def test_runs_in_which_nothing_moves():
     found = say(a={SHIFT: {"x": [0, 0]}}, b={SHIFT: {"x": [0, 1]}})
     assert found[-1] == "a did not move; b moved most (1)."
 
@@ -101,7 +101,7 @@ def test_several_that_look_broken_are_one_sentence():
     assert sentence.startswith("a: y (input) and 1 more: more than half")
 
 
-def test_a_run_that_ended_in_nan_is_not_called_the_calm_one():
+def test_a_run_that_ended_in_nan_did_not_move_least():
     calm = {"x": [0, 0.1, 0.1], "y": [0, 0.2, 0.2]}
     found = say(calm={SHIFT: calm}, diverged={
         SHIFT: {"x": [0, 0, 0], "y": [0, np.nan, np.nan]},

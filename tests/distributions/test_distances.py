@@ -309,7 +309,7 @@ def test_nothing_moved_is_exactly_zero_over_channels_of_every_kind(measure):
 
 
 @ALL
-def test_no_measure_is_negative_or_nan_where_something_moved(measure):
+def test_no_measure_is_negative_or_nan_if_something_moved(measure):
     for scale in (1e-3, 1, 1e3):
         found = measure(sketch(scale * (A + 0.01)), sketch(scale * A))
         assert (found.distance > 0).all()
@@ -411,7 +411,7 @@ def test_constant_channels_are_left_out(measure):
 @pytest.mark.parametrize(
     "name", ["wasserstein_gaussian", "jensen_shannon", "kolmogorov_smirnov", "energy"]
 )
-def test_constant_channels_take_part_where_no_spread_is_needed(name):
+def test_constant_channels_are_used_if_no_spread_is_needed(name):
     dead = A.copy()
     dead[:, 0] = 0.1
     assert measures.DISTANCES[name].function(sketch(dead + 0.5), sketch(dead)).usable.all()

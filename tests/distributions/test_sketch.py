@@ -54,7 +54,7 @@ def test_integers_0_to_100_have_their_percentiles():
     np.testing.assert_allclose(sketch.quantile([0.15, 0.5, 0.85]), [15, 50, 85])
 
 
-def test_normal_percentiles_lie_1_036433_sigma_from_the_mean():
+def test_normal_percentiles_are_1_036433_sigma_from_the_mean():
     x = np.random.default_rng(0).normal(2, 3, 10**6)
     quantiles = sketched(x, max_samples=10**6).quantile([0.15, 0.85])
     np.testing.assert_allclose(quantiles, [2 - 1.036433 * 3, 2 + 1.036433 * 3], atol=0.02)
@@ -119,7 +119,7 @@ def test_every_way_has_numpys_moments(axis, way, rng):
     assert sketch.pooled_std() == pytest.approx(x.std(dtype="float64"), rel=1e-5)
 
 
-def test_every_way_leaves_out_what_is_not_finite(way, rng):
+def test_every_way_leaves_out_non_finite_values(way, rng):
     x = rng.normal(3, 2, (57, 6)).astype("float32")
     x[5, 0], x[[6, 7], 1], x[:, 2] = np.nan, [np.inf, -np.inf], np.nan
     finite = [x[np.isfinite(x[:, i]), i].astype("float64") for i in range(6)]
@@ -247,7 +247,7 @@ def test_the_sample_does_not_fall_in_step_with_the_image():
 @pytest.mark.parametrize(
     ("shape", "axis", "channels"), [((9, 4, 3), -1, 3), ((9, 4, 3), 1, 4), ((9,), -1, 1)]
 )
-def test_channels_lie_along_the_axis(shape, axis, channels):
+def test_channels_are_along_the_axis(shape, axis, channels):
     x = np.random.default_rng(0).normal(size=shape)
     sketch = sketched(x, channel_axis=axis)
     assert sketch.values.shape == (x.size // channels, channels)

@@ -111,7 +111,7 @@ def test_how_to_read(runs, size):
         assert size == "quick" or nets["exploding"]["val_loss"] is None
 
 
-def test_the_tables_of_the_documents_are_those_of_the_kept_numbers():
+def test_the_tables_of_the_documents_agree_with_the_kept_numbers():
     sys.path.insert(0, str(ROOT))
     from docs.make_results import NAMES, with_tables
 

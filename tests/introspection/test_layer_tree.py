@@ -59,7 +59,7 @@ def test_without_normalization_the_layers_with_a_kernel():
     assert list(select(None, layer_paths(model))) == ["d"]
 
 
-def test_a_model_with_neither_is_told():
+def test_a_model_without_such_layers_raises():
     model = keras.Sequential([layers.Input((3,)), layers.ReLU(name="only")])
     with pytest.raises(ValueError, match=r"Layers of the model: only\."):
         select(None, layer_paths(model))
@@ -72,6 +72,6 @@ def test_no_match_lists_the_paths_there_are(model):
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(3, TypeError), (int, TypeError), ([], ValueError)])
-def test_nonsense_is_told_without_a_model(wrong, error):
+def test_wrong_arguments_raise_without_a_model(wrong, error):
     with pytest.raises(error, match=re.escape(f"Received: {wrong!r}")):
         check_layers(wrong)

@@ -146,7 +146,7 @@ def test_an_empty_batch_moves_nothing():
         ((6, 5, 2, 3), 1, (6, 2, 3)),
     ],
 )
-def test_masked_positions_take_no_part_even_as_nan(shape, axis, mask_shape):
+def test_masked_positions_are_not_used_even_if_nan(shape, axis, mask_shape):
     rng = np.random.default_rng(0)
     x, mask = rng.normal(3, 2, shape).astype("float32"), rng.random(mask_shape) < 0.6
     without_channels = [size for i, size in enumerate(shape) if i != axis % len(shape)]
@@ -176,7 +176,7 @@ def test_an_all_masked_batch_moves_nothing():
     np.testing.assert_array_equal(layer.moving_variance, np.ones(2))
 
 
-def test_a_mask_of_the_wrong_shape_is_told_with_both_shapes():
+def test_a_mask_of_the_wrong_shape_raises_with_both_shapes():
     message = "mask.shape=(4, 2), inputs.shape=(4, 3, 2), axis=-1"
     with pytest.raises(ValueError, match=re.escape(message)):
         kbn.BatchNormalization()(np.ones((4, 3, 2)), training=True, mask=np.ones((4, 2), bool))
@@ -258,7 +258,7 @@ def test_a_large_mean_costs_the_gradient_of_gamma_no_accuracy(dtype, jit):
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("options", [{}, {"fused": False}, {"renorm": True}], ids=plain)
-def test_a_branch_or_a_loop_may_hold_the_layer(options, jit):
+def test_works_inside_a_branch_or_a_loop(options, jit):
     layer = kbn.BatchNormalization(momentum=0.0, **options)
     layer.build((None, 4))
 
@@ -355,19 +355,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "error", "message"), REFUSED, ids=lambda x: str(x)[:40])
-def test_wrong_arguments_are_told_with_what_was_received(options, error, message):
+def test_errors_of_wrong_arguments_have_the_received_value(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         kbn.BatchNormalization(**options)
 
 
 @pytest.mark.parametrize("axis", [5, 2, -3])
-def test_an_axis_out_of_range_is_told_with_the_shape(axis):
+def test_an_axis_out_of_range_raises_with_the_shape(axis):
     message = f"[-2, 1] for an input of rank 2. Received: axis={axis}, input_shape=(8, 4)"
     with pytest.raises(ValueError, match=re.escape(message)):
         kbn.BatchNormalization(axis=axis)(np.zeros((8, 4)))
 
 
-def test_an_unknown_channel_count_is_told():
+def test_an_unknown_channel_count_raises():
     with pytest.raises(ValueError, match=re.escape("axis=-1, input_shape=(None, None)")):
         kbn.BatchNormalization().build((None, None))
 
@@ -606,7 +606,7 @@ def test_zero_debias_is_right_after_one_step_and_forgets_like_the_plain_average(
             np.testing.assert_allclose(layer.moving_variance, x.var(0, ddof=1), rtol=1e-6)
 
 
-def test_zero_debias_counts_only_what_was_taken():
+def test_zero_debias_counts_only_applied_updates():
     layer = kbn.BatchNormalization(zero_debias=True)
     layer(np.ones((0, 2), "float32"), training=True)
     np.testing.assert_array_equal(layer.moving_variance, np.ones(2))

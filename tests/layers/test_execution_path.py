@@ -59,7 +59,7 @@ def ops_of(layer, x, **arguments):
 
 
 @pytest.mark.parametrize(("options", "dtype", "arguments", "why"), PORTABLE, ids=str)
-def test_where_the_kernel_is_not_taken(options, dtype, arguments, why):
+def test_calls_that_do_not_use_the_kernel(options, dtype, arguments, why):
     layer, x = kbn.BatchNormalization(**options), tf.cast(X, dtype)
     layer.build(x.shape)
     assert layer.execution_path(x, **arguments) == (False, why)
@@ -67,7 +67,7 @@ def test_where_the_kernel_is_not_taken(options, dtype, arguments, why):
 
 
 @pytest.mark.parametrize(("options", "dtype", "arguments"), FUSED, ids=str)
-def test_where_it_is(options, dtype, arguments):
+def test_calls_that_use_the_kernel(options, dtype, arguments):
     layer, x = kbn.BatchNormalization(**options), tf.cast(X, dtype)
     layer.build(x.shape)
     path = layer.execution_path(x, **arguments)
@@ -155,7 +155,7 @@ def test_auto_clustering_is_xla_too():
         ({"dtype": "float64"}, "float64", {}, "the fused kernel does not support float64"),
     ],
 )
-def test_true_raises_where_the_kernel_cannot_be_had(options, dtype, arguments, why):
+def test_true_raises_if_the_kernel_cannot_be_used(options, dtype, arguments, why):
     layer = kbn.BatchNormalization(fused=True, name="norm", **options)
     x = tf.cast(X, dtype)
     message = (

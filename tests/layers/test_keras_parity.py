@@ -107,7 +107,7 @@ def test_weights_have_the_same_names_order_and_flags(arguments):
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=plain)
-def test_configs_are_the_same_but_for_what_kbn_adds(arguments):
+def test_configs_are_the_same_except_for_kbns_options(arguments):
     ours, theirs = (make(name="bn", **arguments).get_config() for make in CLASSES.values())
     added = {"unbiased_variance", "zero_debias", "virtual_batch_size", "fused"}
     assert set(ours) - set(theirs) == added
@@ -329,7 +329,7 @@ def test_keras_file_weights_file_and_clone(make, tmp_path):
     np.testing.assert_array_equal(clone(images), model(images))
 
 
-def test_old_h5_files_hold_axis_lists(tmp_path):
+def test_old_h5_files_with_axis_lists_can_be_loaded(tmp_path):
     """Keras 2 wrote `axis: [3]`; kbn's layer reads the file of Keras's, list and all."""
     model, images = small_model(layers.BatchNormalization)
     path = tmp_path / "old.h5"

@@ -148,7 +148,7 @@ def compare_state(layer, oracle):
 
 @pytest.mark.parametrize("examples", [100, EXAMPLES], ids=["few", "many"])
 @pytest.mark.basic("few")
-def test_agrees_with_the_oracle_on_whatever_comes(examples, summary):
+def test_agrees_with_the_oracle_on_random_cases(examples, summary):
     seen = 0
 
     @seed(SEED)

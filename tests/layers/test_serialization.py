@@ -38,7 +38,7 @@ EVERY = pytest.mark.parametrize(
 
 @pytest.mark.basic("{}", "{'momentum': None}", "*'rmax': <*", "*synchronized*")
 @EVERY
-def test_a_saved_model_predicts_and_goes_on_the_same(options, tmp_path):
+def test_a_saved_model_predicts_and_trains_the_same(options, tmp_path):
     model = trained(kbn.BatchNormalization(**options))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -133,7 +133,7 @@ def test_zero_debias_never_overwrites_loaded_statistics(cls, way, tmp_path):
     np.testing.assert_allclose(target.layers[0].moving_mean, wanted, rtol=1e-5)
 
 
-def test_zero_debias_goes_on_from_its_own_file(tmp_path):
+def test_zero_debias_continues_from_its_own_file(tmp_path):
     source, target = layer_in_model(zero_debias=True), layer_in_model(zero_debias=True)
     source(X, training=True)
     target.load_weights(saved(source, tmp_path))
@@ -145,7 +145,7 @@ def test_zero_debias_goes_on_from_its_own_file(tmp_path):
     np.testing.assert_allclose(target.layers[0].moving_mean, hidden, rtol=1e-5)
 
 
-def test_its_counter_exists_only_when_asked_for_and_is_left_out_when_not_wanted(tmp_path):
+def test_debias_variables_exist_only_with_zero_debias_and_plain_layers_ignore_them(tmp_path):
     source, plain = layer_in_model(zero_debias=True), layer_in_model()
     assert [w.name for w in plain.layers[0].weights][2:] == ["moving_mean", "moving_variance"]
     assert [w.name for w in source.layers[0].weights][4:] == ["mean_debias", "variance_debias"]
@@ -201,7 +201,7 @@ def test_an_average_by_count_needs_its_counts(tmp_path):
             np.testing.assert_array_equal(value, old)
 
 
-def test_what_does_not_fit_is_told_with_names():
+def test_variables_that_do_not_fit_raise_with_their_names():
     layer = kbn.BatchNormalization()
     layer.build((None, 6))
     message = r"expects 4 variables of Keras's layer, \['gamma', .*Received: 3 variables"
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_told_with_names():
         layer.set_weights(layer.get_weights()[:3])
 
 
-def test_a_value_of_the_wrong_shape_is_told_before_anything_is_assigned():
+def test_a_value_of_the_wrong_shape_raises_before_any_assignment():
     layer = kbn.BatchNormalization(zero_debias=True)
     layer.build((None, 6))
     values = [np.full(6, 9.0)] * 3 + [np.ones(5)]
@@ -220,7 +220,7 @@ def test_a_value_of_the_wrong_shape_is_told_before_anything_is_assigned():
 
 
 @EVERY
-def test_a_tensorflow_checkpoint_holds_the_whole_state(options, tmp_path):
+def test_a_tensorflow_checkpoint_contains_the_whole_state(options, tmp_path):
     source, target = layer_in_model(**options), layer_in_model(**options)
     for _ in range(3):
         source(X, training=True)

@@ -87,7 +87,7 @@ def test_sizes_may_be_unknown_when_traced(shape, axis):
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
-def test_a_branch_or_a_loop_may_hold_them(jit):
+def test_sums_work_inside_a_branch_or_a_loop(jit):
     axes, x, _, pivot, *_ = setting((100, 3), -1)
 
     def branch(x, p):

@@ -33,7 +33,9 @@ FINITE = st.floats(-20, 20), st.floats(0.01, 50)
 
 
 @given(*FINITE, *FINITE, st.sampled_from([0.5, 0.9, 0.99, 0.0]))
-def test_an_exponential_average_settles_when_it_says(mean, variance, old, spread, momentum):
+def test_an_exponential_average_settles_after_the_predicted_updates(
+    mean, variance, old, spread, momentum
+):
     batch, moving = statistics(mean, variance), statistics(old, spread)
     steps = updates_to_settle(batch, moving, Momentum(momentum))
     assert settled(batch, after(batch, moving, momentum**steps))
@@ -42,7 +44,9 @@ def test_an_exponential_average_settles_when_it_says(mean, variance, old, spread
 
 
 @given(*FINITE, *FINITE, st.integers(1, 5))
-def test_an_average_by_count_settles_when_it_says(mean, variance, old, spread, batches):
+def test_an_average_by_count_settles_after_the_predicted_updates(
+    mean, variance, old, spread, batches
+):
     batch, moving = statistics(mean, variance), statistics(old, spread)
     steps = updates_to_settle(batch, moving, Momentum(None, 32.0 * batches, 32.0))
     assert settled(batch, after(batch, moving, batches / (batches + steps)))
@@ -51,7 +55,9 @@ def test_an_average_by_count_settles_when_it_says(mean, variance, old, spread, b
 
 
 @given(*FINITE, *FINITE, st.integers(1, 30))
-def test_a_debiased_average_settles_when_it_says(mean, variance, old, spread, steps_before):
+def test_a_debiased_average_settles_after_the_predicted_updates(
+    mean, variance, old, spread, steps_before
+):
     batch, moving = statistics(mean, variance), statistics(old, spread)
     momentum, seen = 0.9, 1 - 0.9**steps_before
     steps = updates_to_settle(batch, moving, Momentum(momentum, seen))

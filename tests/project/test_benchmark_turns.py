@@ -29,7 +29,7 @@ def fit(callback, steps, epochs=1):
     model.fit(x, x, batch_size=1, epochs=epochs, verbose=0, callbacks=[callback])
 
 
-def test_a_callback_gets_every_second_turn_from_a_records_step_on():
+def test_a_callback_gets_every_second_turn_which_begins_with_a_record():
     callback = Noted()
     turns = ByTurns(callback)
     fit(turns, 3 * PERIOD)
@@ -38,7 +38,7 @@ def test_a_callback_gets_every_second_turn_from_a_records_step_on():
     assert (len(turns.laps), len(turns.calls)) == (3 * PERIOD, len(expected))
 
 
-def test_a_hundred_steps_are_made_of_what_is_usual():
+def test_a_hundred_steps_are_computed_from_medians():
     turns = ByTurns(Noted())
     first, with_callback, without = 50.0, 1.25, 1.0
     period = [first, *[with_callback] * (TURN - 1), *[without] * TURN]
@@ -50,7 +50,7 @@ def test_a_hundred_steps_are_made_of_what_is_usual():
     assert added == pytest.approx(first + 9 * with_callback - TURN * without + 90 * 0.125)
 
 
-def test_laps_hold_what_the_callback_takes():
+def test_laps_include_the_time_of_the_callback():
     turns = ByTurns(Noted())
     fit(turns, 2 * PERIOD, epochs=2)
     assert min(turns.in_fit, turns.in_epochs, *turns.calls) > 0

@@ -31,7 +31,7 @@ def test_every_run_is_written_by_its_callback(run):
     assert set(catalogue.scalars(run.name)) <= set(ROWS)
 
 
-def test_measures_stand_in_the_order_that_the_dashboard_has():
+def test_measures_are_in_the_order_of_the_dashboard():
     assert catalogue.scalars("covariate_shift")[:8] == (
         "percentile_15", "percentile_50", "percentile_85", "mean", "std", "wasserstein", "jeffreys",
         "wasserstein_gaussian",
@@ -39,7 +39,7 @@ def test_measures_stand_in_the_order_that_the_dashboard_has():
     assert list(ROWS).index("gradient_shift") > list(ROWS).index("saturated")
 
 
-def test_what_is_told_apart():
+def test_measures_have_their_still_value_and_owner():
     assert (ROWS["gradient_cosine"].still, ROWS["gradient_shift"].still) == (1, 0)
     for name in (*catalogue.scalars("loss_landscape"), "loss_training", "loss_gap"):
         assert ROWS[name].whose == "model"

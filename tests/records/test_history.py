@@ -154,7 +154,7 @@ def test_series_by_place_in_the_order_of_their_first_rows():
     assert History().series("mean") == {}
 
 
-def test_series_do_not_hold_the_history_fast():
+def test_series_do_not_keep_the_history_in_memory():
     """An array that looks into a growing buffer would forbid it to grow."""
     history = History(ROWS)
     series = history.series("mean")
@@ -171,7 +171,7 @@ def test_series_do_not_hold_the_history_fast():
         )
     )
 )  # fmt: skip
-def test_whatever_goes_in_comes_out(rows):
+def test_any_rows_come_back_unchanged(rows):
     history = History(rows)
     assert list(history) == rows
     for (layer, site), (steps, values) in history.series(rows[0].measure if rows else "").items():

@@ -11,9 +11,9 @@ CELLS = st.text(st.characters(exclude_categories=["C"]), min_size=1).map(
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1))
-def test_what_is_read_is_what_was_written(rows):
+def test_a_table_is_read_as_it_was_written(rows):
     assert markdown.read(markdown.table(rows[0], rows[1:])) == rows
 
 
-def test_what_is_no_table_is_none():
+def test_text_without_a_table_has_no_rows():
     assert markdown.read("") == markdown.read("a | b\n# c") == []

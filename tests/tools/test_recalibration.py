@@ -76,7 +76,7 @@ def test_population_statistics_do_not_depend_on_the_batches():
             np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_each_layer_is_measured_behind_recalibrated_ones():
+def test_each_layer_is_measured_after_recalibrated_ones():
     model = stacked(epsilon=1e-12, unbiased_variance=False)
     kbn.recalibrate(model, IMAGES, verbose=False)
     for layer in norms(model):
@@ -145,7 +145,7 @@ def test_keras_layers_are_recalibrated_too_and_keep_their_biased_variance():
     )
 
 
-def test_masked_values_and_weights_take_no_part(rng):
+def test_masked_values_are_not_used(rng):
     x = rng.normal(3, 2, (60, 5, 3)).astype("float32")
     x[::2, 3:] = 0
     mask = (x != 0).any(-1)
@@ -187,7 +187,7 @@ def test_a_layer_called_several_times_pools_its_calls(rng):
 @pytest.mark.parametrize(
     "options", [{"momentum": None}, {"zero_debias": True}, {"renorm": True}], ids=str
 )
-def test_training_goes_on_from_what_was_measured(options):
+def test_training_continues_from_the_measured_statistics(options):
     layer = kbn.BatchNormalization(**options)
     model = keras.Sequential([layers.Input((4, 4, 2)), layer])
     kbn.recalibrate(model, IMAGES[:500], verbose=False)
@@ -346,7 +346,7 @@ def test_data_of_padding_alone_raises():
         kbn.recalibrate(model, np.zeros((8, 5, 2)), verbose=False)
 
 
-def test_the_inputs_are_measured_in_whatever_order_they_are_given():
+def test_keyword_arguments_in_any_order_are_measured():
     class Swapped(keras.Model):
         def __init__(self):
             super().__init__()

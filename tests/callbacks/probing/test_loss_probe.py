@@ -192,14 +192,14 @@ def test_losses_of_both_modes_are_those_of_keras(build):
         (lambda m: m.compile("sgd", "mse"), Batch(X[:, :5], Y), r"cannot be run on probe_data"),
     ],
 )
-def test_what_has_no_loss_is_told(build, batch, message):
+def test_a_model_without_a_loss_raises(build, batch, message):
     model = models.functional()
     build(model)
     with pytest.raises(ValueError, match=message):
         LossProbe(model, batch, "test")
 
 
-def test_a_model_without_trainable_weights_is_told():
+def test_a_model_without_trainable_weights_raises():
     model = models.functional()
     model.trainable = False
     model.compile("sgd", "mse")

@@ -27,11 +27,11 @@ class Batches(keras.utils.PyDataset):
     ids=["array", "xy", "xyw", "tensor", "dataset_xy", "dataset_endless", "pydataset"],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 7])
-def test_the_first_samples_of_whatever_the_user_has(data, size):
+def test_the_first_samples_of_any_data(data, size):
     np.testing.assert_array_equal(first_samples(data, size), X[:size])
 
 
-def test_fewer_samples_than_asked_for_are_all_kept():
+def test_if_there_are_too_few_samples_all_are_kept():
     assert first_samples(Batches(), 256).shape == (10, 3)
 
 
@@ -88,7 +88,7 @@ def test_several_targets_keep_their_structure():
     ],
     ids=["y", "beyond_the_probe", "weights", "four", "empty", "scalar_y", "nothing", "scalar"],
 )
-def test_what_cannot_be_a_batch_is_told(data, error, message):
+def test_data_that_is_no_batch_raises(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
         first_batch(data, 256)
 
@@ -105,6 +105,6 @@ def test_what_cannot_be_a_batch_is_told(data, error, message):
         ({"a": X, "b": Y[:4]}, ValueError, "same number of samples. Received: [4, 10]"),
     ],
 )
-def test_what_cannot_be_a_probe_is_told(data, error, message):
+def test_data_that_is_no_probe_raises(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
         first_samples(data, 256)

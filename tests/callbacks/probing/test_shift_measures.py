@@ -34,7 +34,7 @@ def places(shift, rng):
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
-def test_together_as_alone(at_once, monkeypatch, rng):
+def test_measured_together_and_alone_are_equal(at_once, monkeypatch, rng):
     monkeypatch.setattr(shift_measures, "VALUES_AT_ONCE", at_once)
     now, before = places(0.5, rng), places(0.0, rng)
     del before[Place("usual_2", "output")]  # no reference yet
@@ -54,7 +54,7 @@ def test_together_as_alone(at_once, monkeypatch, rng):
 @pytest.mark.parametrize("at_once", [1, 500, 2**18])
 @pytest.mark.parametrize("most", [2**13, 60])
 @pytest.mark.parametrize("shape", [(40, 5), (8, 5, 4), (40,), (0, 5), (3, 70_000)], ids=str)
-def test_sketched_together_as_alone(shape, most, at_once, monkeypatch, rng):
+def test_sketched_together_and_alone_are_equal(shape, most, at_once, monkeypatch, rng):
     monkeypatch.setattr(reduction, "WHOLE_AT_ONCE", at_once)
     one = Reduction(shape, 1, most)
     xs = [rng.normal(i, 1 + i, shape).astype("float32") for i in range(4)]
@@ -77,7 +77,7 @@ def test_sketched_together_as_alone(shape, most, at_once, monkeypatch, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])  # with a kernel, and without one
-def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype, rng):
+def test_a_non_finite_place_does_not_change_the_others(dtype, rng):
     """Else what did not move would seem to: by inf, where channels are constant."""
     one = Reduction((40, 5), 1, 2**13)
     xs = [np.tile(rng.normal(size=5) + 0.1, (40, 1)), rng.normal(3, 1, (40, 5)), np.ones((40, 5))]
@@ -101,7 +101,7 @@ def test_a_neighbour_that_breaks_leaves_the_others_bit_for_bit(dtype, rng):
     assert {found[place][name] for place in places[:2] for name in catalogue.distances()} == {0.0}
 
 
-def test_another_number_of_channels_is_no_reference(rng):
+def test_a_reference_with_another_number_of_channels_is_ignored(rng):
     """Where Python runs a model, a layer may be called with others."""
 
     def sketches(*widths):

@@ -29,7 +29,7 @@ def due_at_step(chosen, before, now):
         (1, 99, True),
     ],
 )
-def test_every_steps_asks_what_was_crossed(before, now, due):
+def test_every_steps_counts_crossed_steps(before, now, due):
     assert due_at_step(Schedule(every_steps=5), before, now) is due
 
 
@@ -43,7 +43,7 @@ def test_on_steps_and_epochs():
     assert not due_at_step(epochs, 0, 100)
 
 
-def test_next_step_lies_behind_and_ends_with_inf():
+def test_next_step_is_later_and_finally_inf():
     every = Schedule(every_steps=5)
     assert [every.next_step(after) for after in (0, 4, 5, 6, 10)] == [5, 5, 10, 10, 15]
     chosen = schedule(None, None, (8, 3, np.int64(3), 0))
@@ -83,7 +83,7 @@ def kept(thinning, expected, records):
 
 
 @pytest.mark.parametrize("records", [1, 2, BEFORE_DOUBLING - 1, BEFORE_DOUBLING])
-def test_where_tensorboard_shows_all_records_all_keep_their_histograms(records):
+def test_if_tensorboard_shows_all_records_all_keep_their_histograms(records):
     assert kept(Thinning(), records, records) == list(range(records))
 
 
@@ -105,7 +105,7 @@ def test_over_several_fits_no_more_are_kept_than_tensorboard_shows(fits):
         assert chosen == [list(range(records)) for records in fits]
 
 
-def test_a_fit_behind_a_full_one_doubles_the_distance():
+def test_after_a_fit_with_all_histograms_the_distance_doubles():
     thinning = Thinning()
     assert kept(thinning, 90, 90) == list(range(90))
     later = [kept(thinning, 1000, 1000), kept(thinning, 10**5, 10**5)]
@@ -114,7 +114,7 @@ def test_a_fit_behind_a_full_one_doubles_the_distance():
     assert 90 + sum(map(len, later)) == HISTOGRAMS_KEPT
 
 
-def test_fits_share_what_the_first_ones_left():
+def test_later_fits_share_the_remaining_histograms():
     thinning = Thinning()
     assert kept(thinning, 50, 50) == list(range(50))
     assert kept(thinning, 100, 100) == list(range(0, 100, 3))  # 34 of the 40 left
@@ -122,7 +122,7 @@ def test_fits_share_what_the_first_ones_left():
     assert kept(thinning, 1, 1) == []  # record 163 is no doubling of record 161
 
 
-def test_where_the_length_is_unknown_each_is_8_percent_later():
+def test_if_the_length_is_unknown_each_is_8_percent_later():
     chosen = np.array(kept(Thinning(), None, 10_000)) + 1
     assert chosen[0] == 1
     assert len(chosen) <= HISTOGRAMS_KEPT
@@ -133,13 +133,13 @@ def test_where_the_length_is_unknown_each_is_8_percent_later():
     assert (chosen[90:] >= 2 * chosen[89:-1]).all()
 
 
-def test_fits_of_known_and_unknown_length_share_the_room():
+def test_fits_of_known_and_unknown_length_share_the_limit():
     thinning = Thinning()
     lengths = [(40, 40), (None, 500), (2000, 2000), (None, 10_000)]
     assert sum(len(kept(thinning, *each)) for each in lengths) <= HISTOGRAMS_KEPT
 
 
-def test_without_a_cadence_the_default_holds():
+def test_without_a_cadence_the_default_is_used():
     assert schedule(None, None, None) == Schedule(every_steps=DEFAULT_EVERY_STEPS)
 
 
@@ -156,6 +156,6 @@ def test_without_a_cadence_the_default_holds():
         ((None, None, 7), TypeError, "Received: on_steps=7"),
     ],
 )  # fmt: skip
-def test_wrong_cadences_are_told(arguments, error, message):
+def test_wrong_cadences_raise(arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         schedule(*arguments)

@@ -29,7 +29,7 @@ class Stop(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("kind", [CovariateShift, GradientShift])
 @pytest.mark.parametrize("first", ["the callback", "the backup"])
-def test_where_the_same_callback_goes_on_from_a_backup_its_steps_go_on_too(first, kind, tmp_path):
+def test_steps_continue_if_the_same_callback_resumes_from_a_backup(first, kind, tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), kbn.BatchNormalization()])
     model.compile("sgd", "mse")
     callback = kind(tmp_path / "log", (X, Y), every_steps=4)

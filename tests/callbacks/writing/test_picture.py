@@ -43,7 +43,7 @@ def drawn(values):
     return cells(heat_map(values, names, range(values.shape[1])), values.shape)
 
 
-def test_the_size_is_what_is_said_and_grows_by_a_line_a_name():
+def test_the_size_is_as_returned_and_grows_by_one_line_per_name():
     sizes = [
         heat_map(np.ones((lines, columns)), ["a"] * lines, list(range(columns))).size
         for lines, columns in [(1, 1), (2, 1), (24, 160), (24, 1)]
@@ -65,7 +65,7 @@ def test_brighter_means_farther():
     assert len(set(line)) == 30
 
 
-def test_what_is_unknown_is_gray_and_zero_is_dark():
+def test_unknown_values_are_gray_and_zero_is_dark():
     assert drawn([[math.nan, 0, 1]]) == [[GRAY, DARKEST, BRIGHTEST]]
 
 
@@ -119,7 +119,7 @@ def test_any_name_is_drawn_beside_the_cells(name, freetype, monkeypatch):
         assert (pixels[: picture._LINE, : picture._LABEL] < 128).any()  # ink
 
 
-def test_long_names_lose_their_beginning():
+def test_the_beginning_of_long_names_is_cut_off():
     assert picture._shortened("x" * 20) == "x" * 20
     shortened = picture._shortened("encoder/" + "x" * 300 + "/last")
     assert len(shortened) < 50
@@ -177,7 +177,7 @@ def table(record):
     return [tuple(re.fullmatch(r"\| (.*) \| (\S+) \|", line).groups()) for line in lines], title
 
 
-def test_without_the_measure_there_is_nothing_to_say():
+def test_without_the_measure_there_is_no_summary():
     for empty in (Movements("wasserstein").summary(), summary({"a": [None]})):
         assert (empty.rows, empty.histograms, empty.pictures, empty.texts) == (None, {}, {}, {})
 
@@ -212,7 +212,7 @@ def test_of_many_layers_the_worst_are_kept_in_the_order_of_the_model(seen):
     assert [float(value) for _, value in lines] == [2.0 * (many - i) for i in range(LINES)]
 
 
-def test_what_was_inf_stands_before_all_and_what_is_unknown_behind(seen):
+def test_inf_is_sorted_first_and_unknown_values_last(seen):
     moved = {f"unknown_{i}": [math.nan, math.nan] for i in range(LINES)}
     moved |= {f"still_{i}": [0, 0] for i in range(LINES - 2)}
     moved |= {"once_inf": [math.inf, 0.0], "moved": [0, 3.0]}

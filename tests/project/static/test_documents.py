@@ -52,13 +52,13 @@ def test_pictures_and_links_of_the_documents_exist():
         (tab_report, "benchmarks-tab"),
     ],
 )
-def test_the_benchmarks_pages_are_those_of_the_kept_numbers(page, name):
+def test_the_benchmarks_pages_agree_with_the_kept_numbers(page, name):
     kept = json.loads((ROOT / f"docs/{name}.json").read_text())
     text = report.markdown(page.INTRODUCTION, page.tables(kept["rows"]), kept["machine"])
     assert (ROOT / f"docs/{name}.md").read_text() == text
 
 
-def test_version_stands_in_one_place():
+def test_version_is_defined_in_one_place():
     import kbn
 
     assert sys.modules["kbn"] is kbn

@@ -66,7 +66,7 @@ def files():
     return modules(FOLDERS)
 
 
-def test_every_room_is_in_the_table(files):
+def test_every_package_is_in_the_table(files):
     assert {room(name) for name in files} == set(ALLOWED)
 
 
@@ -83,7 +83,7 @@ def test_no_cycle_between_modules(files):
     assert cycle((one, other) for one, other, _ in edges(files)) == []
 
 
-def test_no_cycle_between_rooms(files):
+def test_no_cycle_between_packages(files):
     assert cycle((room(one), room(other)) for one, other, _ in edges(files)) == []
 
 

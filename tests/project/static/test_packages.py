@@ -34,7 +34,7 @@ def test_setup_cfg_lists_every_package():
     assert set(packages) == folders()
 
 
-def test_setup_cfg_says_where_each_package_lies():
+def test_setup_cfg_has_the_folder_of_each_package():
     packages, places = listed()
     for package in packages:
         inside = package.split(".")

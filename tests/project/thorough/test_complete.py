@@ -34,7 +34,7 @@ def run(request, tmp_path):
     return request.param, done.returncode, done.stdout
 
 
-def test_what_is_missing_is_told_in_the_last_lines_or_fails(run):
+def test_missing_tools_are_listed_in_the_last_lines_or_fail(run):
     must_be_complete, code, said = run
     if must_be_complete:
         assert code == 1

@@ -31,7 +31,7 @@ def test_every_test_is_in_one_tier(tiers):
     assert sum(map(len, tiers.values())) == len(set.union(*tiers.values()))
 
 
-def test_what_says_it_has_basic_parameters_has_some(tiers):
+def test_tests_marked_basic_have_basic_cases(tiers):
     named = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         for match in re.finditer(
