@@ -24,7 +24,7 @@ from kbn.records.history import Rows
 from kbn.records.tags import Place
 
 EVENTS = "the event file"
-_NUMBERS = itertools.count()
+FILE_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ class EventFile:
         self._file.append(b"".join(map(_as_record, events)))
 
     def _new_file(self) -> File:
-        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS):06d}"
+        name = (
+            f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(FILE_NUMBERS):06d}"
+        )
         return File(self._directory, f"events.out.tfevents.{name}")
 
 

@@ -100,8 +100,8 @@ def _write(pixels: np.ndarray, place: tuple[int, int], text: str, *, right: bool
 @functools.lru_cache(256)  # most texts are the same after every epoch
 def _ink(text: str) -> np.ndarray:
     """Return a line of text as (_LINE, width) indices in the palette."""
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont = _font()
-    if not features.check("freetype2"):  # the built-in bitmap font has only ASCII
+    font = _font()
+    if not _has_freetype():  # the built-in bitmap font has only ASCII
         text = text.encode("ascii", "replace").decode()
     image = Image.new("L", (max(1, math.ceil(font.getlength(text))), _LINE), "white")
     ImageDraw.Draw(image).text((0, 2), text, fill="black", font=font)
@@ -110,7 +110,13 @@ def _ink(text: str) -> np.ndarray:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_FONT_SIZE)
+    # With a size, Pillow raises if it was built without FreeType.
+    return ImageFont.load_default(_FONT_SIZE if _has_freetype() else None)
+
+
+@functools.cache
+def _has_freetype() -> bool:
+    return features.check("freetype2")
 
 
 def _shortened(name: str) -> str:

@@ -487,7 +487,7 @@ def written_steps(folder, callback):
 def test_many_short_fits_are_recorded_in_their_order(tmp_path, monkeypatch):
     from kbn.callbacks.writing import event_file as writer
 
-    monkeypatch.setattr(writer, "_NUMBERS", iter(range(8, 100)))
+    monkeypatch.setattr(writer, "FILE_NUMBERS", iter(range(8, 100)))
     monkeypatch.setattr(writer.time, "time", lambda: 1.8e9)  # all within one second
     callback = CALLBACKS["LossLandscape"](tmp_path, (X[:4], Y[:4]), every_steps=1, points=2)
     model = compiled(functional())

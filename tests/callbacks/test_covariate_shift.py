@@ -912,8 +912,16 @@ def test_epochs_of_an_earlier_run_are_subtracted(tmp_path):
 
 
 def test_traced_functions_are_released_if_layers_cannot_be_watched(tmp_path):
-    model = models.functional()
-    model.unused = keras.layers.Dense(1, name="unused")
+    class Unused(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used = keras.layers.Dense(1)
+            self.unused = keras.layers.Dense(1, name="unused")
+
+        def call(self, inputs):
+            return self.used(inputs)
+
+    model = Unused()
     model.unused.build((None, 6))
     model.compile("sgd", "mse")
     shift = CovariateShift(tmp_path, X, layers="unused")

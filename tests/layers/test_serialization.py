@@ -241,6 +241,15 @@ def test_a_tensorflow_checkpoint_moves_between_keras_layer_and_ours(tmp_path):
         np.testing.assert_allclose(target(X), source(X), atol=1e-5)
 
 
+OLDER_KERAS = pytest.mark.xfail(
+    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
+    raises=TypeError,
+    strict=True,
+    reason="Keras 3.15 wrote the files, and Keras 3.14 does not know all arguments in them",
+)
+
+
+@OLDER_KERAS
 @pytest.mark.parametrize(
     "folder",
     sorted(path.parent for path in GOLDEN.glob("*/expected.npz")),

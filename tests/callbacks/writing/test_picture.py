@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from kbn.callbacks.writing import picture, worst_layers
@@ -104,19 +104,37 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("freetype", [True, False])
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_any_name_is_drawn_beside_the_cells(name, freetype, monkeypatch):
-    if not freetype:
-        monkeypatch.setattr(picture.features, "check", lambda _: False)
-        monkeypatch.setattr(picture, "_font", ImageFont.load_default_imagefont)
-    picture._ink.cache_clear()
-    pixels = decoded(heat_map(np.array([[1.0], [np.nan]]), [name, name], [0]))
+def check_drawn_beside_the_cells(name, pixels):
+    """Check the picture of a bright line and a gray one, both called `name`."""
     inside = pixels[:, picture._LABEL : picture._LABEL + picture._WIDTH]
     assert (inside[: picture._LINE] == BRIGHTEST).all()
     assert (inside[picture._LINE : 2 * picture._LINE] == GRAY).all()
     if name:
         assert (pixels[: picture._LINE, : picture._LABEL] < 128).any()  # ink
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_any_name_is_drawn_beside_the_cells(name):
+    drawn = heat_map(np.array([[1.0], [np.nan]]), [name, name], [0])
+    check_drawn_beside_the_cells(name, decoded(drawn))
+
+
+def test_any_name_is_drawn_without_freetype(tmp_path, python):
+    """In a process that cannot import Pillow's FreeType module."""
+    code = f"""
+import sys
+sys.modules["PIL._imagingft"] = None
+import numpy as np
+from kbn.callbacks.writing.picture import heat_map
+
+for kind, name in {NAMES!r}.items():
+    drawn = heat_map(np.array([[1.0], [np.nan]]), [name, name], [0])
+    open({str(tmp_path)!r} + f"/{{kind}}.png", "wb").write(drawn.png)
+"""
+    python("-c", code)
+    for kind, name in NAMES.items():
+        with Image.open(tmp_path / f"{kind}.png") as image:
+            check_drawn_beside_the_cells(name, np.array(image.convert("RGB")))
 
 
 def test_the_beginning_of_long_names_is_cut_off():
