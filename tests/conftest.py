@@ -27,7 +27,7 @@ SUMMARY = pytest.StashKey[list]()
 MISSING = " is missing"
 # A test in a folder of this name has the marker of this name; CONTRIBUTING.md explains the tiers.
 TIERS = ("thorough", "static")
-# Files that take minutes: begun first, so that no process is left alone with one at the end.
+# Files that take minutes. They start first, so that all processes end at about the same time.
 SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "any_model", "recalibration",
            "covariate_shift", "oracle", "batch_normalization")  # fmt: skip
 
@@ -44,13 +44,13 @@ def pytest_collection_modifyitems(items):
 
 
 def parameters(item):
-    """Return the names of a test's parameters, as they stand in brackets."""
+    """Return the part of a test's name in brackets, with the names of its parameters."""
     return item.name.partition("[")[2].removesuffix("]")
 
 
 @pytest.fixture
 def summary(request):
-    """Say something in the last lines of the run: what a test measured."""
+    """Return a function that adds a line, such as a measured value, to the end of the output."""
     return request.config.stash.setdefault(SUMMARY, []).append
 
 
@@ -65,7 +65,7 @@ def pytest_testnodedown(node, error):
     node.config.stash.setdefault(SUMMARY, []).extend(lines)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # behind pytest's own summary
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's own summary
 def pytest_terminal_summary(terminalreporter, config):
     done = yield
     for line in config.stash.get(SUMMARY, []):
@@ -79,20 +79,20 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Same seeds and same layer names for every test, whatever ran before it."""
+    """Use the same seeds and layer names in every test, independent of earlier tests."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture
 def rng():
-    """Random numbers that are the same for every test, whatever ran before it."""
+    """Return a generator with the same random numbers for every test."""
     return np.random.default_rng(1)
 
 
 @pytest.fixture
 def python(tmp_path):
-    """Run Python code or arguments in a process of its own, in an empty folder."""
+    """Return a function that runs Python with arguments in a new process, in an empty folder."""
 
     def run(*arguments, check=True, **environment):
         done = subprocess.run(
@@ -107,7 +107,7 @@ def python(tmp_path):
 
 @pytest.fixture
 def quick(python, tmp_path):
-    """Run an experiment on digits, and return its rows of each seed."""
+    """Return a function that runs an experiment on digits and returns its rows of each seed."""
     from tests.support.experiments import runner
 
     return runner(python, tmp_path)
@@ -115,20 +115,20 @@ def quick(python, tmp_path):
 
 @pytest.fixture(params=["quick", "kept"])
 def size(request):
-    """Which numbers of an experiment `runs` gives."""
+    """Return which numbers of an experiment `runs` provides."""
     return request.param
 
 
 @pytest.fixture
 def runs(size, quick):
-    """Return what gives an experiment's rows of each seed: run now, or those of the documents."""
+    """Return a function that returns an experiment's rows: of a run now, or of the documents."""
     from tests.support.experiments import kept
 
     return quick if size == "quick" else kept
 
 
 def needed(thing: str, present: bool) -> None:
-    """Skip where a tool is missing; fail where the run claims to be complete."""
+    """If a tool is missing, skip the test, or fail it if the run must be complete."""
     if present:
         return
     if os.environ.get("KBN_TESTS_COMPLETE"):
@@ -173,7 +173,7 @@ def page(browser):
 
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory):
-    """A folder with two real runs, plain and normalized, that every callback recorded."""
+    """Return a folder with two real runs, plain and normalized, that every callback recorded."""
     from tests.support.two_runs import train
 
     folder = tmp_path_factory.mktemp("two_runs")
@@ -182,7 +182,7 @@ def two_runs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def screenshot(tmp_path_factory):
-    """Keep what was seen: `KBN_SCREENSHOTS=folder` says where."""
+    """Return a function that takes a screenshot, in the folder `KBN_SCREENSHOTS` if it is set."""
     folder = os.environ.get("KBN_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
 
     def shoot(page, name):

@@ -1,4 +1,4 @@
-"""Save the golden files of this version; `README.md` beside this file says when."""
+"""Save the golden files of this version. `README.md` in this folder says when to do this."""
 
 import sys
 from pathlib import Path
@@ -44,10 +44,10 @@ def model(options: dict, seed: int) -> keras.Model:
 
 
 def main() -> None:
-    """Write the folder, or say why not."""
+    """Write the folder, or print why this is not allowed."""
     folder = Path(__file__).parent / kbn.__version__
     if folder.exists():
-        sys.exit(f"{folder} exists; README.md beside it says when it may be deleted.")
+        sys.exit(f"{folder} exists. README.md in tests/golden says when it may be deleted.")
     folder.mkdir()
     inputs = np.random.default_rng(0).normal(1, 2, (5, 6, 6, 2)).astype("float32")
     expected = {}

@@ -1,8 +1,8 @@
 """Write the golden log of this version: `python -m tests.golden.make_log FOLDER`.
 
 Run it with the code whose event files are to be kept (see README.md). It trains two tiny nets with
-every callback that records, and writes beside their event files, as `expected.json`, what that
-code itself reads out of them.
+every callback that records. Next to their event files, it writes `expected.json`, with the numbers
+that the same code reads from them.
 """
 
 import json
@@ -60,7 +60,7 @@ def train(log_dir: Path) -> None:
 
 
 def state(board: kbn.dashboard.board.Dashboard, log_dir: Path) -> dict:
-    """Return what the tab lists."""
+    """Return the state that the tab shows."""
     context = SimpleNamespace(
         data_provider=board._log._provider,
         flags=SimpleNamespace(logdir=str(log_dir)),
@@ -70,7 +70,7 @@ def state(board: kbn.dashboard.board.Dashboard, log_dir: Path) -> dict:
 
 
 def expected(log_dir: Path) -> dict:
-    """Return what this code reads out of the log."""
+    """Return the numbers that this code reads from the log."""
     board = kbn.dashboard.load(log_dir)
     frame = board.to_frame()
     columns = ["run", "measure", "layer", "site"]
@@ -95,7 +95,7 @@ def expected(log_dir: Path) -> dict:
 
 
 def main(folder: str) -> None:
-    """Write the log and what is expected of it below `folder`."""
+    """Write the log and the expected numbers to `folder`."""
     log_dir = Path(folder)
     train(log_dir)
     text = json.dumps(expected(log_dir), indent=None, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The benchmarks' fits by turns: which steps a callback gets, and what is taken for its share."""
+"""`ByTurns` of the benchmarks: which steps a callback gets, and how its share is computed."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from kbn.callbacks import CovariateShift
 
 
 class Noted(keras.callbacks.Callback):
-    """Takes note of the steps that it gets."""
+    """Stores the steps that it gets."""
 
     def __init__(self):
         super().__init__()
@@ -69,5 +69,5 @@ def test_the_callback_takes_its_records_at_the_first_steps_of_its_turns(tmp_path
     fit(turns, 4 * PERIOD, epochs=2)
     steps = sorted({row.step for row in callback.history})
     assert steps == list(range(0, 8 * PERIOD + 1, PERIOD))
-    # As many reads as records: it must not look more often for being handed every second turn.
+    # The callback reads the step once per record, although it gets only every second turn.
     assert callback.session.steps.calls_needed == PERIOD

@@ -1,4 +1,4 @@
-"""README blocks, docstring examples and `examples/` run as they stand."""
+"""README blocks, docstring examples and `examples/` run unchanged."""
 
 import doctest
 import importlib
@@ -46,7 +46,7 @@ def recorded_with_all_of_them(printed, folder):
     assert re.search(r"step +layer +site +measure +value", printed)  # the table
 
 
-# Block -> what holds after it ran. A block that is missing here fails.
+# Block -> a check of its results. If a block is missing here, its test fails.
 EXPECTED = {
     FIRST: wrote_records,
     "README.md:1": printed_bessels_correction,

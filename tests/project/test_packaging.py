@@ -24,7 +24,7 @@ def test_public_names():
         _ = kbn.nonsense
 
 
-# `.ci/run` asks the same of a real environment without any backend.
+# `.ci/run` checks the same in a real environment without any backend.
 @pytest.mark.parametrize(
     "name", ["kbn.BatchNormalization", *(f"kbn.callbacks.{name}" for name in CALLBACKS)]
 )

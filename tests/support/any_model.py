@@ -1,7 +1,7 @@
-"""Any model under watch: what trains it, and what its last records must say.
+"""Train any model with the callbacks, and check their last records.
 
-The answers come from the weights before and after the last call of the training function, and from
-Keras: a tape around `compute_loss`, and `evaluate`.
+The expected numbers are computed from the weights before and after the last call of the training
+function, with Keras: by a tape around `compute_loss`, and by `evaluate`.
 """
 
 import math
@@ -57,15 +57,15 @@ def compiled(model, optimizer="sgd", loss="mse", **options):
 
 
 class Run(NamedTuple):
-    """A `fit` that was watched.
+    """A `fit` with callbacks.
 
     Attributes:
         model: the model.
         callbacks: its callbacks, by name.
-        probe: what they were given, cut to size.
+        probe: the probe batch: their data, cut to the probe's size.
         before: all weights before the last call of the training function.
-        after: and after it.
-        texts: what users were warned of, but for advice.
+        after: all weights after the last call of the training function.
+        texts: the warnings, except for the advice of MovingStatistics.
     """
 
     model: keras.Model
@@ -77,7 +77,7 @@ class Run(NamedTuple):
 
 
 def trained(model, folder, x=X, y=Y, weight=None, *, names=CALLBACKS, every_steps=1, **options):
-    """Train for two epochs; CovariateShift watches all layers."""
+    """Train for two epochs; CovariateShift records all layers."""
     probe = x if y is None else (x, y) if weight is None else (x, y, weight)
     cadence = {"every_steps": every_steps, "probe_size": PROBE}
     callbacks = {name: CALLBACKS[name](folder, probe, **cadence) for name in names}
@@ -98,13 +98,13 @@ def trained(model, folder, x=X, y=Y, weight=None, *, names=CALLBACKS, every_step
 
 
 def values(callback, layer, site=tags.PROBE, step=None):
-    """Return the measures of a place at a step, the last one where none is named."""
+    """Return the measures of a place at a step, or at the last step if `step` is None."""
     step = steps(callback)[-1] if step is None else step
     return {r.measure: r.value for r in callback.history if r[:3] == (step, layer, site)}
 
 
 def assert_recorded(run, expected, folder, texts=()):
-    """Training went on to its last step, and every step has a record in a run of its own."""
+    """Check that training reached its last step, and that each callback recorded every step."""
     assert int(run.model.optimizer.iterations.numpy()) == expected[-1]
     assert [re.findall("[^:]*$", text.rstrip("."))[0].strip() for text in run.texts] == [*texts]
     assert open_files(folder) == []
@@ -119,7 +119,7 @@ def assert_recorded(run, expected, folder, texts=()):
 
 
 def assert_right(run, close=1e-3, earlier=("dense", "bn")):
-    """The last records have the numbers of the weights that training ended with."""
+    """Check that the last records have the numbers of the final weights."""
     model, callbacks, probe = run.model, run.callbacks, run.probe
     dense, bn = model.get_layer("dense"), model.get_layer("bn")
     y = keras.ops.convert_to_numpy(dense(probe.x)).astype("float32")
@@ -142,7 +142,7 @@ def assert_right(run, close=1e-3, earlier=("dense", "bn")):
 
 
 def assert_shifted(run, own, earlier, close=1e-3):
-    """The last record of GradientShift is what weights mixed by hand give; `earlier` moved."""
+    """Check the last record of GradientShift with mixed weights; `earlier` layers have moved."""
     new = {id(v) for name in earlier for v in run.model.get_layer(name).trainable_variables}
     together = zip(run.model.weights, run.before, run.after, strict=True)
     mixed = [b if id(v) in new else a for v, a, b in together]
@@ -163,23 +163,23 @@ def assert_shifted(run, own, earlier, close=1e-3):
 
 
 def loss_at(model, weights, probe):
-    """Return the loss in training mode at these weights, and leave the model with them."""
+    """Set the weights of the model, and return its loss in training mode."""
     model.set_weights(weights)
     y = model(probe.x, training=True)
     loss = model.compute_loss(probe.x, probe.y, y, probe.sample_weight, training=True)
-    model.set_weights(weights)  # moving statistics moved
+    model.set_weights(weights)  # because the call changed the moving statistics
     return loss
 
 
 def evaluated(model, probe):
-    """Return the loss that Keras tells of the probe."""
-    told = model.evaluate(
+    """Return the loss that Keras computes for the probe."""
+    losses = model.evaluate(
         probe.x, probe.y, batch_size=PROBE, sample_weight=probe.sample_weight, verbose=0
     )
-    return float(np.ravel(told)[0])
+    return float(np.ravel(losses)[0])
 
 
-# Of two epochs of three batches.
+# The steps of two epochs of three batches.
 EVERY_STEP = [0, 1, 2, 3, 4, 5, 6]
 
 SEQUENCES = np.random.default_rng(0).normal(size=(60, 4, 6)).astype("float32")

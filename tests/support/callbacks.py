@@ -1,4 +1,4 @@
-"""Every callback that records, made alike: what the tests of their common promises run over."""
+"""Every callback that records, by name, for the tests of what they have in common."""
 
 import os
 
@@ -18,13 +18,13 @@ def steps(callback):
 
 
 def open_files(folder):
-    """Return which files below `folder` this process holds open."""
-    held = []
+    """Return the files below `folder` that this process has open."""
+    found = []
     for number in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:  # the listing's own
+        except OSError:  # the descriptor of the listing itself
             continue
         if path.startswith(str(folder)):
-            held.append(path)
-    return held
+            found.append(path)
+    return found

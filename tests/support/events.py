@@ -1,4 +1,4 @@
-"""Read event files back through TensorBoard, as a user's TensorBoard would."""
+"""Read event files with TensorBoard's own reader."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The experiments of examples/: run quick on two seeds, or as they are kept for the documents."""
+"""The numbers of the experiments in examples/: of a quick run, or those kept for the documents."""
 
 import json
 from statistics import mean
@@ -9,7 +9,7 @@ SEEDS = (0, 1)
 
 
 def runner(python, tmp_path):
-    """Return what runs an experiment on digits, and returns its rows of each seed."""
+    """Return a function that runs an experiment on digits and returns its rows of each seed."""
 
     def run(name):
         seeds = map(str, SEEDS)
@@ -25,7 +25,7 @@ def runner(python, tmp_path):
 
 
 def kept(name):
-    """Return the rows of each seed that the documents show, of Fashion-MNIST."""
+    """Return the rows of each seed that are kept for the documents (on Fashion-MNIST)."""
     numbers = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     assert len(numbers["seeds"]) >= 3
     assert not numbers["quick"]
@@ -37,12 +37,12 @@ def _by_seed(numbers):
 
 
 def by(rows, *names):
-    """Return the rows by what they are called."""
+    """Return the rows by the values of `names`."""
     return {tuple(row[name] for name in names) if len(names) > 1 else row[names[0]]: row
             for row in rows}  # fmt: skip
 
 
 def averages(name, number, *names):
-    """Return the mean over seeds of a kept number, by what the rows are called."""
+    """Return the mean over seeds of a kept number, by the values of `names`."""
     seeds = [by(rows, *names) for rows in kept(name)]
     return {key: mean(seed[key][number] for seed in seeds) for key in seeds[0]}

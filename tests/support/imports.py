@@ -10,7 +10,8 @@ def modules(folders: Mapping[str, Path]) -> dict[str, Path]:
     """Return the file of each module, by dotted name.
 
     Args:
-        folders: by the package that each is installed as. A folder inside another one stands alone.
+        folders: the folders, by the name of the installed package. A folder inside another one is
+            a package of its own.
     """
     found = {}
     for package, folder in folders.items():
@@ -23,10 +24,10 @@ def modules(folders: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def imported(name: str, files: Mapping[str, Path]) -> list[tuple[str, int]]:
-    """Return the modules of `files` that module `name` imports anywhere, with the line.
+    """Return the modules of `files` that module `name` imports, with their lines.
 
-    Imports inside functions and those for types alone count. `from a import b` is an import of
-    `a.b` if that is a module, and of `a` if not.
+    Imports inside functions and imports only for types count too. `from a import b` is an import of
+    `a.b` if that is a module, otherwise of `a`.
     """
     found = []
     for node in ast.walk(ast.parse(files[name].read_text(encoding="utf-8"))):
@@ -65,5 +66,5 @@ def cycle(pairs) -> list[str]:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        return list(reversed(error.args[1]))  # graphlib lists each after what it depends on
+        return list(reversed(error.args[1]))  # graphlib lists dependencies first
     return []

@@ -1,4 +1,4 @@
-"""Logs written by hand, with values that are known, of any size."""
+"""Write logs of any size with known values."""
 
 import os
 
@@ -10,7 +10,7 @@ from kbn.records import catalogue
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
-# Names that would do harm where they were taken for more than text.
+# Names that would do harm if they were not treated as plain text.
 HOSTILE = (
     "<script>window.pwned = 1</script>",
     '"><img src=x onerror="window.pwned = 2">',
@@ -27,12 +27,12 @@ def write(log_dir, measures, steps=None, *, sites=("input",), histograms=None, k
     """Write one run.
 
     Args:
-        log_dir: its folder.
-        measures: by name, by layer: values, one per record.
-        steps: of the records; 0, 100, … where None.
-        sites: of every layer.
-        histograms: by layer: (k, 3) buckets, one per record.
-        kind: which callback's run; CovariateShift's where None.
+        log_dir: the folder of the run.
+        measures: by name and layer, a list with one value per record.
+        steps: steps of the records; None for 0, 100, …
+        sites: the sites of every layer.
+        histograms: by layer, a list with (k, 3) buckets per record.
+        kind: name of the callback's run; None for that of CovariateShift.
     """
     layers = list(dict.fromkeys(layer for of in measures.values() for layer in of))
     places = [Place(layer, site) for layer in layers for site in sites]
@@ -60,7 +60,7 @@ def buckets(rng, shift=0.0, k=20):
 
 
 def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
-    """Write runs of so many layers and records, with all that a tab draws first."""
+    """Write runs with these numbers of layers and records, and the measures that a tab draws."""
     rng = np.random.default_rng(0)
     names = [f"block_{i // 10}/layer_{i}" for i in range(layers)]
     measures = ("wasserstein", "jeffreys", *catalogue.PERCENTILES)
@@ -74,7 +74,7 @@ def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
 
 
 def hostile_log(folder):
-    """Write runs and layers whose names would do harm, and damaged files beside them."""
+    """Write runs and layers with names from `HOSTILE`, and damaged files."""
     rng = np.random.default_rng(0)
     values = {name: [0.0, 1.0, 2.0] for name in HOSTILE}
     measures = dict.fromkeys(("wasserstein", "jeffreys", *catalogue.PERCENTILES), values)
@@ -87,4 +87,4 @@ def hostile_log(folder):
     (file, *_) = (file for file in folder.rglob("*tfevents*") if file != empty)
     file.write_bytes(file.read_bytes()[:-9])
     for each in (empty, file):
-        os.utime(each, (0, 0))  # what is written just now may look damaged
+        os.utime(each, (0, 0))  # because recently written files are not reported as damaged

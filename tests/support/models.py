@@ -1,4 +1,4 @@
-"""Small models of every kind that a callback must watch, with dropout and normalization in each."""
+"""Small models of every kind that callbacks support, each with dropout and normalization."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ class Block(layers.Layer):
 
 
 class Subclassed(keras.Model):
-    """Hands `training` on to nobody: its layers find it out by themselves, as Keras lets them."""
+    """Does not pass `training` to its layers. They get it from Keras's call context."""
 
     def __init__(self):
         super().__init__()

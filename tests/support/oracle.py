@@ -1,13 +1,13 @@
-"""What the layer must compute, in plain float64 NumPy: one channel, one batch after the other."""
+"""The expected results of the layer, in float64 NumPy, one channel and one batch at a time."""
 
 import numpy as np
 
 
 class BatchNormalizationOracle:
-    """Statistics and outputs as the papers define them; nothing is shared with kbn.
+    """Statistics and outputs as the papers define them, without code of kbn.
 
-    `where` are weights broadcastable to x. With `renorm`, a dict of limits, the correction is that
-    of the statistics before the step, also for virtual batches.
+    `where` contains weights that broadcast to x. `renorm` is a dict of limits. The correction uses
+    the statistics before the step, also for virtual batches.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class BatchNormalizationOracle:
 
 
 def moments(values, weights):
-    """Weighted mean, biased variance, and Kish's effective number of values."""
+    """Return the weighted mean, the biased variance and Kish's effective number of values."""
     if not len(values):
         return 0.0, 0.0, 0.0
     mean = np.average(values, weights=weights)

@@ -1,4 +1,4 @@
-"""Two replicas on one CPU: what the tests of distribution run on."""
+"""Two replicas on one CPU, for the tests of distributed training."""
 
 import functools
 
@@ -9,7 +9,7 @@ DEVICES = ["CPU:0", "CPU:1"]
 
 
 def two_logical_devices():
-    """Split the CPU in two; only before TensorFlow has looked at its devices."""
+    """Split the CPU in two. Call this before TensorFlow initializes its devices."""
     cpu, *_ = tf.config.list_physical_devices("CPU")
     configuration = [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
     tf.config.set_logical_device_configuration(cpu, configuration)
@@ -17,12 +17,12 @@ def two_logical_devices():
 
 @functools.cache
 def mirrored():
-    """One for all tests: TensorFlow's collectives of a second one would meet those of the first."""
+    """Return one strategy for all tests: TensorFlow mixes up the collectives of two strategies."""
     return tf.distribute.MirroredStrategy(DEVICES)
 
 
 def run_on(strategy, function, *per_replica):
-    """Run `function` on every replica, on its item of each of `per_replica`; return all results."""
+    """Run `function` on every replica with its item of each argument; return all results."""
     arguments = [
         None
         if parts is None

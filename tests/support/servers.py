@@ -1,4 +1,4 @@
-"""A live TensorBoard."""
+"""A TensorBoard process."""
 
 import json
 import re
@@ -15,8 +15,8 @@ class Server:
     """A TensorBoard process on a free port.
 
     Attributes:
-        url: where it serves, without a slash at the end.
-        log: what it printed.
+        url: its address, without a slash at the end.
+        log: the lines that it printed.
     """
 
     def __init__(self, log_dir, *options, path_prefix="", python=sys.executable, env=None):
@@ -33,11 +33,11 @@ class Server:
             found = re.search(r"(http://127\.0\.0\.1:\d+)/", line)
             if found:
                 self.url = found.group(1) + path_prefix
-                # What nobody reads would fill the pipe, and TensorBoard would stand still.
+                # Keep reading: if the pipe is full, TensorBoard stops.
                 self._reader = threading.Thread(target=self._keep_reading, daemon=True)
                 self._reader.start()
                 return
-        self._process.stderr.close()  # it printed all it had and ends
+        self._process.stderr.close()  # the process has ended
         self._process.wait()
         raise RuntimeError(f"TensorBoard did not start: {''.join(self.log)}")
 
@@ -45,15 +45,15 @@ class Server:
         self.log.extend(self._process.stderr)
 
     def fetch(self, path, **query):
-        asked = urllib.parse.urlencode(query, doseq=True)
-        with urllib.request.urlopen(f"{self.url}{path}?{asked}") as answer:
+        parameters = urllib.parse.urlencode(query, doseq=True)
+        with urllib.request.urlopen(f"{self.url}{path}?{parameters}") as answer:
             return answer.read()
 
     def get(self, path, **query):
         return json.loads(self.fetch(path, **query))
 
     def refused(self, path, **query):
-        """Return the status and the content of an answer that is an error."""
+        """Return the status and the content of an error response."""
         try:
             self.fetch(path, **query)
         except urllib.error.HTTPError as error:
@@ -66,7 +66,7 @@ class Server:
             answer = self.get(path, **query)
             if ready(answer):
                 return answer
-            time.sleep(0.1)  # between two questions: nothing says when it has read
+            time.sleep(0.1)  # poll, because TensorBoard does not report when it has read a log
         raise TimeoutError(f"{path}: {answer}")
 
     def close(self):

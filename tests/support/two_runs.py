@@ -1,4 +1,4 @@
-"""Two small nets that train for real, with all callbacks attached."""
+"""Train two small nets with all callbacks."""
 
 import keras
 import numpy as np

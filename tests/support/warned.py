@@ -1,4 +1,4 @@
-"""What users are warned of."""
+"""Collect the warnings that users see."""
 
 import contextlib
 import warnings
@@ -6,7 +6,7 @@ import warnings
 
 @contextlib.contextmanager
 def user_warnings():
-    """Collect the texts of UserWarnings; unlike `pytest.warns`, leave other filters as they are."""
+    """Collect the texts of UserWarnings. Unlike `pytest.warns`, do not change other filters."""
     texts = []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)

@@ -1,4 +1,4 @@
-"""Two worker processes on loopback."""
+"""Run code in two worker processes of one machine."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def free_ports(count):
 
 
 def run_workers(code, *arguments):
-    """Run `code` in two worker processes on loopback and return what each printed as its result."""
+    """Run `code` in two worker processes, connected by loopback; return their printed results."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = [
         subprocess.Popen(

@@ -120,7 +120,7 @@ def test_any_name_is_drawn_beside_the_cells(name):
 
 
 def test_any_name_is_drawn_without_freetype(tmp_path, python):
-    """In a process that cannot import Pillow's FreeType module."""
+    """The process cannot import Pillow's FreeType module."""
     code = f"""
 import sys
 sys.modules["PIL._imagingft"] = None

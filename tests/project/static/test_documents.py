@@ -16,7 +16,7 @@ DOCUMENTS = ("README.md", "callbacks/README.md")
 
 
 def test_the_callbacks_tables_name_measures_of_the_catalogue():
-    """A new measure needs no row there: the catalogue says its meaning, beside every curve too."""
+    """The tables need no row for a new measure, because TensorBoard shows the catalogue's text."""
     from kbn.records import catalogue
 
     text = (ROOT / "callbacks/README.md").read_text()

@@ -1,4 +1,4 @@
-"""Imports run downward only: every import of every module, held to a table of directions."""
+"""Imports go downward only: check every import of every module with a table of packages."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.support import ROOT
 from tests.support.imports import cycle, edges, modules
 
 LOW = ("backend", "common")
-# Room -> the rooms that it may import. "kbn" is the package's own file, with the public names.
+# Package -> the packages that it may import. "kbn" is the file kbn/__init__.py.
 ALLOWED = {
     "common": (),
     "backend": ("common",),
@@ -34,8 +34,8 @@ ALLOWED = {
 FOLDERS = {"kbn": ROOT / "kbn", "kbn.callbacks": ROOT / "callbacks"}
 
 
-def room(module):
-    """Return which room a module stands in."""
+def package(module):
+    """Return the package of a module, as in `ALLOWED`."""
     _, *parts = module.split(".")
     if not parts:
         return "kbn"
@@ -46,7 +46,7 @@ def room(module):
 
 def allowed(importer, target):
     """Return whether one module may import another."""
-    one, other = room(importer), room(target)
+    one, other = package(importer), package(target)
     if one == other or other in ALLOWED[one]:
         return True
     return target == "kbn.callbacks" and "public callbacks" in ALLOWED[one]
@@ -55,8 +55,8 @@ def allowed(importer, target):
 def forbidden(files):
     """Return the imports that the table does not allow, as text."""
     return [
-        f"{files[importer]}:{line}: {room(importer)} must not import {room(target)} ({target})"
-        for importer, target, line in edges(files)
+        f"{files[importer]}:{at}: {package(importer)} must not import {package(target)} ({target})"
+        for importer, target, at in edges(files)
         if not allowed(importer, target)
     ]
 
@@ -67,7 +67,7 @@ def files():
 
 
 def test_every_package_is_in_the_table(files):
-    assert {room(name) for name in files} == set(ALLOWED)
+    assert {package(name) for name in files} == set(ALLOWED)
 
 
 def test_imports_run_downward(files):
@@ -84,11 +84,11 @@ def test_no_cycle_between_modules(files):
 
 
 def test_no_cycle_between_packages(files):
-    assert cycle((room(one), room(other)) for one, other, _ in edges(files)) == []
+    assert cycle((package(one), package(other)) for one, other, _ in edges(files)) == []
 
 
-def house(folder, **contents):
-    """Write a small house of modules, and return its files."""
+def project(folder, **contents):
+    """Write a small project of modules, and return its files."""
     for name, text in contents.items():
         path = folder / "kbn" / f"{name.replace('__', '/')}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,23 +103,23 @@ FORBIDDEN = {
     "import": "import kbn.dashboard.board",
     "relative": "from ..dashboard import board",
     "inside a function": "def f():\n    from kbn.dashboard import board",
-    "for types alone": "if TYPE_CHECKING:\n    from kbn.dashboard.board import Board",
+    "only for types": "if TYPE_CHECKING:\n    from kbn.dashboard.board import Board",
 }
 
 
 @pytest.mark.parametrize("text", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_a_forbidden_import_is_found(text, tmp_path):
-    files = house(tmp_path, dashboard__board="", ops__moments=text)
+    files = project(tmp_path, dashboard__board="", ops__moments=text)
     (found,) = forbidden(files)
     line = text.count("\n") + 1
     assert found.endswith(
         f"ops/moments.py:{line}: ops must not import dashboard (kbn.dashboard.board)"
     )
-    assert forbidden(house(tmp_path, ops__moments="from kbn.common import checks")) == []
+    assert forbidden(project(tmp_path, ops__moments="from kbn.common import checks")) == []
 
 
 def test_a_cycle_is_found(tmp_path):
-    files = house(
+    files = project(
         tmp_path, ops__one="from kbn.ops import two", ops__two="import math\nimport kbn.ops.one"
     )
     assert set(cycle((one, other) for one, other, _ in edges(files))) == {

@@ -1,4 +1,4 @@
-"""What setup.cfg lists and what the linter forbids."""
+"""The packages in setup.cfg, and the linter's rule about TensorFlow."""
 
 import configparser
 import subprocess
@@ -10,7 +10,7 @@ from tests.support import ROOT
 
 
 def folders():
-    """Return every folder with `__init__.py`, as the package that it is installed as."""
+    """Return the installed package name of every folder with `__init__.py`."""
     found = set()
     for top, package in (("kbn", "kbn"), ("callbacks", "kbn.callbacks")):
         for path in (ROOT / top).rglob("__init__.py"):
@@ -28,7 +28,7 @@ def listed():
 
 
 def test_setup_cfg_lists_every_package():
-    """One that is missing there is missing from the wheel, without a word."""
+    """A package that is missing there would be missing from the wheel, without an error."""
     packages, _ = listed()
     assert packages == sorted(packages)
     assert set(packages) == folders()
@@ -65,7 +65,7 @@ def test_the_linter_accepts_tensorflow_in_its_backend(snippet):
 
 
 def linted(text, path):
-    """Return what the linter says of `text` if it stood at `path`."""
+    """Return the output of the linter for `text` as the file `path`."""
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise"]
     done = subprocess.run(
         [*command, "--stdin-filename", path, "-"], input=text, text=True, cwd=ROOT,

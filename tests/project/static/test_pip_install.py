@@ -1,11 +1,11 @@
-"""Nobody is told to install an unpublished name: every `pip install` is on a list."""
+"""Every `pip install` in the project is on a list, so that none has an unpublished name."""
 
 import re
 import subprocess
 
 from tests.support import ROOT
 
-# Where "pip install" stands, and what follows it there.
+# Each file with "pip install", and the text that follows it.
 EXPECTED = {
     ("CHANGELOG.md", "tensorflow-cpu"),
     ("CHANGELOG.md", "pandas"),
@@ -21,9 +21,9 @@ EXPECTED = {
     ("kbn/common/lazy.py", "jax"),
     ("kbn/common/lazy.py", "torch"),
     ("kbn/demo/datasets.py", "scikit-learn"),
-    ("kbn/records/frames.py", "pandas"),
+    ("kbn/records/data_frames.py", "pandas"),
 }
-# They ask what others say, or install what they have built.
+# Tests check the text of others, and CI installs wheels that it has built.
 EXEMPT = ("tests/", ".ci/")
 
 

@@ -1,4 +1,4 @@
-"""What a run of the tests says of what it could not test."""
+"""The report of a test run about tools that are missing."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ MISSING = {
     "Debian's dataset-fashion-mnist is missing":
         "tests/demo/test_demo.py::test_fashion_mnist_from_debians_folder",
 }  # fmt: skip
-# Read by every process of the run.
+# Every process of the run executes this code when it starts.
 WITHOUT_FASHION_MNIST = """
 import pathlib, kbn.demo.datasets
 kbn.demo.datasets.FASHION_MNIST_FOLDER = pathlib.Path("nowhere")
@@ -21,7 +21,7 @@ kbn.demo.datasets.FASHION_MNIST_FOLDER = pathlib.Path("nowhere")
 
 @pytest.fixture(params=[False, True], ids=["skips", "complete"])
 def run(request, tmp_path):
-    """Run the tests, and return whether it must be complete, how that ended, and what it said."""
+    """Run the tests; return whether the run must be complete, its exit code and its output."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_FASHION_MNIST)
     env = {name: value for name, value in os.environ.items()
            if name != "KBN_TESTS_COMPLETE" and not name.startswith("PYTEST")}  # fmt: skip

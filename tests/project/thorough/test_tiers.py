@@ -1,4 +1,4 @@
-"""Every test belongs to a tier, and none that says which of its parameters are basic has none."""
+"""Every test belongs to one tier, and every test that is marked basic has basic cases."""
 
 import re
 import subprocess
