@@ -26,7 +26,7 @@ NAMES = ("figure_1", "learning_rates", "unbiased_statistics", "gradient_shift", 
 
 def main() -> None:
     """Run the named experiments, and write their results."""
-    by = machine()  # before anything can change
+    by = machine()  # first, because the commit may change while the experiments run
     for name in sys.argv[1:] or NAMES:
         out = DOCS.parent / "runs" / name
         for stale in out.glob("*.html"):

@@ -31,7 +31,7 @@ class Options(NamedTuple):
     Attributes:
         quick: use digits, within minutes, instead of Fashion-MNIST.
         seeds: each experiment runs once per seed.
-        out: folder of numbers.json, picture.html and event files.
+        out: folder for numbers.json, picture.html and event files.
     """
 
     quick: bool
@@ -79,10 +79,10 @@ def log_dir(given: Options, run: str) -> Path:
 
 @contextmanager
 def population_statistics(model: keras.Model, x: np.ndarray) -> Iterator[None]:
-    """Let `model` infer with statistics of 10,000 training samples inside the `with` block.
+    """Inside the `with` block, use the statistics of 10,000 training samples in `model`.
 
     Moving statistics come from the last few batches, and from weights that have changed since. At
-    a high learning rate they can be wrong while the net is sound.
+    a high learning rate they can be wrong although the weights are good.
     """
     kept = model.get_weights()
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
@@ -123,7 +123,7 @@ class _Bar(keras.callbacks.Callback):
 def spread(values: Sequence[float | None], form: str) -> str:
     """Return mean ± standard deviation over seeds, or how many runs diverged."""
     if None in values:
-        return "–"  # a run has no such number
+        return "–"  # a run does not have this number
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < len(values):
         return f"not finite, {len(values) - len(finite)} of {len(values)}"
@@ -136,8 +136,8 @@ def table(rows: Sequence[Row], by: Sequence[str], columns: Mapping[str, str]) ->
     """Return head and cells: one line per setting, with mean ± standard deviation over seeds.
 
     Args:
-        rows: of all runs.
-        by: the names that make up a setting.
+        rows: the rows of all runs.
+        by: names of the values that define a setting.
         columns: the numbers to show, and the format of each.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}

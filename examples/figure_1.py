@@ -1,10 +1,11 @@
 """Ioffe & Szegedy (2015), Figure 1: accuracy, and the inputs of one unit, over 50,000 steps.
 
-The paper's net of 3×100 sigmoid units, batches of 60, plain and normalized, on Fashion-MNIST. The
-paper leaves some choices open. Here they are plain SGD at 0.3 and weights from N(0, 0.1²)
-(`kbn.demo`). Accuracy and percentiles are over the test images in inference, with statistics of
-10,000 training images (accuracy also with the moving ones). The units of the last hidden layer are
-sorted by how far their median travels after the first look; the typical unit is in the middle.
+The script trains the paper's net of 3×100 sigmoid units, plain and normalized, with batches of 60
+on Fashion-MNIST. The paper leaves some choices open: here, the optimizer is plain SGD at 0.3, and
+weights are from N(0, 0.1²) (`kbn.demo`). Accuracy and percentiles are over the test images in
+inference, with statistics of 10,000 training images. Accuracy is also measured with the moving
+statistics. The units of the last hidden layer are sorted by how far their median moves after the
+first look; the typical unit is the one in the middle.
 
     python examples/figure_1.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -20,7 +21,7 @@ from kbn.demo import datasets
 from kbn.demo import demonstration as demo
 
 NETS = {"plain": False, "normalized": True}
-LEAST = 6000  # samples of an epoch
+LEAST = 6000  # smallest number of samples in an epoch
 
 
 class Looks(keras.callbacks.Callback):
@@ -71,7 +72,7 @@ def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, callb
     """Train one net and return its results."""
     data = datasets.Parts(*((x.reshape(len(x), -1), y) for x, y in data))
     x, y = data.train
-    times = max(1, LEAST // len(x))  # so that an epoch has enough steps between two looks
+    times = max(1, LEAST // len(x))  # repeat the data, so that an epoch has enough steps
     x, y = np.tile(x, (times, 1)), np.tile(y, times)
     keras.utils.set_random_seed(seed)
     model = demo.network(x.shape[1], normalized, seed)
@@ -93,7 +94,8 @@ def trained(normalized: bool, seed: int, data: datasets.Parts, steps: int, callb
 def moved(shift: kbn.callbacks.CovariateShift) -> dict[str, float]:
     """Return the shift of the inputs of the last hidden layer, from record to record.
 
-    The first record is apart: it is relative to the small initial width, and would dominate a mean.
+    The first record has a column of its own, because it is relative to the small initial width and
+    would dominate a mean.
     """
     _, first, *later = [row.value for row in shift.history if row.measure == "wasserstein"]
     half = len(later) // 2
@@ -131,7 +133,7 @@ def figure(rows: list[dict]) -> go.Figure:
                 line={"color": experiment.OKABE_ITO[color], "dash": dash}, row=1, col=2 + color,
             )  # fmt: skip
     drawn.update_xaxes(title_text="optimizer step")
-    lowest = min(row["first look"] for row in rows)  # not the untrained nets'
+    lowest = min(row["first look"] for row in rows)  # without the untrained nets
     drawn.update_yaxes(range=[lowest - 0.05, max(row["best look"] for row in rows) + 0.02], col=1)
     drawn.update_yaxes(title_text="15th, 50th, 85th percentile", col=2)
     drawn.update_yaxes(matches="y2", col=3)

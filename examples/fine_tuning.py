@@ -1,9 +1,9 @@
-"""Fine-tuning with frozen normalization, after one bad batch and without it.
+"""Fine-tuning with frozen normalization, with and without one bad batch in pre-training.
 
 A net learns the first five classes. Then its body is frozen and a new head learns the other five.
-Frozen normalization uses only its moving statistics, so it keeps what pre-training did to them. In
+Frozen normalization uses only the moving statistics from pre-training, even if they are wrong. In
 half of the runs, one image in the middle of pre-training is broken (infinite). As in mixed
-precision, the optimizer skips steps whose gradients are not finite, so no weight is harmed.
+precision, the optimizer skips steps whose gradients are not finite, so the weights stay intact.
 
     python examples/fine_tuning.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """

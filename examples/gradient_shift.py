@@ -1,11 +1,11 @@
 """Santurkar et al. (2018): does normalization reduce internal covariate shift, by their measure?
 
-A VGG-like net, batches of 128, SGD at 0.1: plain, normalized, and normalized with noise after every
-normalization. The noise shifts distributions on purpose (their Appendix A.2): at each step, each
-channel gets a mean from U(−0.5, 0.5) and a scale from U(1, 1.25). Each sample adds U(−0.1, 0.1) to
-the mean and N(0, 0.1²) to the scale. The script records gradient shift, the landscape of the loss,
-and how far distributions move. Quick runs use two of the three blocks: after three, 8×8 digits are
-one pixel, and the plain net does not begin to learn.
+The script trains a VGG-like net with batches of 128 and SGD at 0.1: plain, normalized, and
+normalized with noise after every normalization. The noise shifts distributions on purpose (their
+Appendix A.2): at each step, each channel gets a mean from U(−0.5, 0.5) and a scale from U(1, 1.25).
+Each sample adds U(−0.1, 0.1) to the mean and N(0, 0.1²) to the scale. The script records gradient
+shift, the landscape of the loss, and how far distributions move. Quick runs use two of the three
+blocks. After three blocks, 8×8 digits are only one pixel large, and the plain net does not learn.
 
     python examples/gradient_shift.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -24,7 +24,7 @@ from kbn.demo import datasets
 NETS = ("plain", "normalized", "noisy")
 BLOCKS = (16, 32, 64)
 RATE, BATCH_SIZE = 0.1, 128
-MEAN, SCALE, JITTER = 0.5, 1.25, 0.1  # of the noise, theirs
+MEAN, SCALE, JITTER = 0.5, 1.25, 0.1  # the paper's values for the noise
 RECORDS = 10
 MEASURES = {
     "gradient shift": "gradient_shift", "gradient shift, relative": "gradient_shift_relative",
@@ -32,7 +32,7 @@ MEASURES = {
     "β-smoothness": "beta_smoothness", "highest loss": "loss_highest",
     "predictiveness": "predictiveness_highest", "distribution shift, σ": "wasserstein",
 }  # fmt: skip
-DRAWN = [name for name in MEASURES if name != "gradient shift"]  # the relative one is comparable
+DRAWN = [name for name in MEASURES if name != "gradient shift"]  # draw only the relative one
 
 
 class Size(NamedTuple):

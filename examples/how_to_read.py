@@ -1,4 +1,4 @@
-"""Four nets as reading examples: healthy, with a stale moving average, dying, and exploding.
+"""Four nets for docs/how-to-read.md: healthy, with a stale moving average, dying, exploding.
 
 All are ReLU nets with three hidden layers and kbn's callbacks. All except the first have one fault.
 

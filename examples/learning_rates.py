@@ -1,8 +1,8 @@
 """Ioffe & Szegedy (2015), §3.3: does normalization allow higher learning rates?
 
-A small CNN, plain and normalized, trained by plain SGD at five learning rates over two decades.
-Normalized nets are tested with statistics of 10,000 training images, and with the moving ones. A
-high rate makes the moving ones worse, apart from its effect on the weights.
+The script trains a small CNN, plain and normalized, by plain SGD at five learning rates over two
+decades. It tests normalized nets with statistics of 10,000 training images, and with the moving
+statistics. A high rate makes the moving statistics worse, in addition to its effect on the weights.
 
     python examples/learning_rates.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """

@@ -1,8 +1,8 @@
-"""See what `momentum` and `unbiased_variance` do to the moving variance.
+"""Show the effect of `momentum` and `unbiased_variance` on the moving variance.
 
-Batches have 4 values from N(0, 1), so the true variance is 1. The biased estimate settles at 3/4.
-Momentum decides how much the estimate jitters, and how long the initial value shows.
-`momentum=None` averages all batches and keeps getting closer.
+Batches have 4 values from N(0, 1), so the true variance is 1. The biased estimate approaches 3/4.
+Momentum determines how much the estimate varies, and how long the initial value has an effect.
+`momentum=None` averages all batches, so the estimate becomes better and better.
 
     python examples/momentum_and_variance.py [--steps 300] [--picture FILE.html]
 """

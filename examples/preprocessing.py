@@ -1,4 +1,4 @@
-"""Why normalize at all: raw, centered, standardized, PCA- and ZCA-whitened inputs to one net.
+"""Train one net on raw, centered, standardized, and PCA- or ZCA-whitened inputs.
 
 All runs use the same ReLU net with the same learning rate. The net gets each kind of input as it
 is, and through kbn.BatchNormalization as the first layer.
@@ -16,9 +16,9 @@ from sklearn.decomposition import PCA
 import kbn
 
 FIRST_LAYERS = {"as it is": False, "normalized first": True}
-KEPT = 0.95  # share of the variance that whitening keeps; it would amplify the rest, which is noise
+KEPT = 0.95  # share of the variance that whitening keeps; the rest is noise, not to be amplified
 RATE, BATCH_SIZE, UNITS = 0.02, 64, 100
-POINTS = 40  # of the loss over steps
+POINTS = 40  # number of points in a curve of the loss over steps
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

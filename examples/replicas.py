@@ -1,9 +1,9 @@
-"""A small batch per replica, synchronized or not, on two devices: which statistics are kept?
+"""A small batch per replica, with and without synchronized statistics, on two devices.
 
-Two logical CPUs train one net under MirroredStrategy with four samples each. Shuffled: both see all
-classes. Sorted: each reads its own half of the classes, like replicas that read shards. Pedestal:
-shuffled, with 3,000 standard deviations added to every pixel, like sensors with a dark level. The
-saved model is tested on one device.
+Two logical CPUs train one net under MirroredStrategy with four samples each. There are three kinds
+of batches. Shuffled: both replicas see all classes. Sorted: each reads its own half of the classes,
+like replicas that read shards. Pedestal: shuffled, with 3,000 standard deviations added to every
+pixel, like sensors with a dark level. The saved model is tested on one device.
 
     python examples/replicas.py [--quick] [--seeds 0 1 2] [--out FOLDER]
 """
@@ -23,7 +23,7 @@ LAYERS = {"keras": keras.layers.BatchNormalization, "kbn": kbn.BatchNormalizatio
 SYNCHRONIZED = (False, True)
 BATCHES = ("shuffled", "sorted", "pedestal")
 PER_REPLICA, REPLICAS, UNITS, RATE = 4, 2, 100, 0.03
-SAMPLES = 12_000  # of Fashion-MNIST: two devices on two cores are slow
+SAMPLES = 12_000  # not all of Fashion-MNIST, because two devices on two cores are slow
 DARK = 3000  # standard deviations of a pixel
 
 

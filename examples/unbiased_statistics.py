@@ -1,4 +1,4 @@
-"""Unbiased statistics at test time: batches of 2, 4, 8 and 32, and every way to estimate.
+"""Unbiased statistics at test time, with batches of 2, 4, 8 and 32 and several estimates.
 
 Ioffe & Szegedy (2015), Algorithm 2, use the unbiased estimate of the variance for inference,
 m/(m−1) times the batches' mean variance. In training, a net normalizes with σ_B² of m samples.
