@@ -94,7 +94,8 @@ class CovariateShift(Recorder):
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step if
-            the model refuses the probe, or `layers` matches nothing (the message lists the paths).
+            the model does not accept the probe, or `layers` matches nothing (the message lists the
+            paths).
     """
 
     run = catalogue.run_of("CovariateShift")

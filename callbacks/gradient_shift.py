@@ -100,7 +100,7 @@ class GradientShift(Recorder):
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step if
-            the model refuses the probe, has no loss, or `layers` matches nothing.
+            the model does not accept the probe, has no loss, or `layers` matches nothing.
     """
 
     run = catalogue.run_of("GradientShift")

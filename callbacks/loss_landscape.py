@@ -64,7 +64,7 @@ class LossLandscape(Recorder):
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step if
-            the model refuses the probe or has no loss.
+            the model does not accept the probe or has no loss.
     """
 
     run = catalogue.run_of("LossLandscape")

@@ -98,7 +98,8 @@ class MovingStatistics(Recorder):
 
     Raises:
         TypeError, ValueError: at construction for wrong arguments; before the first step if
-            the model refuses the probe, or `layers` matches nothing or another kind of layer.
+            the model does not accept the probe, or `layers` matches nothing or another kind of
+            layer.
     """
 
     run = catalogue.run_of("MovingStatistics")

@@ -35,7 +35,8 @@ class LossProbe:
             who: name of the callback, for messages.
 
         Raises:
-            ValueError: if there is no loss or no trainable weight, or the model refuses the batch.
+            ValueError: if there is no loss or no trainable weight, or if the model does not accept
+                the batch.
         """
         _check(model, batch, who)
         build(model, batch.x)

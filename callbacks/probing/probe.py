@@ -80,7 +80,7 @@ class Probe(Generic[Result]):
         """Trace the model.
 
         Raises:
-            ValueError: if the model refuses the inputs.
+            ValueError: if the model does not accept the inputs.
         """
         self.places: list[Place] = []
         self.unseen: list[str] = []
@@ -157,7 +157,7 @@ def build(model: keras.Model, inputs: Nested) -> None:
     """Build the model, if its first call has not done so yet.
 
     Raises:
-        ValueError: if the model refuses the inputs.
+        ValueError: if the model does not accept the inputs.
     """
     if all(layer.built for layer in (model, *layer_paths(model).values())):
         return
@@ -176,7 +176,7 @@ def compile_beside(
     """Compile a run of `model` outside of training; arguments as for `kbn.backend.compile_for`.
 
     Raises:
-        ValueError: if the model refuses the inputs. The message has their shapes.
+        ValueError: if the model does not accept the inputs. The message has their shapes.
     """
     with _shapes_in_errors(inputs):
         return backend.compile_for(

@@ -112,8 +112,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
             (Kingma & Ba 2015, §3). This adds two (C,) variables, `mean_debias` and
             `variance_debias`, with the value 1 − momentumᵗ. If a `.keras` or `.weights.h5` file or
             `set_weights` does not include them, they become 1, and the loaded statistics stay. If
-            you assign the statistics in another way, set both to 1. (Keras refuses old-format
-            `.h5` weights with a different number of variables.)
+            you assign the statistics in another way, set both to 1. (Keras does not load `.h5`
+            weights of the old format with a different number of variables.)
         virtual_batch_size: samples per ghost ("virtual") batch (Hoffer et al. 2017), or None. In
             training, consecutive samples are normalized in ghost batches of this size; the last
             one may be smaller. They update the statistics one after the other, as small batches do.

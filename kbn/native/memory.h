@@ -10,7 +10,7 @@
 
 namespace kbn {
 
-// Requests huge pages for a new buffer. The system maps large buffers anew every time. With small
+// Requests huge pages for a new buffer. The system maps large buffers again every time. With small
 // pages, the first write to each page faults, which can take longer than the work itself.
 inline void prefer_huge_pages(void* data, size_t size) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -31,7 +31,7 @@ def shifted(x: Tensor, pivot: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tens
         return deviation, ops.square(deviation)
 
     def forward(x: Tensor, pivot: Tensor) -> tuple[Tensor, ...]:
-        # Do not return x itself: TensorFlow refuses this if x comes from outside a branch or loop.
+        # Do not return x itself: TensorFlow raises if x comes from outside a branch or loop.
         return ops.stop_gradient(x), *_sums(terms, (x,), pivot, axes)
 
     def backward(
