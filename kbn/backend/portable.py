@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from kbn.backend.interface import Kernel, missing
-from kbn.common.types import Tensor
+from kbn.common.types import Nested, Tensor
 
 _RUNS = "Running a model outside the training step", "kbn.callbacks and kbn.recalibrate"
 compile_for = compile_for_batches = undisturbed = current_trace = missing(*_RUNS)
@@ -22,7 +22,11 @@ def differentiable(
 
     @ops.custom_gradient
     def function(*arguments: Tensor) -> Tensor:
-        return forward(*arguments), lambda *cotangents: backward(arguments, *cotangents)
+        def gradient(*cotangents: Nested) -> tuple[Tensor, ...]:
+            # TensorFlow passes one argument per output, JAX one tuple for all.
+            return backward(arguments, *tree.flatten(cotangents))
+
+        return forward(*arguments), gradient
 
     return function
 
