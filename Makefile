@@ -56,7 +56,7 @@ results: $(VENV)/.test ## the experiments of docs/results.md, an hour
 	$(BIN)/python -m docs.make_results
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist runs *.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist runs *.egg-info kbn/_native*
 
 $(VENV)/.demo: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(BACKEND),demo]'

@@ -31,9 +31,10 @@ class Recalibrate(keras.callbacks.Callback):
         batch_size: samples per batch of arrays; None means 32.
 
     Raises:
-        TypeError, ValueError: for wrong arguments, and at the start of training for a model without
-            batch normalization. A later error, for example if the data raises or activations are
-            inf, becomes a warning. The statistics stay as they were, and training continues.
+        TypeError, ValueError: for wrong arguments, and at the start of training for a built model
+            without batch normalization. A later error, for example if the data raises or
+            activations are inf, becomes a warning. The statistics stay as they were, and training
+            continues.
 
     Example:
         >>> import keras, numpy as np, kbn

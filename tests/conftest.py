@@ -26,6 +26,7 @@ settings.load_profile("kbn")
 SUMMARY = pytest.StashKey[list]()
 MISSING = " is missing"
 # A test in a folder of this name has the marker of this name; CONTRIBUTING.md explains the tiers.
+TESTS = Path(__file__).parent
 TIERS = ("thorough", "static")
 # Files that take minutes. They start first, so that all processes end at about the same time.
 SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "any_model", "recalibration",
@@ -35,7 +36,7 @@ SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "any_model", 
 def pytest_collection_modifyitems(items):
     for item in items:
         for tier in TIERS:
-            if tier in item.path.parent.parts:
+            if tier in item.path.parent.parts[len(TESTS.parts) :]:
                 item.add_marker(tier)
         basic = item.get_closest_marker("basic")
         if basic and not any(fnmatchcase(parameters(item), each) for each in basic.args):

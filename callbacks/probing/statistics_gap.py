@@ -15,6 +15,7 @@ from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
 from kbn.ops.masks import weights_for, where_kept
+from kbn.ops.merging_moments import bessels_correction
 from kbn.ops.moments import center
 from kbn.ops.precision import widened
 
@@ -105,7 +106,8 @@ def _kept(
     """Return the limit of the moving statistics if all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= 1:
         return batch
-    variance = (batch.variance - layer.epsilon) * count / (count - 1) + layer.epsilon
+    unbiased = (batch.variance - layer.epsilon) * bessels_correction(np.float64(count), np)
+    variance = unbiased + layer.epsilon
     return batch._replace(variance=variance)
 
 

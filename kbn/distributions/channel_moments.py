@@ -59,6 +59,10 @@ class ChannelMoments(NamedTuple):
         square = np.square(x - mean[..., None, :])
         return cls(mean, np.nansum(square, axis=-2) / number, count)
 
+    def dead(self) -> Tensor:
+        """Return per channel whether all its values are 0."""
+        return (self.number > 0) & (self.mean == 0) & (self.variance == 0)
+
     def merged(self) -> "ChannelMoments":
         """Return the moments (...) of all channels together; channels are the last axis."""
         return ChannelMoments(*merge(*self, axis=-1, xp=np))

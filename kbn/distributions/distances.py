@@ -26,6 +26,7 @@ from kbn.distributions.samples import (
 from kbn.distributions.sketch import Channels
 
 Compare = Callable[[Channels, Channels], ByChannel]
+Scale = Literal["linear", "logarithmic"]
 
 
 class Distance(NamedTuple):
@@ -47,7 +48,7 @@ class Distance(NamedTuple):
     unit: str = ""
     symbol: str = ""
     by_default: bool = False
-    scale: Literal["linear", "logarithmic"] = "logarithmic"
+    scale: Scale = "logarithmic"
 
 
 DISTANCES: dict[str, Distance] = {}
@@ -55,12 +56,18 @@ DISTANCES: dict[str, Distance] = {}
 
 
 def distance(
-    name: str, meaning: str, unit: str = "", symbol: str = "", *, by_default: bool = False
+    name: str,
+    meaning: str,
+    unit: str = "",
+    symbol: str = "",
+    *,
+    by_default: bool = False,
+    scale: Scale = "logarithmic",
 ) -> Callable[[Compare], Compare]:
     """Return a decorator that adds a function to `DISTANCES`, with its row."""
 
     def add(function: Compare) -> Compare:
-        DISTANCES[name] = Distance(name, function, meaning, unit, symbol, by_default)
+        DISTANCES[name] = Distance(name, function, meaning, unit, symbol, by_default, scale)
         return function
 
     return add

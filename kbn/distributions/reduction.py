@@ -76,13 +76,12 @@ class Reduction:
         if math.prod(self._planes) <= WHOLE:
             return {"whole": widened(x), **self._moments_of_whole(x)}
         moments = device_moments(x)
-        mean, variance, number = moments
         kept = (ops.take(each, self._kept.columns, axis=0) for each in moments)
         return {
             "values": self._take(x),
             **dict(zip(CHANNEL_NAMES, kept, strict=True)),
             **dict(zip(POOLED_NAMES, pooled_moments(moments), strict=True)),
-            "dead": ops.sum(ops.cast((number > 0) & (mean == 0) & (variance == 0), "int32")),
+            "dead": ops.sum(ops.cast(moments.dead(), "int32")),
         }
 
     def on_host(self, reduced: Sequence[Mapping[str, np.ndarray]]) -> list[DistributionSketch]:
@@ -121,8 +120,7 @@ class Reduction:
         """Summarize several activations that the device returned unchanged, at once."""
         xs = [one["whole"].transpose(0, 2, 1).reshape(self._rows, self._columns) for one in reduced]
         all_channels = _moments_on_host(reduced, xs)
-        mean, variance, number = all_channels
-        dead = np.sum((number > 0) & (mean == 0) & (variance == 0), axis=1).tolist()
+        dead = np.sum(all_channels.dead(), axis=1).tolist()
         rows, columns = self._kept
         xs = xs if len(rows) == self._rows else [x[rows] for x in xs]
         xs = xs if len(columns) == self._columns else [x[:, columns] for x in xs]

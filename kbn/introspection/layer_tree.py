@@ -110,7 +110,9 @@ def check_layers(layers: LayerSelection) -> None:
         return
     entries = layers if isinstance(layers, list | tuple | set) else [layers]
     if not entries:
-        raise ValueError(f"layers must name at least one layer, or be None. Received: {layers!r}")
+        raise ValueError(
+            f"layers must name at least one layer, or be None. Received: layers={layers!r}"
+        )
     for entry in entries:
         _matcher(entry)
 

@@ -235,6 +235,10 @@ class BatchNormalization(SavedState, backend.ExportedState):
         deprecated("BatchNormalization.refused_updates", "skipped_updates")
         return self.skipped_updates
 
+    def __dir__(self) -> list[str]:
+        # Keras reads every listed attribute when it saves, and must not see the deprecated one.
+        return [name for name in super().__dir__() if name != "refused_updates"]
+
     def add_weight(
         self, *args: Any, trainable: bool = True, dtype: str | None = None, **kwargs: Any
     ) -> keras.Variable:

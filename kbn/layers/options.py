@@ -28,6 +28,8 @@ def check_input_shape(
             axis along which ghost batches are cut.
     """
     rank, received = len(shape), f"axis={layer.axis}, input_shape={tuple(shape)}"
+    if not rank:
+        raise ValueError(f"Inputs need a channel axis, but they are scalars. Received: {received}")
     if not -rank <= layer.axis < rank:
         raise ValueError(
             f"axis must be in [{-rank}, {rank - 1}] for an input of rank {rank}. "

@@ -1,4 +1,4 @@
-"""Merge the moments of parts, and compute a variance from moments about a pivot.
+"""Merge the moments of parts, and compute variances and counts from sums.
 
 The code is the same for tensors and NumPy arrays: `xp` is `keras.ops` or `numpy`. Keras is not
 imported, because the dashboard must work without it.
@@ -7,6 +7,9 @@ imported, because the dashboard must work without it.
 from types import ModuleType
 
 from kbn.common.types import Tensor
+
+# With weights, the count of a single value is 1 up to rounding.
+MORE_THAN_ONE = 1.0001
 
 
 def merge(
@@ -48,6 +51,29 @@ def variance_about_mean(offset: Tensor, square: Tensor, xp: ModuleType) -> Tenso
     """
     variance = square - xp.square(offset)
     return xp.where(variance < 0, xp.zeros_like(variance), variance)
+
+
+def effective_count(weight: Tensor, squared_weight: Tensor, xp: ModuleType) -> Tensor:
+    """Return (Σw)²/Σw², the effective number of values (Kish 1965); 0 without any weight.
+
+    Args:
+        weight: Σw.
+        squared_weight: Σw².
+        xp: the library of the arguments.
+    """
+    return xp.square(weight) / or_one(squared_weight, xp)
+
+
+def bessels_correction(count: Tensor, xp: ModuleType) -> Tensor:
+    """Return m/(m−1), or 0 if m is not above 1.
+
+    Args:
+        count: m, the number of values.
+        xp: the library of `count`.
+    """
+    many = count > MORE_THAN_ONE
+    factor = count / xp.where(many, count - 1.0, xp.ones_like(count))
+    return xp.where(many, factor, xp.zeros_like(factor))
 
 
 def or_one(divisor: Tensor, xp: ModuleType) -> Tensor:

@@ -15,7 +15,7 @@ from kbn import backend
 from kbn.common.types import Size, Tensor
 from kbn.ops import channel_sums
 from kbn.ops.masks import is_mask, where_kept
-from kbn.ops.merging_moments import merge, or_one, variance_about_mean
+from kbn.ops.merging_moments import effective_count, merge, or_one, variance_about_mean
 from kbn.ops.precision import wide
 
 Gather = Callable[[Tensor], Tensor]
@@ -205,7 +205,7 @@ def _weight(
 def _effective_count(part: Part) -> Tensor:
     if part.squared_weight is part.weight:
         return part.weight
-    return ops.square(part.weight) / or_one(part.squared_weight, ops)
+    return effective_count(part.weight, part.squared_weight, ops)
 
 
 def _float(size: Size, dtype: str) -> Tensor:

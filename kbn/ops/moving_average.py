@@ -2,14 +2,12 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from kbn.common.types import Size, Tensor
-from kbn.ops.merging_moments import or_one
+from kbn.ops.merging_moments import MORE_THAN_ONE, bessels_correction, or_one
 from kbn.ops.moments import Moments
-
-# With weights, the count of a single value is 1 up to rounding.
-MORE_THAN_ONE = 1.0001
 
 
 class Contribution(NamedTuple):
@@ -51,11 +49,8 @@ def unbiased_variance(batch: Moments) -> Tensor:
     if batch.unbiased is not None:
         return batch.unbiased
     if isinstance(batch.count, float):
-        many = batch.count > MORE_THAN_ONE
-        return batch.variance * (batch.count / (batch.count - 1.0) if many else 0.0)
-    many = batch.count > MORE_THAN_ONE
-    factor = batch.count / ops.where(many, batch.count - 1.0, ops.ones_like(batch.count))
-    return batch.variance * ops.where(many, factor, ops.zeros_like(factor))
+        return batch.variance * float(bessels_correction(np.float64(batch.count), np))
+    return batch.variance * bessels_correction(batch.count, ops)
 
 
 def updatable(batch: Moments, kept_variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ _MOVING_STATISTICS = (
     Measure("beta_std", "Standard deviation of β over channels.", "β"),
     Measure("refused_share", "Skipped updates per training batch since the previous record, in the "
             "worst channel. An update is skipped if a batch has no variance for the channel. With "
-            "ghost batches, the share can reach their number. Only kbn's layer.", _SHARE, LINEAR),
+            "ghost batches, each of them counts. Only kbn's layer.", "updates per batch", LINEAR),
     Measure("steps_to_settle", "Number of updates, at this momentum and with batches like the "
             "probe batch, after which both gaps of every channel are at most 0.05.", "updates"),
     Measure("loss_training", "Loss of the probe batch with batch statistics (training mode).",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kbn.ops.merging_moments import merge, or_one
+from kbn.ops.merging_moments import bessels_correction, effective_count, merge, or_one
 from kbn.ops.moments import Part
 
 
@@ -47,9 +47,9 @@ class Population:
     def statistics(self, unbiased: bool) -> InferenceStatistics:
         """Return the statistics, with the variance over N − 1 if `unbiased`, else over N."""
         mean, variance, weight = self._merged or (np.zeros(()),) * 3
-        count = np.asarray(np.square(weight) / or_one(np.asarray(self._squared_weight), np))
+        count = np.asarray(effective_count(weight, np.asarray(self._squared_weight), np))
         if unbiased:
-            variance = variance * count / or_one(count - 1, np)
+            variance = variance * bessels_correction(count, np)
         return InferenceStatistics(mean, variance, count, np.where(count > 1, count, 0))
 
 
@@ -64,8 +64,8 @@ class BatchAverage:
 
     def add(self, batch: Part) -> None:
         """Add a batch; its arrays are (C,)."""
-        m = np.square(batch.weight) / or_one(batch.squared_weight, np)
-        unbiased = batch.variance * m / or_one(m - 1, np)
+        m = effective_count(batch.weight, batch.squared_weight, np)
+        unbiased = batch.variance * bessels_correction(m, np)
         self._mean = self._mean + m * (batch.pivot + batch.offset)
         self._count = self._count + m
         several = m > 1

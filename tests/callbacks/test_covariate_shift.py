@@ -570,7 +570,6 @@ def test_history_as_json_lines(tmp_path):
 
 @pytest.mark.thorough
 def test_history_as_a_frame(tmp_path):
-    pytest.importorskip("pandas")
     shift = CovariateShift(tmp_path, X[:16], every_steps=4)
     fit(models.compiled("functional"), shift)
     assert list(shift.to_frame().itertuples(index=False, name="Row")) == list(shift.history)

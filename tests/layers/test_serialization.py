@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -239,6 +241,19 @@ def test_a_tensorflow_checkpoint_moves_between_keras_layer_and_ours(tmp_path):
         path = tf.train.Checkpoint(model=source).save(str(tmp_path / "c"))
         tf.train.Checkpoint(model=target).restore(path).assert_consumed()
         np.testing.assert_allclose(target(X), source(X), atol=1e-5)
+
+
+def test_saving_and_loading_do_not_warn_about_deprecated_names(tmp_path):
+    """Keras reads every attribute that a layer lists, and drops the errors that warnings become."""
+    model = trained(kbn.BatchNormalization())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.save(tmp_path / "model.keras")
+        keras.models.load_model(tmp_path / "model.keras")
+        model.save_weights(tmp_path / "model.weights.h5")
+        model.load_weights(tmp_path / "model.weights.h5")
+        model.export(tmp_path / "exported", verbose=False)
+    assert [str(each.message) for each in caught if "skipped_updates" in str(each.message)] == []
 
 
 OLDER_KERAS = pytest.mark.xfail(

@@ -5,6 +5,7 @@ import pickle
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,7 +186,6 @@ def test_any_rows_come_back_unchanged(rows):
 
 @pytest.mark.parametrize("rows", [ROWS, []], ids=["rows", "empty"])
 def test_a_frame_has_the_rows_columns_and_dtypes(rows):
-    pd = pytest.importorskip("pandas")
     frame = History(rows).to_frame()
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == list(Row._fields)
@@ -197,7 +197,6 @@ def test_a_frame_has_the_rows_columns_and_dtypes(rows):
 
 
 def test_a_frame_keeps_nan_and_can_be_pivoted():
-    pytest.importorskip("pandas")
     frame = History([*ROWS, Row(9, "bn", "input", "mean", math.nan)]).to_frame()
     assert math.isnan(frame.value.iloc[-1])
     wide = frame[frame.measure == "mean"].pivot(

@@ -59,20 +59,6 @@ def buckets(rng, shift=0.0, k=20):
     return np.stack([edges[:-1], edges[1:], np.full(k, 1000 / k)], axis=1)
 
 
-def write_large(log_dir, layers, steps, runs=("plain", "normalized")):
-    """Write runs with these numbers of layers and records, and the measures that a tab draws."""
-    rng = np.random.default_rng(0)
-    names = [f"block_{i // 10}/layer_{i}" for i in range(layers)]
-    measures = ("wasserstein", "jeffreys", *catalogue.PERCENTILES)
-    for number, run in enumerate(runs):
-        values = {
-            measure: dict(zip(names, rng.lognormal(-2 - number, 1, (layers, steps)), strict=True))
-            for measure in measures
-        }
-        write(os.path.join(log_dir, run), values)
-    return names
-
-
 def hostile_log(folder):
     """Write runs and layers with names from `HOSTILE`, and damaged files."""
     rng = np.random.default_rng(0)

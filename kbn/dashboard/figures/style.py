@@ -14,7 +14,7 @@ RUNS = (
     "0, 114, 178", "213, 94, 0", "0, 158, 115", "204, 121, 167", "230, 159, 0", "86, 180, 233",
 )  # fmt: skip
 SEQUENTIAL = "Viridis"  # Smith & van der Walt (2015): its lightness increases evenly
-WIDTH, ROW, ABOVE = 960, 240, 110  # pixels
+ROW, ABOVE = 240, 110  # pixels
 LONGEST = 34  # characters of a name at an axis
 STEP = "optimizer step"
 
