@@ -160,7 +160,7 @@ def _matcher(entry: object) -> Callable[[str, keras.layers.Layer], bool]:
         return lambda _, layer: bool(entry(layer))
     raise TypeError(
         "layers must be layers, paths or glob patterns, layer types or predicates. "
-        f"Received: {entry!r}"
+        f"Received: {entry!r} in layers"
     )
 
 

@@ -71,7 +71,14 @@ def test_no_match_lists_the_paths_there_are(model):
         select(["bn", "conv*"], layer_paths(model))
 
 
-@pytest.mark.parametrize(("wrong", "error"), [(3, TypeError), (int, TypeError), ([], ValueError)])
-def test_wrong_arguments_raise_without_a_model(wrong, error):
-    with pytest.raises(error, match=re.escape(f"Received: {wrong!r}")):
+@pytest.mark.parametrize(
+    ("wrong", "error", "received"),
+    [
+        (3, TypeError, "3 in layers"),
+        (int, TypeError, "<class 'int'> in layers"),
+        ([], ValueError, "layers=[]"),
+    ],
+)
+def test_wrong_arguments_raise_without_a_model(wrong, error, received):
+    with pytest.raises(error, match=re.escape(f"Received: {received}")):
         check_layers(wrong)
