@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from kbn import backend
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
 from kbn.distributions.channel_moments import ChannelMoments
 from kbn.distributions.positions import spread
 from kbn.ops.merging_moments import merge, variance_about_mean
@@ -44,8 +44,7 @@ def _moments_of_block(x: Tensor) -> ChannelMoments:
         number = ops.maximum(count, 1)
         mean = _total(ops.where(finite, kept, ops.zeros_like(kept))) / number
         kept = ops.where(finite, kept - ops.cast(mean, kept.dtype)[:, None], ops.zeros_like(kept))
-        offset, square = _total(kept) / number, _total(ops.square(kept)) / number
-        return [mean + offset, variance_about_mean(offset, square, ops), count]
+        return [*_about(mean, kept, number), count]
 
     count = ops.full((x.shape[1],), x.shape[0] * x.shape[2], "float64")
     mean, variance = _fast_moments(x)
@@ -61,9 +60,14 @@ def _fast_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = widened(x)
     rows = spread(x.shape[0], min(x.shape[0], PIVOT_ROWS))
     pivot = ops.mean(ops.take(x, rows, axis=0), axis=(0, 2))
-    difference, number = x - pivot[:, None], max(x.shape[0] * x.shape[2], 1)
-    offset, square = _total(difference) / number, _total(ops.square(difference)) / number
-    return ops.cast(pivot, "float64") + offset, variance_about_mean(offset, square, ops)
+    number = max(x.shape[0] * x.shape[2], 1)
+    return _about(ops.cast(pivot, "float64"), x - pivot[:, None], number)
+
+
+def _about(pivot: Tensor, deviation: Tensor, number: Size) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (C,) float64, of `number` values, given x − `pivot`."""
+    offset, square = _total(deviation) / number, _total(ops.square(deviation)) / number
+    return pivot + offset, variance_about_mean(offset, square, ops)
 
 
 def has_kernel(x: Tensor) -> bool:
