@@ -35,7 +35,7 @@ test-oldest: $(OLDEST)/.test ## the tests of `make test` with the oldest version
 
 coverage: $(VENV)/.test ## all tests, and which branches they take: at least 95 %
 	rm -f .coverage .coverage.*
-	COVERAGE_PROCESS_START=$(CURDIR)/setup.cfg $(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
