@@ -15,7 +15,7 @@ from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
 from kbn.ops.masks import weights_for, where_kept
-from kbn.ops.merging_moments import bessels_correction
+from kbn.ops.merging_moments import MORE_THAN_ONE, bessels_correction
 from kbn.ops.moments import center
 from kbn.ops.precision import widened
 
@@ -104,7 +104,7 @@ def _kept(
     layer: keras.layers.BatchNormalization, batch: MeanAndVariance, count: float
 ) -> MeanAndVariance:
     """Return the limit of the moving statistics if all batches are like this one."""
-    if not getattr(layer, "unbiased_variance", False) or count <= 1:
+    if not getattr(layer, "unbiased_variance", False) or count <= MORE_THAN_ONE:
         return batch
     unbiased = (batch.variance - layer.epsilon) * bessels_correction(np.float64(count), np)
     variance = unbiased + layer.epsilon

@@ -4,7 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kbn.ops.merging_moments import bessels_correction, effective_count, merge, or_one
+from kbn.ops.merging_moments import (
+    MORE_THAN_ONE,
+    bessels_correction,
+    effective_count,
+    merge,
+    or_one,
+)
 from kbn.ops.moments import Part
 
 
@@ -50,7 +56,7 @@ class Population:
         count = np.asarray(effective_count(weight, np.asarray(self._squared_weight), np))
         if unbiased:
             variance = variance * bessels_correction(count, np)
-        return InferenceStatistics(mean, variance, count, np.where(count > 1, count, 0))
+        return InferenceStatistics(mean, variance, count, np.where(count > MORE_THAN_ONE, count, 0))
 
 
 class BatchAverage:
@@ -68,7 +74,7 @@ class BatchAverage:
         unbiased = batch.variance * bessels_correction(m, np)
         self._mean = self._mean + m * (batch.pivot + batch.offset)
         self._count = self._count + m
-        several = m > 1
+        several = m > MORE_THAN_ONE
         self._variance = self._variance + np.where(several, m * unbiased, 0)
         self._variance_count = self._variance_count + np.where(several, m, 0)
 

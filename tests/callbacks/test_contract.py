@@ -161,10 +161,12 @@ def test_two_callbacks_of_a_class_in_one_folder_warn(name, tmp_path):
             *models.data("functional"), verbose=0, callbacks=callbacks
         )
     taken = str(tmp_path / callbacks[0].run)
-    told = [text for text in texts if "inference will be off" not in text]
-    assert len(told) == 1
-    assert told[0].startswith(f"{taken!r} contains another run, and TensorBoard will show this run")
-    assert told[0].endswith(" for each callback of the same class.")
+    others = [text for text in texts if "inference will be off" not in text]
+    assert len(others) == 1
+    assert others[0].startswith(
+        f"{taken!r} contains another run, and TensorBoard will show this run"
+    )
+    assert others[0].endswith(" for each callback of the same class.")
 
 
 @pytest.mark.basic("MovingStatistics")

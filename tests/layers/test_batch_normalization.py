@@ -486,6 +486,13 @@ def test_the_former_name_of_skipped_updates_is_deprecated():
     assert warned[0].filename == __file__
 
 
+def test_scalar_inputs_raise():
+    with pytest.raises(
+        ValueError, match=r"need a channel axis.*Received: axis=-1, input_shape=\(\)"
+    ):
+        kbn.BatchNormalization().build(())
+
+
 def test_skipped_updates_are_counted_per_channel():
     layer = kbn.BatchNormalization()
     with pytest.raises(ValueError, match=r"needs a built layer: call it first\. Received: layer="):
