@@ -19,7 +19,7 @@ ALLOWED = {
     "diagnosis": ("records",),
     "dashboard": ("diagnosis", "records", "common"),
     "callbacks.writing": ("records",),
-    "callbacks.probing": ("introspection", "distributions", "ops", "records", *LOW),
+    "callbacks.probing": ("tools", "introspection", "distributions", "ops", "records", *LOW),
     "callbacks.recording": ("callbacks.writing", "records", *LOW),
     "callbacks": (
         "callbacks.recording", "callbacks.writing", "callbacks.probing",
