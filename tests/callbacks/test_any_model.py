@@ -544,7 +544,7 @@ def test_a_normalization_inside_a_loop_is_left_out(layer, another, tmp_path):
         assert not (tmp_path / "log").exists()
         return
     run = trained(model, tmp_path, SEQUENCES, names=["MovingStatistics"])
-    assert_recorded(run, EVERY_STEP, tmp_path, texts=["rnn/inner"])
+    assert_recorded(run, EVERY_STEP, tmp_path, texts=["1 of those that are watched by default"])
     assert {row.layer for row in rows_but_cost(run.callbacks["MovingStatistics"])} == {
         "bn", tags.MODEL,
     }  # fmt: skip

@@ -20,7 +20,7 @@ ALLOWED = {
     "dashboard": ("diagnosis", "records", "common"),
     "callbacks.writing": ("records",),
     "callbacks.probing": ("tools", "introspection", "distributions", "ops", "records", *LOW),
-    "callbacks.recording": ("callbacks.writing", "records", *LOW),
+    "callbacks.recording": ("callbacks.writing", "introspection", "records", *LOW),
     "callbacks": (
         "callbacks.recording", "callbacks.writing", "callbacks.probing",
         "tools", "introspection", "distributions", "ops", "records", *LOW,
