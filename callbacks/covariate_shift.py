@@ -136,6 +136,9 @@ class CovariateShift(Recorder):
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe[DistributionSketch] | None = None
+
+    def begin_run(self) -> None:
+        """Begin without a reference."""
         self._thinning = Thinning()
         self._movements = Movements(self.measures[0])
         self._references = References(self.reference)

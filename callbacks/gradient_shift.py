@@ -135,8 +135,8 @@ class GradientShift(Recorder):
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
-        self.notes = which_loss(model, self.model, type(self).__name__)
         self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
+        self.notes = which_loss(model, self.model, type(self).__name__)
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _TRAINABLE)
         self._watched_layers, missed = in_order(self._loss, chosen)

@@ -106,8 +106,8 @@ class LossLandscape(Recorder):
                 "LossLandscape needs the learning rate, but the model has no optimizer. Pass an "
                 "optimizer to compile. Received: model.optimizer=None"
             )
-        self.notes = which_loss(model, self.model, type(self).__name__)
         self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
+        self.notes = which_loss(model, self.model, type(self).__name__)
         return ()
 
     def record(self, step: int) -> Record:

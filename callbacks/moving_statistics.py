@@ -143,6 +143,9 @@ class MovingStatistics(Recorder):
         self._batches_before = 0
         self._found: dict[Place, Gap] = {}
         self._found_at = 0
+
+    def begin_run(self) -> None:
+        """Begin without a warning."""
         self._warned = False
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:

@@ -85,16 +85,17 @@ def _arrays(part: Nested, data: Data) -> Nested:
 
 
 def _joined(parts: Sequence[np.ndarray | None], data: Data) -> np.ndarray | None:
-    if parts[0] is None:
+    arrays = [part for part in parts if part is not None]
+    if not arrays:
         return None
-    shapes = sorted({part.shape[1:] for part in parts})
+    shapes = sorted({array.shape[1:] for array in arrays})
     if len(shapes) > 1:
         raise ValueError(
             "All batches of probe_data must have the same shape after the samples axis: pad them "
-            f"to one size, or choose a probe_size of at most one batch, {len(parts[0])} here. "
+            f"to one size, or choose a probe_size of at most one batch, {len(arrays[0])} here. "
             f"Received: probe_data={describe(data)} with batches of the shapes {shapes}"
         )
-    return np.concatenate(parts)
+    return np.concatenate(arrays)
 
 
 def _array(value: object, data: Data) -> np.ndarray:

@@ -51,6 +51,11 @@ class Recorder(keras.callbacks.Callback):
 
     probe: Nested
     """The probe batch, as NumPy arrays."""
+    notes: Mapping[str, str]
+    history: History
+    _recorded: weakref.ref[keras.Model] | None  # the model of this run
+    _session: Session | None
+    _directory: str | None
 
     def __init__(
         self,
@@ -68,16 +73,7 @@ class Recorder(keras.callbacks.Callback):
         self.budget = _checked_budget(budget)
         self.writes_json_lines = checks.boolean("json_lines", json_lines)
         self._faults = Faults(type(self).__name__)
-        self.reset()
-
-    def reset(self) -> None:
-        """Set the state of a callback that has recorded nothing yet."""
-        self.history = History()
-        self.notes: Mapping[str, str] = {}
-        self._recorded: weakref.ref[keras.Model] | None = None  # the model of this run
-        self._session: Session | None = None
-        fixed = not is_per_model(self._log_dir)
-        self._directory = os.path.join(folder_of(self._log_dir), self.run) if fixed else None
+        self._forget()
 
     @property
     def lost_records(self) -> int:
@@ -117,6 +113,9 @@ class Recorder(keras.callbacks.Callback):
             )
         return self._session
 
+    def begin_run(self) -> None:
+        """Set the state that belongs to one run, before its first `fit`."""
+
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Prepare to record `model`, or raise; return the places whose percentiles are recorded."""
         raise NotImplementedError
@@ -154,9 +153,11 @@ class Recorder(keras.callbacks.Callback):
         watched = part_of(self.model, self.part)
         self.release()  # of an earlier fit that raised
         recorded = self.model if is_per_model(self._log_dir) else watched
-        self._begin_run(recorded)
+        self._check_run(recorded)
         left = Left() if self._session is None else self._session.left()
         first = self._recorded is None
+        if first:
+            self.begin_run()
         self._session = session = Session(self, self._faults, left, begins_run=first)
         if backend.is_chief(self.model):  # the chief alone writes
             self._directory = os.path.join(folder_of(self._log_dir, self.model), self.run)
@@ -181,12 +182,20 @@ class Recorder(keras.callbacks.Callback):
         self.release()
         self._faults.sum_up()
 
-    def _begin_run(self, model: keras.Model) -> None:
+    def _forget(self) -> None:
+        """Set the state of a callback that has recorded nothing."""
+        self.history = History()
+        self.notes = {}
+        self._recorded = self._session = None
+        fixed = not is_per_model(self._log_dir)
+        self._directory = os.path.join(folder_of(self._log_dir), self.run) if fixed else None
+
+    def _check_run(self, model: keras.Model) -> None:
         """Forget an earlier model, or raise if both would write to the same folder."""
         if self._recorded is None or self._recorded() is model:
             return
         if is_per_model(self._log_dir):
-            self.reset()
+            self._forget()
             return
         raise ValueError(
             f"This {type(self).__name__} already recorded another model into {self.directory!r}. "

@@ -51,6 +51,6 @@ def check_has_call(model: keras.layers.Layer) -> None:
     ]  # fmt: skip
     such = f", for example model=your_model.{parts[0]}" if parts else ""
     raise ValueError(
-        f"{type(model).__name__} has no call, so it cannot be run on data. Pass the part to watch "
-        f"as model{such}. Received: model={model.name!r} with the parts {parts}"
+        f"{type(model).__name__} has no call, so it cannot be run on data. Pass a part of it as "
+        f"model{such}. Received: model={model.name!r} with the parts {parts}"
     )

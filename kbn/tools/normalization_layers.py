@@ -15,6 +15,7 @@ from kbn.introspection.layer_calls import (
     seeds,
     training_argument,
 )
+from kbn.introspection.parts import check_has_call
 from kbn.ops.masks import is_carried, weights_for
 from kbn.tools.population import InferenceStatistics
 
@@ -24,6 +25,7 @@ Normalization: TypeAlias = keras.layers.BatchNormalization
 
 def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
     """Return the normalization layers that training would update, in the order of their calls."""
+    check_has_call(model)
     if not model.built:
         raise ValueError(
             f"The model is not built. Train it or call it first. Received: model={model.name!r}"
