@@ -2,8 +2,6 @@
 
 from typing import TypeAlias
 
-import keras
-
 from kbn import backend
 from kbn.callbacks.recording.interface import RecordingCallback
 
@@ -47,7 +45,7 @@ class OptimizerSteps:
         _ = self._callback.model
         # A callback may change the learning rate of an optimizer that training does not use.
         return tuple(
-            float(keras.ops.convert_to_numpy(variable.value))
+            float(variable.value)
             for variable in self._optimizer.variables
             if len(variable.shape) == 0 and variable.name != "learning_rate"
         )
