@@ -86,6 +86,19 @@ def test_a_search(example, tmp_path):
         )
 
 
+@pytest.mark.thorough
+def test_two_workers(example, tmp_path):
+    printed = example("workers", "--epochs", "2")
+    found = dict(re.findall(r"worker (\d): (validation accuracy .*), records", printed))
+    assert found["0"] == found["1"]  # accuracy, and the moving mean to six digits
+    assert dict(re.findall(r"worker (\d): .*records (.*)", printed)) == {
+        "0": "[4, 4]",
+        "1": "[0, 0]",
+    }
+    run = tmp_path / "runs/workers/moving_statistics"
+    assert steps(run, "mean_gap/net|bn/probe") == [0, 10, 20, 30]
+
+
 CRASH = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
