@@ -5,9 +5,11 @@ from functools import partial
 
 import keras
 
+from kbn.callbacks.recording.faults import LOGGER
 from kbn.common import checks
 from kbn.common.types import Data, Logs
 from kbn.introspection.batches import Batches
+from kbn.records.reasons import reason
 from kbn.tools.recalibration import ESTIMATORS, recalibrate
 
 
@@ -106,8 +108,9 @@ class Recalibrate(keras.callbacks.Callback):
         try:
             self._recalibrate(self.model, verbose=False)
         except Exception as error:
+            LOGGER.debug("Recalibrate failed after epoch %d", self._epochs, exc_info=True)
             warnings.warn(
                 f"Recalibrate failed after epoch {self._epochs}. The statistics stay as they were, "
-                f"and training goes on: {type(error).__name__}: {error}",
+                f"and training goes on: {reason(error)}",
                 stacklevel=2,
             )

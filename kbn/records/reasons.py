@@ -1,0 +1,49 @@
+"""The reason of an error on one line, for warnings and for sentences of the report."""
+
+import re
+
+LONGEST = 300
+"""The most characters of a reason."""
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+# TensorFlow and Keras put frames of the stack, in several formats, before the reason.
+_PREAMBLE = re.compile(
+    r"Graph execution error:|Detected at node .* defined at .*|in user code:|<stack traces .*>"
+    r"|\d+ root error\(s\) found\.|Exception encountered when calling .*|File \".*"
+)
+# From one of these lines on, no line says more about the reason.
+_TAIL = re.compile(r"Traceback \(most recent call last\):|Arguments received by |The op is created")
+_NODES = re.compile(r"\{\{function_node .*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:.*)?$|^\(\d+\) ")
+_NODE = re.compile(r"\{\{node (.*?)\}\}")
+
+
+def reason(error: BaseException) -> str:
+    """Return the type of `error` and the line of its message that says what is wrong."""
+    kind = type(error).__name__
+    text = _telling_line(_COLORS.sub("", str(error)))
+    if not text:
+        return kind
+    line = text if text.startswith(f"{kind}: ") else f"{kind}: {text}"
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def _telling_line(text: str) -> str:
+    """Return the first line that says what is wrong, with the next one if it ends with a colon."""
+    found: list[str] = []
+    frame: int | None = None  # indentation of the frame of the stack in the line before
+    for line in text.splitlines():
+        plain, indent = line.strip(), len(line) - len(line.lstrip())
+        if _TAIL.match(plain):
+            break
+        is_source = frame is not None and indent > frame
+        is_frame = plain.startswith('File "')
+        frame = indent if is_frame else None
+        said = (
+            ""
+            if is_source or _PREAMBLE.fullmatch(plain)
+            else _NODE.sub(r"\1", _NODES.sub("", plain))
+        )
+        if said.strip():
+            found.append(" ".join(said.split()))
+            if not said.endswith(":"):
+                break
+    return " ".join(found).rstrip(".")
