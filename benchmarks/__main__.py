@@ -11,19 +11,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from rich.progress import track
 
-from benchmarks import callbacks, callbacks_report, layers, networks, report, tab, tab_report
+from benchmarks import (
+    callbacks,
+    callbacks_report,
+    layers,
+    networks,
+    report,
+    reports,
+    tab,
+    tab_report,
+)
 
 # For each part, by name: its page, and the name of its files in docs/.
 PARTS = {
     "layer": (report, "benchmarks"),
     "callbacks": (callbacks_report, "benchmarks-callbacks"),
     "tab": (tab_report, "benchmarks-tab"),
+    "report": (reports, "benchmarks-report"),
 }
+# The parts that are measured by the function `rows` of one module.
+MEASURED = {"callbacks": callbacks, "tab": tab, "report": reports}
 
 
 def _rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:
-    if part in ("callbacks", "tab"):
-        yield from (callbacks if part == "callbacks" else tab).rows(quick)
+    if part in MEASURED:
+        yield from MEASURED[part].rows(quick)
         return
     yield networks.memory_row(quick)  # first: it starts its own processes
     yield from layers.rows(quick)

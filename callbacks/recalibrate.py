@@ -5,6 +5,7 @@ from functools import partial
 
 import keras
 
+from kbn.callbacks.recording.faults import LOGGER
 from kbn.common import checks
 from kbn.common.types import Data, Logs
 from kbn.introspection.batches import Batches
@@ -113,6 +114,7 @@ class Recalibrate(keras.callbacks.Callback):
         try:
             self._recalibrate(part_of(self.model, self.part), verbose=False)
         except Exception as error:
+            LOGGER.debug("Recalibrate failed after epoch %d", self._epochs, exc_info=True)
             warnings.warn(
                 f"Recalibrate failed after epoch {self._epochs}. The statistics stay as they were, "
                 f"and training goes on: {reason(error)}",

@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import kbn
 from kbn.common.lazy import MissingBackendError
@@ -41,16 +43,32 @@ def _demo(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     import json
 
-    from kbn.dashboard import load, report
+    from kbn.dashboard import report
+    from kbn.dashboard.board import Dashboard
+    from kbn.dashboard.folder import open_folder
 
-    board = load(options.log_dir, runs=options.runs)
+    with _progress() as track:
+        log = open_folder(options.log_dir, track)
+        board = Dashboard(log, options.runs, log.unreadable)
+        if not options.json:
+            report.write(board, options.log_dir, options.output, track)
     if options.json:
         print(json.dumps(report.numbers(board), indent=2, ensure_ascii=False))
         return
-    report.write(board, options.log_dir, options.output)
     for sentence in (*board.verdict(), *board.skipped):
         print(sentence)
     print(f"Report: {options.output}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield a function that shows progress over a sequence: on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        yield lambda items, description: progress.track(items, description=description)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +113,9 @@ def _add_report(commands: Commands) -> None:
         description="Write the findings and figures of all runs below LOG_DIR to one HTML file.",
     )
     report.add_argument(
-        "log_dir", metavar="LOG_DIR", help="log_dir of the callbacks, or a folder above it"
+        "log_dir",
+        metavar="LOG_DIR",
+        help="log_dir of the callbacks, or a folder above it; a path, or a URL such as gs://…",
     )
     report.add_argument(
         "-o", "--output", default="report.html", help="file to write (default: report.html)"

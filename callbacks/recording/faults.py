@@ -1,7 +1,13 @@
 """Errors of a callback during training: counted, reported by one warning, never raised."""
 
+import logging
 import warnings
 from collections.abc import Callable
+
+from kbn.records import reasons
+
+LOGGER = logging.getLogger("kbn.callbacks")
+"""Gets the whole traceback of every error, at level DEBUG."""
 
 
 class Faults:
@@ -24,10 +30,17 @@ class Faults:
         try:
             action(*arguments)
         except Exception as error:
-            self.report(step, f"{type(error).__name__}: {error}", losing)
+            LOGGER.debug("%s failed at step %d", self._who, step, exc_info=True)
+            self.report(step, reasons.reason(error), losing)
 
     def report(self, step: int, reason: str, losing: int) -> None:
-        """Count lost records, and warn about the first fault."""
+        """Count lost records, and warn about the first fault.
+
+        Args:
+            step: the step of the fault.
+            reason: the reason, on one line.
+            losing: the number of records lost.
+        """
         self.lost_records += losing
         if not self._reported:
             self._reported = True

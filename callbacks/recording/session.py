@@ -1,7 +1,5 @@
 """One `fit` of one callback: when it records, what that costs, and where records are written."""
 
-import glob
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,7 +13,8 @@ from kbn.callbacks.recording.optimizer_steps import OptimizerSteps
 from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
-from kbn.records import catalogue
+from kbn.callbacks.writing.writable import check_writable
+from kbn.records import catalogue, file_systems
 from kbn.records.history import Rows
 
 
@@ -72,6 +71,8 @@ class Session:
 
     def prepare(self, watched: keras.Model) -> None:
         """Prepare the callback to record `watched`, which may raise, and choose the event file."""
+        if self._begins_run:  # later, a fault of the file system does not end training
+            check_writable(self._callback.directory)
         try:
             with self.cost.spending():
                 places = self._callback.prepare(watched)
@@ -229,7 +230,7 @@ class Session:
     def _warn_of_earlier_run(self) -> None:
         new, self._begins_run = self._begins_run and self.steps.begun_at == 0, False
         folder = self._callback.directory
-        if new and glob.glob(os.path.join(glob.escape(folder), "*tfevents*")):
+        if new and any("tfevents" in name for name in file_systems.names_in(folder)):
             warnings.warn(
                 f"{folder!r} contains another run, and TensorBoard will show this run instead. "
                 "Use a separate log_dir for each run, and for each callback of the same class.",

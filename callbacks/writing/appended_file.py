@@ -1,7 +1,12 @@
 """Files to which pieces are appended, each completely or not at all."""
 
+import contextlib
 import os
 from typing import BinaryIO
+
+from kbn.records import file_systems
+
+_ATTEMPTS = 20
 
 
 class File:
@@ -22,7 +27,7 @@ class File:
         self.path = os.path.join(directory, name)
         self.is_begun = False
         self._directory = directory
-        self._is_on_disk = "://" not in directory
+        self._is_on_disk = not file_systems.is_url(directory)
         self._remote: BinaryIO | None = None  # open, after the first piece
         self._size = 0  # before the last piece
 
@@ -43,6 +48,19 @@ class File:
         if self._is_on_disk:
             os.truncate(self.path, self._size)
 
+    def remove(self) -> None:
+        """Delete the file, if there is one; the next piece creates it."""
+        remote, self._remote, self.is_begun = self._remote, None, False
+        if self._is_on_disk:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.path)
+            return
+        with file_systems.errors_of(self.path):
+            if remote is not None:
+                remote.close()
+            if file_systems.gfile().exists(self.path):
+                file_systems.gfile().remove(self.path)
+
     def vanished(self) -> bool:
         """Return whether the file was removed after it was begun."""
         return self.is_begun and self._is_on_disk and not os.path.exists(self.path)
@@ -52,11 +70,7 @@ class File:
         self.is_begun = False
 
     def _append_to_disk(self, piece: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND
-        if not self.is_begun:
-            os.makedirs(self._directory, exist_ok=True)
-            flags |= os.O_CREAT
-        descriptor = os.open(self.path, flags, 0o666)
+        descriptor = self._opened()
         try:
             self._size = os.fstat(descriptor).st_size
             while piece:
@@ -67,11 +81,24 @@ class File:
         finally:
             os.close(descriptor)
 
-    def _append_remotely(self, piece: bytes) -> None:
-        if self._remote is None:
-            from tensorboard.compat import tf as file_systems  # TensorFlow, or a stub for it
+    def _opened(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND
+        if self.is_begun:
+            return os.open(self.path, flags)
+        for _ in range(_ATTEMPTS - 1):
+            # The check of another callback may remove an empty folder between these two calls.
+            with contextlib.suppress(FileNotFoundError):
+                return self._created(flags)
+        return self._created(flags)
 
-            file_systems.io.gfile.makedirs(self._directory)
-            self._remote = file_systems.io.gfile.GFile(self.path, "ab")
-        self._remote.write(piece)
-        self._remote.flush()
+    def _created(self, flags: int) -> int:
+        os.makedirs(self._directory, exist_ok=True)
+        return os.open(self.path, flags | os.O_CREAT, 0o666)
+
+    def _append_remotely(self, piece: bytes) -> None:
+        with file_systems.errors_of(self.path):
+            if self._remote is None:
+                file_systems.gfile().makedirs(self._directory)
+                self._remote = file_systems.gfile().GFile(self.path, "ab")
+            self._remote.write(piece)
+            self._remote.flush()

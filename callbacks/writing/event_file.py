@@ -19,6 +19,7 @@ from kbn.callbacks.writing import summaries
 from kbn.callbacks.writing.appended_file import File
 from kbn.callbacks.writing.picture import Picture
 from kbn.records import event_framing as records
+from kbn.records import file_systems
 from kbn.records import json_lines as lines
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -131,11 +132,11 @@ def check_log_dir(log_dir: object) -> str:
     """Return `log_dir` as a string, or raise if runs cannot be written there."""
     if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
         raise TypeError(f"log_dir must be a path. Received: log_dir={log_dir!r}")
-    path = os.fspath(log_dir)
-    if "://" not in path:
-        path = os.path.abspath(path)  # the current folder may change during training
-    there = path
-    while there and "://" not in there:
+    path = file_systems.located(log_dir)
+    if file_systems.is_url(path):
+        return path
+    path = there = os.path.abspath(path)  # the current folder may change during training
+    while there:
         if os.path.exists(there) and not os.path.isdir(there):
             raise ValueError(
                 f"log_dir must be a folder, and {there!r} is a file. Received: log_dir={path!r}"

@@ -24,14 +24,17 @@ def load(log_dir: str | os.PathLike[str], runs: str | Sequence[str] | None = Non
         []
 
     Args:
-        log_dir: the `log_dir` of the callbacks, or a folder above several of them.
+        log_dir: the `log_dir` of the callbacks, or a folder above several of them: a path, or a URL
+            that TensorBoard reads, such as `gs://bucket/runs`.
         runs: glob pattern, or a list of them, of the runs to show; None: all.
 
     Raises:
         FileNotFoundError: if `log_dir` does not exist.
+        OSError: if it is a URL that cannot be reached.
         ValueError: if a pattern matches no run.
     """
     from kbn.dashboard.board import Dashboard
-    from kbn.dashboard.folder import UnreadableFiles, open_folder
+    from kbn.dashboard.folder import open_folder
 
-    return Dashboard(open_folder(log_dir), runs, UnreadableFiles([log_dir]).sentences())
+    log = open_folder(log_dir)
+    return Dashboard(log, runs, log.unreadable)

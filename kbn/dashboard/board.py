@@ -59,7 +59,8 @@ class Dashboard(Selection):
             run: {**alarms[run], measure: places}
             for run, places in self.series(measure, site).items()
         }
-        return [*summary.verdict(runs, measure, self.moved(measure, site)), *self._log.refused()]
+        moved = [one._replace(run=self.label(one.run)) for one in self.moved(measure, site)]
+        return [*summary.verdict(self.labeled(runs), measure, moved), *self._log.refused()]
 
     def settings(self) -> dict[str, dict[str, str]]:
         """Return the settings of each callback as Markdown, by run and callback."""

@@ -1,33 +1,36 @@
-"""Open a folder of event files as TensorBoard does, and find files that cannot be read."""
+"""Open a folder of event files, and find files that cannot be read."""
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.backend.event_processing.tag_types import TENSORS
-
+from kbn.dashboard.event_files import Track, event_files, read, silently
+from kbn.dashboard.provider import Folder
 from kbn.dashboard.reader import RunReader
-from kbn.records import event_framing as records
-
-EVERYTHING = {TENSORS: 0}  # 0: TensorBoard's loader keeps all records
+from kbn.records import file_systems
 
 
-def open_folder(log_dir: str | os.PathLike[str]) -> RunReader:
-    """Read all event files below `log_dir`.
+def open_folder(log_dir: str | os.PathLike[str], track: Track[str] = silently) -> RunReader:
+    """Read all event files below `log_dir`, a path or a URL.
+
+    Args:
+        log_dir: the folder.
+        track: shows the progress.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
+        OSError: if its file system cannot be reached.
     """
-    path = os.path.expanduser(os.fspath(log_dir))
-    if not os.path.isdir(path):
+    path = file_systems.located(log_dir)
+    try:
+        exists = file_systems.is_folder(path)
+    except file_systems.FileSystemError as error:
+        raise OSError(f"log_dir cannot be read ({error}). Received: log_dir={path!r}") from error
+    if not exists:
         raise FileNotFoundError(f"log_dir must be an existing folder. Received: log_dir={path!r}")
-    multiplexer = EventMultiplexer(size_guidance=EVERYTHING, tensor_size_guidance={})
-    multiplexer.AddRunsFromDirectory(path)
-    multiplexer.Reload()
-    return RunReader(MultiplexerDataProvider(multiplexer, path))
+    folder = Folder(path, track)
+    return RunReader(folder, unreadable=folder.unreadable)
 
 
 class UnreadableFiles:
@@ -42,20 +45,20 @@ class UnreadableFiles:
 
     def __init__(self, log_dirs: Sequence[str | os.PathLike[str]], settled: float = 0.0) -> None:
         self._settled = settled
-        self._roots = [Path(log_dir).expanduser() for log_dir in log_dirs]
+        self._roots = [Path(path) for path in map(_on_this_machine, log_dirs) if path]
         self._known: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     def sentences(self) -> list[str]:
         """Return one sentence per event file that cannot be read to its end."""
         found = []
         for root in self._roots:
-            for file in sorted(_event_files(root)):
-                reason = self._reason(file)
-                if reason:
-                    found.append(f"{file.relative_to(root)}: {reason}")
+            for file in event_files(str(root)):
+                complaint = self._complaint(root / file)
+                if complaint:
+                    found.append(f"{file}: {complaint}")
         return found
 
-    def _reason(self, file: Path) -> str | None:
+    def _complaint(self, file: Path) -> str | None:
         try:
             status = file.stat()
         except OSError as error:
@@ -64,33 +67,17 @@ class UnreadableFiles:
             return None
         state = status.st_size, status.st_mtime_ns
         if self._known.get(file, ((), None))[0] != state:
-            self._known[file] = state, _checked(file)
+            self._known[file] = state, read(str(file), _nothing)
         return self._known[file][1]
 
 
-def _event_files(root: Path) -> Iterator[Path]:
-    """Find files as TensorBoard does. Follow links, but visit each folder only once."""
-    seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
-        own = os.path.realpath(folder)
-        if own in seen:
-            below.clear()
-            continue
-        seen.add(own)
-        yield from (Path(folder, file) for file in files if "tfevents" in file)
-
-
-def _checked(path: Path) -> str | None:
+def _on_this_machine(log_dir: str | os.PathLike[str]) -> str | None:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            read = records.whole(file)
-    except OSError as error:
-        return f"not read ({error.strerror})"
-    if size == 0:
-        return "empty"
-    if read == size:
+        path = file_systems.located(log_dir)
+    except ValueError:
         return None
-    if read == 0:
-        return "not read (it does not begin like an event file)"
-    return f"read up to byte {read:,} of {size:,}; the rest is incomplete or damaged"
+    return None if file_systems.is_url(path) else path
+
+
+def _nothing(data: bytes) -> None:
+    """Take a record, and do nothing with it."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gzip
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,8 @@ from werkzeug import Request, Response, wrappers
 
 from kbn.dashboard.cache import Cache
 from kbn.dashboard.folder import UnreadableFiles
-from kbn.dashboard.reader import KINDS, RunReader
+from kbn.dashboard.reader import RunReader
+from kbn.dashboard.run_names import KINDS
 from kbn.records import catalogue, tags
 from kbn.records.series import Series
 from kbn.records.strict_json import Json
@@ -108,8 +110,8 @@ class CovariateShiftPlugin(TBPlugin):
         measure = asked if asked in offered else board.distance or next(iter(offered), None)
         places = board.places(measure) if measure else []
         return {
-            "runs": log.runs(), "foreign": log.foreign, "hint": HINT,
-            "skipped": self._skipped(),
+            "runs": log.runs(), "names": {run: log.label(run) for run in log.runs()},
+            "foreign": log.foreign, "hint": HINT, "skipped": self._skipped(),
             "measures": [{"name": name, "text": rows[name].meaning} for name in offered],
             "measure": measure,
             "sites": list(dict.fromkeys(place.site for place in places)),
@@ -195,8 +197,13 @@ def _folders(context: TBContext) -> list[str]:
     if getattr(flags, "logdir", ""):
         return [flags.logdir]
     specs = (getattr(flags, "logdir_spec", "") or "").split(",")
-    # A spec is name:path or path, as in TensorBoard.
-    return [spec if spec.startswith("/") else spec.split(":", 1)[-1] for spec in specs if spec]
+    return [_path_of(spec) for spec in specs if spec]
+
+
+def _path_of(spec: str) -> str:
+    """Return the path of name:path, or of a path or URL without a name, as TensorBoard does."""
+    is_plain = spec.startswith("/") or re.match(r"[A-Za-z][0-9A-Za-z.]*://", spec)
+    return spec if is_plain else spec.split(":", 1)[-1]
 
 
 def _json(request: Request, content: Json, code: int = 200) -> Response:

@@ -14,17 +14,18 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from kbn.dashboard.cache import Cache
+from kbn.dashboard.numbers import Numbers
 from kbn.dashboard.ordering import natural, tags_in_order
+from kbn.dashboard.run_names import ITSELF, run_of, short_name
 from kbn.records import catalogue, markdown
 from kbn.records.series import Histograms, Series
 from kbn.records.tags import Place
 
-KINDS = tuple(run.name for run in catalogue.RUNS)
 ALL_STEPS = 1_000_000
 TEXTS = 10  # number of texts per tag that TensorBoard keeps
 
 Source = tuple[str, str]  # TensorBoard's run and tag
-Points = dict[str, dict[str, list[ScalarDatum]]]  # by TensorBoard's run and tag
+Points = dict[str, dict[str, Sequence[ScalarDatum]]]  # by TensorBoard's run and tag
 
 
 class RunReader:
@@ -40,9 +41,11 @@ class RunReader:
         most_steps: the largest number of steps to read of a series. Of a longer one, a sample is
             read.
         recent: a cache for readers of the same provider and `most_steps`; None for a new one.
+        unreadable: sentences about files that could not be read.
 
     Attributes:
         foreign: number of runs that kbn did not write.
+        unreadable: sentences about files that could not be read.
     """
 
     def __init__(
@@ -52,11 +55,12 @@ class RunReader:
         context: RequestContext | None = None,
         most_steps: int = ALL_STEPS,
         recent: Cache | None = None,
+        unreadable: Sequence[str] = (),
     ) -> None:
         self._provider, self._most_steps = provider, most_steps
         self._recent = recent or Cache()
         self._common = {"ctx": context or RequestContext(), "experiment_id": experiment}
-        self.foreign = 0
+        self.foreign, self.unreadable = 0, list(unreadable)
         self._folders: dict[str, list[str]] = {}
         self._runs: dict[str, dict[str, dict[Place, Source]]] = {}
         self._histograms: dict[str, dict[Place, Source]] = {}
@@ -69,6 +73,16 @@ class RunReader:
         """Return their names, in natural order; "." is the folder itself."""
         return sorted(self._folders, key=natural)
 
+    def label(self, run: str) -> str:
+        """Return the name of `run` for people: the name of the folder instead of ".".
+
+        If one of the other runs has the same name, it is "name (the folder itself)".
+        """
+        if run != ITSELF:
+            return run
+        name = self._name_of_folder()
+        return f"{name} (the folder itself)" if name in self._folders else name
+
     def newest(self) -> dict[str, int]:
         """Return the last step of every run."""
         return dict(self._newest)
@@ -77,13 +91,16 @@ class RunReader:
         """Return a number per run that changes if something is written to the run."""
         found = dict.fromkeys(self._folders, 0)
         for place, stamp in sorted(self._written.items()):
-            run = _run_of(place[0])
+            run = run_of(place[0])
             found[run] = zlib.crc32(repr((place, stamp)).encode(), found[run])
         return found
 
     def refused(self) -> list[str]:
         """Return sentences on the requested series that could not be read."""
-        return [f"{at}: {tag} is not shown ({why})." for (at, tag), why in self._refused.items()]
+        return [
+            f"{self.label(at)}: {tag} is not shown ({why})."
+            for (at, tag), why in self._refused.items()
+        ]
 
     def measures(self, runs: Iterable[str]) -> list[str]:
         """Return the scalars that any of `runs` has, in the order of the catalogue."""
@@ -99,8 +116,9 @@ class RunReader:
     ) -> dict[Place, Series]:
         """Return `measure` over steps at the places that have it, or at those in `only`."""
         found = self._runs.get(run, {}).get(measure, {})
+        places = None if only is None else set(only)
         wanted = {
-            place: source for place, source in found.items() if only is None or place in set(only)
+            place: source for place, source in found.items() if places is None or place in places
         }
         if not wanted:
             return {}
@@ -134,6 +152,11 @@ class RunReader:
                 found[at.rpartition("/")[2]] = _text(read[-1].numpy)
         return found
 
+    def _name_of_folder(self) -> str:
+        experiment = self._provider.experiment_metadata(**self._common)
+        location = getattr(experiment, "data_location", "")
+        return short_name(location) if location else "the folder itself"
+
     def _find(self) -> None:
         """Find the source of every measure (by run, measure, place) and every histogram."""
         scalars = self._provider.list_scalars(
@@ -148,7 +171,7 @@ class RunReader:
             if not numbers and not shapes:
                 self.foreign += 1
                 continue
-            run = _run_of(at)
+            run = run_of(at)
             self._folders.setdefault(run, []).append(at)
             last = {
                 (at, tag): (of.max_step or 0, of.max_wall_time or 0.0)
@@ -214,13 +237,9 @@ class RunReader:
         return list(read.get(at, {}).get(tag, []))
 
 
-def _run_of(at: str) -> str:
-    """Return the run that TensorBoard's run `at` belongs to: the `log_dir` of its callback."""
-    run, _, kind = at.rpartition("/")
-    return (run or ".") if kind in KINDS else at
-
-
 def _series(points: Sequence[ScalarDatum]) -> Series:
+    if isinstance(points, Numbers):
+        return points.series()
     steps = np.array([point.step for point in points], np.int64)
     return Series(steps, np.array([point.value for point in points], np.float64))
 

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from kbn.common import versions
 from kbn.dashboard.board import Dashboard
+from kbn.dashboard.event_files import Track, silently
 from kbn.dashboard.figures import FIGURES, Figure
 from kbn.dashboard.page import Section, page
 from kbn.diagnosis.summary import totals
-from kbn.records import markdown
+from kbn.records import file_systems, markdown
 from kbn.records.strict_json import Json, strict
 
 LIBRARIES = ("kbn", "tensorboard", "plotly", "numpy")
 
 
 def write(
-    board: Dashboard, log_dir: str | os.PathLike[str], target: str | os.PathLike[str]
+    board: Dashboard,
+    log_dir: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    track: Track[Figure] = silently,
 ) -> None:
     """Write the report on `board`.
 
@@ -26,12 +30,16 @@ def write(
         board: the runs to report on.
         log_dir: the folder that was read, for the heading.
         target: the HTML file; its folder is created if it does not exist.
+        track: shows the progress.
+
+    Raises:
+        ValueError: if the file is not on this machine.
     """
-    path = Path(target)
+    path = Path(file_systems.here(target))
     path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     made = f"{os.fspath(log_dir)}, {len(board.runs)} runs, written {now}"
-    content = page("Covariate shift", made, list(_sections(board)))
+    content = page("Covariate shift", made, list(_sections(board, track)))
     path.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
@@ -53,7 +61,7 @@ def numbers(board: Dashboard, measure: str | None = None) -> Json:
     })  # fmt: skip
 
 
-def _sections(board: Dashboard) -> Iterator[Section]:
+def _sections(board: Dashboard, track: Track[Figure]) -> Iterator[Section]:
     if not board.runs:
         hint = (
             "Nothing was recorded here. Add kbn.callbacks.CovariateShift(log_dir, probe_data) to "
@@ -64,7 +72,7 @@ def _sections(board: Dashboard) -> Iterator[Section]:
         yield Section("Findings", points=board.verdict())
     if board.skipped:
         yield Section("What could not be read", points=board.skipped)
-    for figure in FIGURES.values():
+    for figure in track(list(FIGURES.values()), "Drawing"):
         if _has(board, figure):
             part = figure.part(board)
             text = f"{figure.text} {part.text}".strip()
@@ -86,7 +94,7 @@ def _settings(board: Dashboard) -> list[list[Sequence[str]]]:
     for run, by_callback in board.settings().items():
         for text in by_callback.values():
             (callback, *others), *rows = markdown.read(text) or [("",)]
-            tables.append([(f"{run}: {callback}", *others), *rows])
+            tables.append([(f"{board.label(run)}: {callback}", *others), *rows])
     return tables
 
 

@@ -2,13 +2,16 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from kbn.dashboard.reader import RunReader
 from kbn.diagnosis import summary
 from kbn.records import catalogue, tags
 from kbn.records.series import Histograms, Measures, Places
 from kbn.records.tags import Place
+
+T = TypeVar("T")
 
 
 class NotRecordedError(ValueError):
@@ -28,7 +31,15 @@ class Selection:
 
     def __init__(self, log: RunReader, runs: str | Sequence[str] | None = None) -> None:
         self._log = log
-        self.runs = log.runs() if runs is None else _chosen_runs(log.runs(), runs)
+        self.runs = log.runs() if runs is None else _chosen_runs(log, runs)
+
+    def label(self, run: str) -> str:
+        """Return the name of a run for people: the name of the folder instead of "."."""
+        return self._log.label(run)
+
+    def labeled(self, by_run: Mapping[str, T]) -> dict[str, T]:
+        """Return `by_run` with the names for people as keys."""
+        return {self.label(run): of for run, of in by_run.items()}
 
     @property
     def measures(self) -> list[str]:
@@ -161,16 +172,21 @@ class Selection:
             raise ValueError(f"site must be one of {list(sites)}. Received: site={site!r}")
 
 
-def _chosen_runs(recorded: list[str], runs: str | Sequence[str]) -> list[str]:
+def _chosen_runs(log: RunReader, runs: str | Sequence[str]) -> list[str]:
     patterns = [runs] if isinstance(runs, str) else list(runs)
-    idle = [one for one in patterns if not any(_matches(run, [one]) for run in recorded)]
+    names = {run: (run, log.label(run)) for run in log.runs()}
+    idle = [one for one in patterns if not any(_matches(of, [one]) for of in names.values())]
     if idle or not patterns:
         problem = f"No run matches {' or '.join(map(repr, idle))}" if idle else "No pattern given"
         raise ValueError(
-            f"{problem}. The runs are {recorded or 'none'}. Received: runs={patterns!r}"
+            f"{problem}. The runs are {[label for _, label in names.values()] or 'none'}. "
+            f"Received: runs={patterns!r}"
         )
-    return [run for run in recorded if _matches(run, patterns)]
+    return [run for run, of in names.items() if _matches(of, patterns)]
 
 
-def _matches(run: str, patterns: Sequence[str]) -> bool:
-    return any(run == pattern or fnmatch.fnmatchcase(run, pattern) for pattern in patterns)
+def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(
+        name == pattern or fnmatch.fnmatchcase(name, pattern)
+        for name in names for pattern in patterns
+    )  # fmt: skip

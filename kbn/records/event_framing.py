@@ -18,18 +18,8 @@ def framed(data: bytes) -> bytes:
     return b"".join([length, checksum(length), data, checksum(data)])
 
 
-def whole(file: BinaryIO) -> int:
-    """Return how many bytes at the beginning of `file` are complete records."""
-    return max(_ends(file), default=0)
-
-
-def checksum(data: bytes) -> bytes:
-    """Return the CRC-32C of `data`, masked as in TFRecord files."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _ends(file: BinaryIO) -> Iterator[int]:
+def contents(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield each complete record at the beginning of `file`: the byte after it, and its data."""
     end = 0
     while len(head := file.read(12)) == 12:
         (size,) = struct.unpack("<Q", head[:8])
@@ -39,4 +29,10 @@ def _ends(file: BinaryIO) -> Iterator[int]:
         if len(data) < size or file.read(4) != checksum(data):
             return
         end += 16 + size
-        yield end
+        yield end, data
+
+
+def checksum(data: bytes) -> bytes:
+    """Return the CRC-32C of `data`, masked as in TFRecord files."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -46,4 +46,4 @@ def _telling_line(text: str) -> str:
             found.append(" ".join(said.split()))
             if not said.endswith(":"):
                 break
-    return " ".join(found)
+    return " ".join(found).rstrip(".")

@@ -98,17 +98,30 @@ def test_a_full_disk_with_room_again(name, disk):
 
 @pytest.mark.basic("MovingStatistics")
 @every_callback
-def test_a_read_only_folder(name, disk):
+def test_a_folder_that_becomes_read_only(name, disk):
     folder, remount = disk
-    remount("ro")
     callback = made(name, folder / "log")
-    texts = trained(callback, epochs=2)
-    lost = 17 - first_step(name)
+    lock = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: epoch == 1 and remount("ro")
+    )
+    texts = trained(callback, lock, epochs=3)
     assert len(texts) == 2
-    assert texts[0].startswith(f"{name} failed at step {first_step(name)} and training goes")
+    assert texts[0].startswith(f"{name} failed at step 9 and training goes on: OSError: [Errno 30]")
     assert "Read-only file system" in texts[0]
-    assert texts[1] == f"{name} lost {lost} records in all."
-    assert (callback.lost_records, len(callback.history)) == (lost, 0)
+    assert texts[1] == f"{name} lost 16 records in all."
+    assert callback.lost_records == 16
+    assert steps(callback) == list(range(first_step(name), 9))
+
+
+def test_a_later_fit_does_not_raise_if_the_folder_became_read_only(disk):
+    folder, remount = disk
+    callback, model = made("MovingStatistics", folder / "log"), models.compiled("functional")
+    with user_warnings() as texts:
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+        remount("ro")
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    assert any("Read-only file system" in text for text in texts)
+    assert callback.lost_records == 8
 
 
 @pytest.mark.basic("CovariateShift")
@@ -144,8 +157,9 @@ class Limited(keras.layers.Layer):
 
 @pytest.mark.basic("MovingStatistics")
 @every_callback
-def test_a_probe_that_stops_fitting(name, tmp_path):
+def test_a_probe_that_stops_fitting(name, tmp_path, caplog):
     """The layer refuses the probe, not the batches, from the third epoch to the sixth."""
+    caplog.set_level("DEBUG", "kbn")
     limited = Limited()
     inputs = keras.Input((6,))
     x = kbn.BatchNormalization(name="bn")(keras.layers.Dense(4)(limited(inputs)))
@@ -161,8 +175,16 @@ def test_a_probe_that_stops_fitting(name, tmp_path):
     assert int(model.optimizer.iterations.numpy()) == 8
     assert len(texts) == 2
     assert texts[0].startswith(
-        f"{name} failed at step 3 and training goes on: InvalidArgumentError"
+        f"{name} failed at step 3 and training goes on: InvalidArgumentError: "
+        "assertion failed: [Condition x < y did not hold element-wise:] "
     )
+    assert "\n" not in texts[0]
+    assert len(texts[0]) < 500
+    logged = [record for record in caplog.records if record.name == "kbn.callbacks"]
+    assert [(one.levelname, one.getMessage()) for one in logged] == [
+        ("DEBUG", f"{name} failed at step {step}") for step in range(3, 7)
+    ]
+    assert all(isinstance(one.exc_info[1], tf.errors.InvalidArgumentError) for one in logged)
     assert texts[1] == f"{name} lost 4 records in all."
     assert steps(callback) == sorted({first_step(name), 1, 2, 7, 8})
 

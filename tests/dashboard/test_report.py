@@ -1,6 +1,8 @@
 """`kbn report`: one file that opens from disk with the network off."""
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -176,6 +178,91 @@ def test_texts_that_are_not_as_expected_are_no_obstacle(tmp_path, capsys):
         rows = Rows(0, {Place("a", "input"): {"wasserstein": 0.0}})
         file.write(0, Record(rows, texts={catalogue.SETTINGS: text, catalogue.LAYERS: text}))
     assert report(capsys, tmp_path, "-o", tmp_path / "report.html")[0] == 0
+
+
+OWN = {"digits": "digits", "digits/covariate_shift": "digits/covariate_shift", "digits/": "digits"}
+
+
+@pytest.mark.parametrize("log_dir", OWN)
+def test_sentences_about_the_folder_itself_name_it(log_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("digits", {SHIFT: {"a": [0, 1]}, "dead": {"a": [0, 0.9]}})
+    target = tmp_path / "report.html"
+    _, printed, _ = report(capsys, log_dir, "-o", target)
+    name = OWN[log_dir]
+    first, alarm, last = printed.splitlines()
+    assert first.startswith(f"{name}: mean shift 1 σ over 1 record; ")
+    assert alarm.startswith(f"{name}: a (input): more than half of the channels are zero")
+    assert last == f"Report: {target}"
+    assert first in Text(target.read_text(encoding="utf-8")).all
+    numbers = json.loads(report(capsys, log_dir, "--json")[1])
+    assert (numbers["runs"], numbers["verdict"]) == (["."], [first, alarm])
+    for pattern in (".", name, f"*{name[-3:]}"):
+        assert report(capsys, log_dir, "-o", target, "--runs", pattern)[1] == printed
+    _, _, error = report(capsys, log_dir, "--runs", "other")
+    assert f"The runs are ['{name}']" in error
+
+
+def test_the_current_folder_is_named_too(tmp_path, capsys, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    write(".", {SHIFT: {"a": [0, 1]}})
+    write("deep", {SHIFT: {"a": [0, 3]}})
+    _, printed, _ = report(capsys, ".")
+    assert [line.split(":")[0] for line in printed.splitlines()] == [
+        "deep (the folder itself)", "deep",
+        "deep (the folder itself) moved least (1), deep most (3, 3.0 times as far).", "Report",
+    ]  # fmt: skip
+
+
+def test_settings_and_refused_series_name_the_folder(tmp_path, capsys):
+    file = EventFile(str(tmp_path / "covariate_shift"), restarts=False, json_lines=False)
+    settings = "| CovariateShift | setting |\n| --- | --- |\n| a | b |"
+    rows = Rows(0, {Place("a", "input"): {SHIFT: 0.0}})
+    file.write(0, Record(rows, texts={catalogue.SETTINGS: settings}))
+    target = tmp_path / "report.html"
+    report(capsys, tmp_path, "-o", target)
+    assert f"{tmp_path.name}: CovariateShift" in Text(target.read_text(encoding="utf-8")).all
+
+
+def test_the_report_is_not_written_into_a_url(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("runs", {SHIFT: {"a": [0, 1]}})
+    status, _, error = report(capsys, "runs", "-o", "gs://bucket/report.html")
+    assert status == 2
+    assert error == (
+        "kbn report: This must be a path of this machine. Received: 'gs://bucket/report.html'\n"
+    )
+    assert report(capsys, "runs", "-o", f"file://{tmp_path}/new/report.html")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "runs"]
+
+
+def everything(descriptor):
+    """Return what was written to a terminal that nobody writes to any more."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(descriptor, 4096):
+            found += part
+    return found.decode()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_and_nothing_otherwise(terminal, tmp_path):
+    for run in "ab":
+        write(tmp_path / "runs" / run, {SHIFT: {"x": [0, 1]}})
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "kbn", "report", "runs", "--json"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=theirs if terminal else subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        printed = process.stdout.read()
+        shown = everything(ours) if terminal else process.stderr.read()
+    os.close(ours)
+    assert process.returncode == 0
+    assert json.loads(printed)["runs"] == ["a", "b"]
+    assert ("Reading" in shown and "100%" in shown) if terminal else shown == ""
 
 
 # --- in the browser ------------------------------------------------------------------------------

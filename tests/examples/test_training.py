@@ -96,7 +96,7 @@ def test_two_workers(example, tmp_path):
         "1": "[0, 0]",
     }
     run = tmp_path / "runs/workers/moving_statistics"
-    assert steps(run, "mean_gap/net|bn/probe") == [0, 10, 20, 30]
+    assert steps(run, "mean_gap/net/bn/probe") == [0, 10, 20, 30]
 
 
 CRASH = """

@@ -64,7 +64,8 @@ def _traces(places: Places, measure: str, run: str, number: int) -> list[go.Scat
     steps, values = matrix(places)
     known = np.isfinite(values).any(axis=0)
     steps, values = steps[known], np.where(np.isfinite(values), values, np.nan)[:, known]
-    low, middle, high = np.nanquantile(values, [0.1, 0.5, 0.9], axis=0)
+    quantile = np.nanquantile if np.isnan(values).any() else np.quantile  # NumPy's first is slow
+    low, middle, high = quantile(values, [0.1, 0.5, 0.9], axis=0)
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
             "legendgroup": run}  # fmt: skip
     return [

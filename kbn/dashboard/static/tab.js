@@ -130,7 +130,7 @@ function fill() {
       chosen.runs = checked.length === state.runs.length ? null : checked; // null: new runs too
       refresh(true);
     });
-    return element("label", {}, box, " ", run === "." ? "(the folder itself)" : run);
+    return element("label", {}, box, " ", state.names[run]);
   });
   keepFocus(page.runs, () => page.runs.replaceChildren(
     element("legend", {textContent: `Runs (${state.runs.length})`}), ...boxes));
