@@ -13,6 +13,7 @@ import keras
 
 from kbn.callbacks.writing.event_file import check_log_dir
 from kbn.common.types import LogDirs
+from kbn.records import file_systems
 
 FIELDS = {
     "model": "the name of the model",
@@ -87,15 +88,19 @@ def _filled(path: str, model: keras.Model) -> str:
 
 def _reserved(folder: str) -> bool:
     """Create `folder` and return True, or return False if it exists."""
-    if "://" in folder:
-        from tensorboard.compat import tf as file_systems  # TensorFlow, or a stub for it
-
-        if file_systems.io.gfile.exists(folder):
-            return False
-        file_systems.io.gfile.makedirs(folder)
-        return True
+    if file_systems.is_url(folder):
+        return file_systems.in_time(folder, lambda: _reserved_elsewhere(folder))
     try:
         os.makedirs(folder)
     except FileExistsError:
         return False
+    except OSError:
+        pass  # before the first step, a check of the folder says what is wrong
+    return True
+
+
+def _reserved_elsewhere(folder: str) -> bool:
+    if file_systems.gfile().exists(folder):
+        return False
+    file_systems.gfile().makedirs(folder)
     return True
