@@ -50,13 +50,13 @@ class LossProbe:
         self._model, self._who = model, who
         # Small gradients underflow in half precision, so use the scale of a LossScaleOptimizer.
         scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
-        self._scale = float(keras.ops.convert_to_numpy(scale))
+        self._scale = float(backend.numpy_of(scale))
         values = [variable.value for variable in self.variables]
         self._run = compile_beside(model, self._evaluated, _given(batch), values, np.float32(1))
 
     def values(self) -> list[np.ndarray]:
         """Return a copy of the model's trainable weights as they are now."""
-        return [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
+        return [backend.numpy_of(variable.value) for variable in self.variables]
 
     def __call__(self, values: Sequence[np.ndarray]) -> tuple[float, list[np.ndarray]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from kbn import backend
 from kbn.common.types import Data, Nested
 from kbn.introspection.batches import batches_of, describe, inputs_of, is_data_set
 
@@ -91,7 +92,8 @@ def _joined(*parts: Nested) -> Nested:
 def _array(value: object, data: Data) -> np.ndarray:
     if not hasattr(value, "__array__") or getattr(value, "ndim", 0) == 0:
         raise TypeError(f"probe_data must be {ACCEPTED}. Received: probe_data={describe(data)}")
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    is_ours = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
+    return backend.numpy_of(value) if is_ours else np.asarray(value)
 
 
 def _length(batch: Batch) -> int:
