@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from kbn import backend
 from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
@@ -114,7 +115,7 @@ class LossLandscape(Recorder):
         """Compute the loss and its gradient at points along the gradient."""
         assert self._loss is not None, "prepare comes first"  # noqa: S101
         assert self._optimizer is not None, "prepare comes first"  # noqa: S101
-        rate = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+        rate = float(backend.numpy_of(self._optimizer.learning_rate))
         values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))
         return Record(Rows(step, {Place(tags.MODEL, tags.PROBE): values}))
 

@@ -82,7 +82,7 @@ class LossProbe:
 
     def values(self) -> list[np.ndarray]:
         """Return a copy of the model's trainable weights as they are now."""
-        return [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
+        return [backend.numpy_of(variable.value) for variable in self.variables]
 
     def __call__(self, values: Sequence[np.ndarray]) -> tuple[float, list[np.ndarray]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
@@ -186,7 +186,7 @@ def _loss_scale(model: keras.Model) -> float:
     if optimizer is None:
         return 1.0
     scaled = optimizer.scale_loss(keras.ops.ones((), "float32"))
-    return float(keras.ops.convert_to_numpy(scaled))
+    return float(backend.numpy_of(scaled))
 
 
 def _check(model: keras.Model, batch: Batch, who: str) -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from kbn import backend
 from kbn.common.types import Data, Nested
 from kbn.introspection.batches import batches_of, describe, inputs_of, is_data_set
 
@@ -104,7 +105,8 @@ def _array(value: object, data: Data) -> np.ndarray:
         raise TypeError(
             f"probe_data must be {ACCEPTED}{dense}. Received: probe_data={describe(data)}"
         )
-    array = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    is_ours = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
+    array = backend.numpy_of(value) if is_ours else np.asarray(value)
     if array.dtype == object and not all(isinstance(x, str | bytes) for x in array.flat):
         kinds = sorted({type(x).__name__ for x in array.flat})
         raise TypeError(

@@ -127,4 +127,4 @@ def skipped_updates(layer: keras.layers.BatchNormalization) -> np.ndarray | None
 
 
 def _double(values: Tensor) -> np.ndarray:
-    return ops.convert_to_numpy(values).astype(np.float64)
+    return backend.numpy_of(values).astype(np.float64)

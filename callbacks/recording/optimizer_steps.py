@@ -45,7 +45,7 @@ class OptimizerSteps:
         _ = self._callback.model
         # A callback may change the learning rate of an optimizer that training does not use.
         return tuple(
-            float(variable.numpy())
+            float(backend.numpy_of(variable))
             for variable in self._optimizer.variables
             if len(variable.shape) == 0 and variable.name != "learning_rate"
         )

@@ -26,6 +26,7 @@ __all__ = [
     "kernel",
     "normalize",
     "normalize_batch",
+    "numpy_of",
     "several_replicas",
     "shared",
     "sum_terms",
@@ -53,6 +54,7 @@ iterations = _backend.iterations
 kernel = _backend.kernel
 normalize = _backend.normalize
 normalize_batch = _backend.normalize_batch
+numpy_of = _backend.numpy_of
 several_replicas = _backend.several_replicas
 shared = _backend.shared
 sum_terms = _backend.sum_terms

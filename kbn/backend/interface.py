@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
 
+import numpy as np
+
 from kbn.common.types import Nested, Tensor
 
 if TYPE_CHECKING:
@@ -123,6 +125,9 @@ class Backend(Protocol):
 
     def iterations(self, optimizer: "keras.optimizers.Optimizer") -> int:
         """Return how many steps `optimizer` has taken, read in the backend's fastest way."""
+
+    def numpy_of(self, value: Tensor) -> np.ndarray:
+        """Return a tensor, or a variable of Keras or of the backend, as an array."""
 
     # Replicas
 

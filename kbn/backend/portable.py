@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from kbn.backend.interface import Kernel, missing
@@ -29,6 +30,11 @@ def differentiable(
         return forward(*arguments), gradient
 
     return function
+
+
+def numpy_of(value: Tensor) -> np.ndarray:
+    """Return a tensor or a variable as an array."""
+    return np.asarray(ops.convert_to_numpy(value))
 
 
 def several_replicas() -> bool:

@@ -35,7 +35,7 @@ def write(
     Raises:
         ValueError: if the file is not on this machine.
     """
-    path = Path(file_systems.here(target))
+    path = Path(file_systems.here("output", target))
     path.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     made = f"{os.fspath(log_dir)}, {len(board.runs)} runs, written {now}"

@@ -19,6 +19,7 @@ from rich.table import Table
 
 import kbn
 from kbn.demo import datasets
+from kbn.records import file_systems
 from kbn.records.tags import Row
 
 BATCH_SIZE = 60
@@ -68,6 +69,7 @@ def run(data: str, steps: int, log_dir: str, seed: int, console: Console) -> Non
     """
     from kbn.dashboard import load, report
 
+    log_dir = file_systems.here("log_dir", log_dir)
     steps = -(-steps // CHECKPOINTS) * CHECKPOINTS
     split = datasets.load(data, seed)
     os.makedirs(log_dir, exist_ok=True)

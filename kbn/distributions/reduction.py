@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from kbn import backend
 from kbn.common.types import Tensor
 from kbn.distributions.channel_moments import ChannelMoments
 from kbn.distributions.moments_on_device import (
@@ -167,7 +168,5 @@ def sketched(x: Tensor, channel_axis: int = -1, max_samples: int = 2**13) -> Dis
     x = ops.convert_to_tensor(x)
     reduction = Reduction(x.shape, channel_axis, max_samples)
     reduced = reduction.on_device(x)
-    (found,) = reduction.on_host(
-        [{name: ops.convert_to_numpy(each) for name, each in reduced.items()}]
-    )
+    (found,) = reduction.on_host([{name: backend.numpy_of(each) for name, each in reduced.items()}])
     return found

@@ -230,7 +230,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         a single value, since the layer was built. Each ghost batch and each replica's batch counts.
         It is not a weight: it is not saved, and does not change inside a `keras.StatelessScope`.
         """
-        return ops.convert_to_numpy(self._skipped_counter().value)
+        return backend.numpy_of(self._skipped_counter().value)
 
     @property
     def refused_updates(self) -> np.ndarray:

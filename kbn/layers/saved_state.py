@@ -10,6 +10,7 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from kbn import backend
 from kbn.common.types import Tensor
 
 Store: TypeAlias = MutableMapping[str, Tensor]
@@ -29,9 +30,9 @@ class SavedState(keras.layers.BatchNormalization):
     def save_own_variables(self, store: Store) -> None:
         """Write Keras's variables as Keras does, and kbn's own by name."""
         for number, variable in enumerate(self._keras_variables()):
-            store[str(number)] = variable
+            store[str(number)] = backend.numpy_of(variable)
         for variable in self._own_variables():
-            store[variable.name] = variable
+            store[variable.name] = backend.numpy_of(variable)
 
     def load_own_variables(self, store: Store) -> None:
         """Read the state from a file of kbn's or Keras's layer, with or without renorm.

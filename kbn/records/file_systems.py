@@ -48,15 +48,19 @@ def located(folder: str | os.PathLike[str]) -> str:
     return os.path.expanduser(path)
 
 
-def here(path: str | os.PathLike[str]) -> str:
+def here(name: str, path: str | os.PathLike[str]) -> str:
     """Return a path of this machine.
+
+    Args:
+        name: the name of the argument, for the error.
+        path: its value.
 
     Raises:
         ValueError: for the URL of another file system.
     """
     found = located(path)
     if is_url(found):
-        raise ValueError(f"This must be a path of this machine. Received: {found!r}")
+        raise ValueError(f"{name} must be a path of this machine. Received: {name}={found!r}")
     return found
 
 

@@ -231,7 +231,8 @@ def test_the_report_is_not_written_into_a_url(tmp_path, capsys, monkeypatch):
     status, _, error = report(capsys, "runs", "-o", "gs://bucket/report.html")
     assert status == 2
     assert error == (
-        "kbn report: This must be a path of this machine. Received: 'gs://bucket/report.html'\n"
+        "kbn report: output must be a path of this machine. "
+        "Received: output='gs://bucket/report.html'\n"
     )
     assert report(capsys, "runs", "-o", f"file://{tmp_path}/new/report.html")[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "runs"]

@@ -118,6 +118,21 @@ def test_the_checks_of_the_tab_take_any_flag(tmp_path):
         assert len(UnreadableFiles([path, "gs://bucket/x", "file://host/x"]).sentences()) == 1
 
 
+def test_the_checks_of_the_tab_take_a_list_of_folders(tmp_path):
+    """As in TensorBoard, a name may precede each path, and the scheme of a URL is no name."""
+    for run in "abc":
+        write(tmp_path / run, {SHIFT: {"a": [0, 1]}})
+    for file in tmp_path.rglob("*tfevents*"):
+        file.write_bytes(file.read_bytes()[:-5])
+        os.utime(file, (0, 0))
+    spec = f"one:{tmp_path}/a,file://{tmp_path}/b,{tmp_path}/c,gs://bucket/x"
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "a"))
+    context = SimpleNamespace(data_provider=MultiplexerDataProvider(multiplexer, spec),
+                              flags=SimpleNamespace(logdir="", logdir_spec=spec))  # fmt: skip
+    state = Client(CovariateShiftPlugin(context).get_plugin_apps()["/state"]).get("/state")
+    assert len(state.get_json()["skipped"]) == 3
+
+
 @pytest.mark.parametrize("way", ["file://{}/a", "ram://kbn-{}/a"], indirect=True)
 def test_a_damaged_file_is_reported(way):
     trained(f"{way}/run")

@@ -176,3 +176,12 @@ def test_an_unwritable_log_folder_is_one_line_and_exit_code_2(where, tmp_path, c
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert where in message
+
+
+def test_a_log_folder_of_another_machine_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--log-dir", "gs://bucket/x"]) == 2
+    assert capsys.readouterr().err == (
+        "kbn demo: log_dir must be a path of this machine. Received: log_dir='gs://bucket/x'\n"
+    )
+    assert not list(tmp_path.iterdir())

@@ -31,9 +31,10 @@ def test_what_cannot_be_located(given, message):
 
 
 def test_a_url_is_not_here():
-    assert here("file:///a") == "/a"
-    with pytest.raises(ValueError, match=r"path of this machine\. Received: 'gs://b/report.html'"):
-        here("gs://b/report.html")
+    assert here("output", "file:///a") == "/a"
+    message = r"output must be a path of this machine\. Received: output='gs://b/report\.html'"
+    with pytest.raises(ValueError, match=message):
+        here("output", "gs://b/report.html")
 
 
 def test_a_file_system_without_an_answer(monkeypatch):

@@ -1,5 +1,6 @@
 """kbn's backend for TensorFlow: the functions of `kbn.backend.interface.Backend`."""
 
+from kbn.backend.tensorflow.arrays import numpy_of
 from kbn.backend.tensorflow.channel_sums import sum_terms
 from kbn.backend.tensorflow.compiling import (
     compile_for,
@@ -25,6 +26,7 @@ __all__ = [
     "kernel",
     "normalize",
     "normalize_batch",
+    "numpy_of",
     "several_replicas",
     "shared",
     "sum_terms",

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
-from keras import ops, tree
+from keras import tree
 from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kbn.backend.interface import Mapping
+from kbn.backend.tensorflow.arrays import numpy_of
 from kbn.common.types import Nested, Tensor
 
 # Empty, because TensorFlow's compiled functions read variables themselves.
@@ -71,7 +72,7 @@ def compile_for_batches(
     def call(inputs: Nested) -> Nested:
         tensors = tree.map_structure(tf.convert_to_tensor, inputs)
         outputs = run(tensors) if eagerly else trace_for(tensors)(tensors)
-        return tf.nest.map_structure(ops.convert_to_numpy, outputs)
+        return tf.nest.map_structure(numpy_of, outputs)
 
     return call
 
