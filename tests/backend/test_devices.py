@@ -13,9 +13,10 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from benchmarks.programs import SHAPES, counts, layer_program, simulated_gpu
+from benchmarks.programs import SHAPES, counts, layer_program, simulated_gpu, table
 from kbn.backend.tensorflow.compiling import runs_on_cpu
 from kbn.backend.tensorflow.normalization import kernel
+from tests.support import ROOT
 
 NORM, KERAS = kbn.BatchNormalization, keras.layers.BatchNormalization
 OPTIONS = [{}, {"momentum": None}, {"zero_debias": True}, {"renorm": True}]
@@ -34,6 +35,12 @@ def test_a_gpu_gets_no_loop_and_no_more_passes_than_from_keras_layer(shape, axis
     theirs = program(KERAS, shape, axis, policy)
     assert theirs == (0, 4, 5, 0)
     assert ours == (0, 4, 4, 0)
+
+
+@pytest.mark.thorough
+def test_the_page_has_the_table():
+    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    assert "\n".join(table()) in page
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
