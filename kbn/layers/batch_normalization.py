@@ -121,8 +121,12 @@ class BatchNormalization(SavedState, backend.ExportedState):
             "auto" uses it for float32, float16 and bfloat16 in inference and training, except with
             masks, `renorm`, `virtual_batch_size` or statistics shared by replicas, and inside XLA,
             where it computes wrong variances. True raises an error in these cases. False never
-            uses it. `execution_path` returns the path of a call. On CPUs, kbn's own kernels run
-            the op if they were compiled (see the README).
+            uses it. In inference without a mask, inputs of another rank than 4 are an exception:
+            "auto" computes x·scale + bias, as Keras's layer does, because converters (TFLite, ONNX)
+            fold nothing else. It loses digits if the mean is large (an error of 1e-3 at mean/std =
+            1e4). True and False subtract the mean first, and lose none. `execution_path` returns
+            the path of a call. On CPUs, kbn's own kernels run the op if they were compiled (see
+            the README).
         **kwargs: `name`, `dtype`, `trainable` and other arguments of Keras layers.
 
     Call arguments:
@@ -273,7 +277,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
             x = widened(x)
             weights = weights_for(mask, x, self.axis, leading=carried)
             x = where_kept(weights, x, ops.zeros_like(x))
-        normalized = normalize.chosen(training=bool(training and self.trainable), fused=path.fused)(
+        normalized = normalize.chosen(training=bool(training and self.trainable), path=path)(
             self, x, weights
         )
         return ops.cast(normalized, self.compute_dtype)
@@ -284,7 +288,8 @@ class BatchNormalization(SavedState, backend.ExportedState):
         """Return the path that a call with these arguments takes, and why.
 
         The fused kernel is used if its results are right: for float32, float16 and bfloat16
-        outside XLA, without masks, ghost batches, renorm or statistics shared by replicas.
+        outside XLA, without masks, ghost batches, renorm or statistics shared by replicas. In
+        inference, inputs of another rank than 4 take x·scale + bias instead, which converters fold.
 
         Returns:
             `Path(fused, reason)`: whether the fused kernel is used, and why, as a readable clause.
@@ -293,15 +298,16 @@ class BatchNormalization(SavedState, backend.ExportedState):
             ValueError: if `fused=True` and the fused kernel does not support the call.
         """
         # Keras casts the inputs and finds the mask of an earlier layer before `call`; do the same.
-        dtype = keras.backend.standardize_dtype(
-            getattr(inputs, "dtype", None) or np.asarray(inputs).dtype
-        )
+        if not hasattr(inputs, "dtype"):
+            inputs = np.asarray(inputs)
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
         if not keras.backend.is_float_dtype(dtype):
             dtype = "float32"
         elif self.autocast:
             dtype = self.compute_dtype
         masked = mask is not None or getattr(inputs, "_keras_mask", None) is not None
-        return choose(self, dtype, training=bool(training and self.trainable), masked=masked)
+        training = bool(training and self.trainable)
+        return choose(self, dtype, len(inputs.shape), training=training, masked=masked)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return `input_shape`."""

@@ -29,14 +29,21 @@ class Path(NamedTuple):
         return f"{'fused' if self.fused else 'portable'}: {self.reason}"
 
 
+FOLDABLE = Path(
+    False, "converters fold inference outside rank 4 only if it is a multiplication and an addition"
+)
+"""The path of inference outside rank 4 with `fused="auto"`, without a mask."""
+
+
 def choose(
-    layer: keras.layers.BatchNormalization, dtype: str, *, training: bool, masked: bool
+    layer: keras.layers.BatchNormalization, dtype: str, rank: int, *, training: bool, masked: bool
 ) -> Path:
     """Return the path of a call.
 
     Args:
         layer: the layer, for its options.
         dtype: dtype of the inputs.
+        rank: rank of the inputs.
         training: whether the batch is normalized with its own moments.
         masked: whether there is a mask.
 
@@ -45,6 +52,9 @@ def choose(
     """
     if layer.fused is False:
         return Path(False, "fused=False")
+    # The kernel takes images only. Reshapes to an image and back would stay in exported programs.
+    if layer.fused == "auto" and rank != 4 and not training and not masked:
+        return FOLDABLE
     obstacle = _obstacle(layer, training=training, masked=masked)
     if obstacle is None:
         obstacle, description, _ = backend.kernel(dtype)

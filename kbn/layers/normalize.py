@@ -7,22 +7,25 @@ from keras import ops
 
 from kbn import backend
 from kbn.common.types import Tensor
+from kbn.layers.execution_path import FOLDABLE, Path
 from kbn.ops import moments, renormalization, virtual_batches
 from kbn.ops.channel_sums import affine
 from kbn.ops.masks import where_kept
 from kbn.ops.moments import Moments
-from kbn.ops.precision import wide
+from kbn.ops.precision import wide, widened
 from kbn.ops.renormalization import Correction
 
 Normalize = Callable[[keras.layers.BatchNormalization, Tensor, Tensor | None], Tensor]
 """A function of the layer, its inputs and their weights (None: all equal) to its outputs."""
 
 
-def chosen(*, training: bool, fused: bool) -> Normalize:
-    """Return the function for training or inference, by the fused kernel or in portable ops."""
+def chosen(*, training: bool, path: Path) -> Normalize:
+    """Return the function for training or inference that takes `path`."""
     if training:
-        return fused_batch if fused else portable_batch
-    return fused_inference if fused else portable_inference
+        return fused_batch if path.fused else portable_batch
+    if path == FOLDABLE:
+        return foldable_inference
+    return fused_inference if path.fused else portable_inference
 
 
 def fused_batch(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
@@ -55,6 +58,25 @@ def fused_inference(layer: keras.layers.BatchNormalization, x: Tensor, _: None) 
         ops.cast(layer.moving_variance.value, "float32"),
         layer.epsilon,
     )
+
+
+def foldable_inference(layer: keras.layers.BatchNormalization, x: Tensor, _: None) -> Tensor:
+    """Normalize `x` with the moving statistics as x·scale + bias.
+
+    This is the form of Keras's layer, which converters fold into the layer before. Subtracting the
+    mean first would be exact at a large mean, but no converter folds the subtraction.
+    """
+    axis, dtype = layer.channel_axis, wide(x.dtype)
+    scale = ops.rsqrt(ops.cast(layer.moving_variance.value, dtype) + layer.epsilon)
+    if layer.scale:
+        scale = scale * gamma_of(layer, dtype)
+    mean = ops.cast(layer.moving_mean.value, dtype)
+    # Not −(mean·scale): TensorFlow would turn its addition into a subtraction, and no converter
+    # folds that.
+    bias = beta_of(layer, dtype) - mean * scale if layer.center else -mean * scale
+    if axis != len(x.shape) - 1:
+        scale, bias = _along(scale, x, axis), _along(bias, x, axis)
+    return ops.cast(widened(x) * scale + bias, x.dtype)
 
 
 def portable_inference(

@@ -78,6 +78,35 @@ def test_calls_that_use_the_kernel(options, dtype, arguments):
     assert "Transpose" not in ops
 
 
+FOLDABLE = "converters fold inference outside rank 4 only if it is a multiplication and an addition"
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float64"])
+@pytest.mark.parametrize(("shape", "axis"), [((8, 3), -1), ((8, 3, 5), 1)], ids=str)
+def test_inference_outside_rank_4_can_be_folded(shape, axis, dtype):
+    layer, x = kbn.BatchNormalization(axis=axis, dtype=dtype), tf.ones(shape, dtype)
+    layer.build(shape)
+    assert layer.execution_path(x) == (False, FOLDABLE)
+    assert {"Mul", "AddV2"} <= ops_of(layer, x)
+    assert "FusedBatchNormV3" not in ops_of(layer, x)
+    assert layer.execution_path(x, mask=MASK).reason == "the fused kernel does not support masks"
+    assert layer.execution_path(x, training=True).reason != FOLDABLE
+    layer.trainable = False
+    assert layer.execution_path(x, training=True) == (False, FOLDABLE)
+
+
+@pytest.mark.parametrize(("fused", "taken"), [(True, True), (False, False)])
+def test_an_explicit_choice_holds_in_inference_outside_rank_4(fused, taken):
+    x = np.random.default_rng(0).normal(1e4, 1, (64, 4)).astype("float32")
+    layer = kbn.BatchNormalization(fused=fused)
+    layer.build(x.shape)
+    layer.moving_mean.assign(x.mean(0))
+    assert layer.execution_path(x).fused is taken
+    assert ("FusedBatchNormV3" in ops_of(layer, x)) is taken
+    wanted = (x.astype("float64") - layer.moving_mean.numpy().astype("float64")) / np.sqrt(1.001)
+    np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernel_takes_activations_as_they_are(dtype):
     layer = kbn.BatchNormalization(dtype=dtype)

@@ -1,11 +1,11 @@
-"""Sums per channel inside XLA programs, because XLA's own sums are slow on CPUs."""
+"""Sums per channel inside XLA programs for CPUs, because XLA's own sums are slow there."""
 
 from collections.abc import Callable, Sequence
 
 from keras import ops
 
 from kbn.backend import portable
-from kbn.backend.tensorflow.compiling import computed_anew, inside_xla
+from kbn.backend.tensorflow.compiling import computed_anew, inside_xla, runs_on_cpu
 from kbn.common.types import Size, Tensor
 
 # A step of XLA's loop adds ROWS rows of about LANES values each. This is enough to be worth a step,
@@ -20,7 +20,9 @@ def sum_terms(
     axes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return the sums of both results of `terms(*activations, pivot)`; `axes` get size 1."""
-    if len(axes) == len(pivot.shape) - 1 and inside_xla():
+    # On a GPU, the loop would start thousands of small kernels one after the other. Without it, XLA
+    # computes both sums in one pass there.
+    if len(axes) == len(pivot.shape) - 1 and inside_xla() and runs_on_cpu():
         return _sums_by_blocks(terms, activations, pivot, axes)
     return portable.sum_terms(terms, activations, pivot, axes)
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
+from tensorflow.python.eager import context
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kbn.backend.interface import Mapping
@@ -111,6 +112,23 @@ def inside_xla() -> bool:
     # Auto-clustering passes parts of a graph to XLA later; which parts is not yet decided here.
     flags = os.environ.get("TF_XLA_FLAGS", "")
     return bool(tf.config.optimizer.get_jit()) or "tf_xla_auto_jit" in flags
+
+
+def runs_on_cpu() -> bool:
+    """Return whether the current code runs, or will be compiled by XLA, on a CPU.
+
+    It runs on the device of the current `tf.device` scope. Outside such a scope, it runs on a GPU
+    or TPU if there is one.
+    """
+    scope = _device_type(context.context().device_name or "")
+    if scope is not None:
+        return scope == "CPU"
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
+
+
+@functools.cache
+def _device_type(name: str) -> str | None:
+    return tf.DeviceSpec.from_string(name).device_type
 
 
 def computed_anew(x: Tensor, step: Tensor) -> Tensor:

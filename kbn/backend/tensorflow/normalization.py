@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kbn.backend.interface import Kernel
 from kbn.backend.tensorflow import native_kernels
-from kbn.backend.tensorflow.compiling import inside_xla
+from kbn.backend.tensorflow.compiling import inside_xla, runs_on_cpu
 from kbn.common.types import Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -18,6 +18,8 @@ def kernel(dtype: str) -> Kernel:
         return Kernel(f"the fused kernel does not support {dtype}")
     if inside_xla():
         return Kernel("inside XLA the fused kernel computes wrong variances at a large mean")
+    if not runs_on_cpu():
+        return Kernel(None, "FusedBatchNormV3, TensorFlow's kernel for the GPU or TPU")
     native = native_kernels.load()
     return Kernel(None, f"FusedBatchNormV3, {native.reason}", native.active)
 
@@ -67,6 +69,7 @@ def _run(
         epsilon=epsilon,
         data_format=layout,
         is_training=not statistics,
+        name="y",  # short, because names are part of exported files
     )
     if shape is not None:
         known = x.shape.is_fully_defined()
