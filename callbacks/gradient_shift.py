@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
-from kbn.callbacks.probing.mixed_weights import LayerWeights, in_order
+from kbn.callbacks.probing.mixed_weights import Group, in_groups, in_order
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
@@ -64,7 +64,8 @@ class GradientShift(Recorder):
     - If Keras runs several steps at once (`steps_per_execution`), or `train_step` takes several,
       W and W⁺ are that many steps apart.
 
-    A record computes one gradient of the loss, and one more for each layer except the first.
+    A record computes the gradient of the loss for all weights, and one more for each layer except
+    the first. These are computed only as far as the layer needs.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -130,7 +131,7 @@ class GradientShift(Recorder):
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._loss: LossProbe | None = None
-        self._watched_layers: list[LayerWeights] = []
+        self._groups: list[Group] = []
         self._before: list[np.ndarray] | None = None
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
@@ -139,18 +140,19 @@ class GradientShift(Recorder):
         self.notes = which_loss(model, self.model, type(self).__name__)
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _TRAINABLE)
-        self._watched_layers, missed = in_order(self._loss, chosen)
+        watched, missed = in_order(self._loss, chosen)
         problem = (
             "These layers have no gradient, because they have no trainable weights or the model "
             "does not call them in training"
         )
-        if not self._watched_layers:
+        if not watched:
             raise ValueError(
                 f"{problem}: {', '.join(missed)}. Name others in layers. "
                 f"Received: layers={self.layers!r}"
             )
         if missed:
             report_unwatched(problem, self.layers, missed, paths)
+        self._groups = in_groups(self._loss, watched)
         return ()
 
     def look_before(self) -> None:
@@ -165,19 +167,20 @@ class GradientShift(Recorder):
         if self._before is None:
             raise RuntimeError("the weights before the step could not be kept")
         before, after = self._before, self._loss.values()
-        _, gradients = self._loss(before)
+        gradients = dict(enumerate(self._loss(before)[1]))
         found = {}
-        for layer in self._watched_layers:
-            mixed = layer.mixed(before, after)
-            moved = gradients if mixed is None else self._loss(mixed)[1]
-            place = Place(layer.path, tags.PROBE)
-            found[place] = compared(layer.own(gradients), layer.own(moved))
+        for group in self._groups:
+            for layer in group.layers:
+                mixed = layer.mixed(before, after)
+                moved = gradients if mixed is None else group.gradients(mixed)
+                place = Place(layer.path, tags.PROBE)
+                found[place] = compared(layer.own(gradients), layer.own(moved))
         return Record(Rows(step, found))
 
     def release(self) -> None:
         """Drop the compiled functions and the weights."""
         self._loss = self._before = None
-        self._watched_layers = []
+        self._groups = []
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a diverged network has inf and NaN

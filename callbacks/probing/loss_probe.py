@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -86,12 +86,36 @@ class LossProbe:
 
     def __call__(self, values: Sequence[np.ndarray]) -> tuple[float, list[np.ndarray]]:
         """Return the loss at `values`, and its gradient for each of them, as NumPy arrays."""
+        loss, gradients = self._scaled(self._run, values)
+        return float(loss), gradients
+
+    def only(self, places: Sequence[int]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+        """Return a function of values that computes the gradient for some of them only.
+
+        Gradients of weights that are used late take less time, because they do not need the
+        gradients of earlier activations.
+
+        Args:
+            places: indices into `variables`.
+        """
+
+        def select(found: tuple[Tensor, list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+            loss, gradients = found
+            return loss, [gradients[place] for place in places]
+
+        part = self._run.only(select, self.values(), np.float32(1))
+        return lambda values: self._scaled(part, values)[1]
+
+    def _scaled(
+        self, run: backend.Compiled, values: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Run with a loss scale at which the gradients are finite, if there is one."""
         scale = self._scale
         while True:
-            loss, gradients = self._run(list(values), np.float32(scale))
+            loss, gradients = run(list(values), np.float32(scale))
             finite = all(np.isfinite(gradient).all() for gradient in gradients)
             if finite or scale <= 1:
-                return float(loss), gradients
+                return loss, gradients
             scale = max(scale / 16, 1.0)  # the scale may have caused the overflow
 
     def _evaluated(

@@ -194,7 +194,7 @@ def compile_beside(
     inputs: Nested,
     *varying: Nested,
     eagerly: bool = False,
-) -> Callable[..., Nested]:
+) -> backend.Compiled:
     """Compile a run of `model` outside of training; arguments as for `kbn.backend.compile_for`.
 
     Raises:

@@ -1,5 +1,6 @@
 """One `fit` of one callback: when it records, what that costs, and where records are written."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from kbn.callbacks.recording.cost import Cost
 from kbn.callbacks.recording.faults import Faults
 from kbn.callbacks.recording.interface import RecordingCallback
 from kbn.callbacks.recording.optimizer_steps import OptimizerSteps
+from kbn.callbacks.recording.patience import shown_if_slow
 from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
@@ -74,7 +76,7 @@ class Session:
         if self._begins_run:  # later, a fault of the file system does not end training
             check_writable(self._callback.directory)
         try:
-            with self.cost.spending():
+            with self.cost.spending(), self._shown("prepares to record"):
                 places = self._callback.prepare(watched)
         except Exception:
             self._callback.release()
@@ -153,7 +155,9 @@ class Session:
         looked = self._looked or not self._callback.compares_steps
         if looked and (always or self.cost.affords(self._callback.budget)):
             self._recorded_step = step
-            self._guarded(self._record_and_write, step, losing=1)
+            # The first record also optimizes what `prepare` traced.
+            with self._shown("takes a first record", unless=self._written > 0):
+                self._guarded(self._record_and_write, step, losing=1)
         else:
             self.cost.postpone()
 
@@ -196,6 +200,10 @@ class Session:
         assert self._file is not None, "prepare comes first"  # noqa: S101
         self._report_vanished()
         return self._file.write(step, record)
+
+    def _shown(self, what: str, *, unless: bool = False) -> contextlib.AbstractContextManager[None]:
+        who = type(self._callback).__name__
+        return contextlib.nullcontext() if unless else shown_if_slow(who, what)
 
     def _keep(self, rows: Rows | None) -> None:
         if rows:

@@ -9,9 +9,16 @@ from typing import Any, cast
 import keras
 
 from kbn.backend import portable
-from kbn.backend.interface import Backend, Kernel, Mapping, MissingCapabilityError
+from kbn.backend.interface import (
+    Backend,
+    Compiled,
+    Kernel,
+    Mapping,
+    MissingCapabilityError,
+)
 
 __all__ = [
+    "Compiled",
     "ExportedState",
     "Kernel",
     "Mapping",

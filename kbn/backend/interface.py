@@ -37,6 +37,21 @@ class Kernel(NamedTuple):
     exact: bool = False
 
 
+class Compiled(Protocol):
+    """A compiled function of structures of arrays that returns a structure of NumPy arrays."""
+
+    def __call__(self, *varying: Nested) -> Nested:
+        """Run the function."""
+
+    def only(self, select: Callable[[Nested], Nested], *varying: Nested) -> "Compiled":
+        """Return a function of the part `select(outputs)` that computes nothing else.
+
+        Args:
+            select: function from the outputs to a part of them.
+            varying: structures like those that calls will pass.
+        """
+
+
 class Backend(Protocol):
     """The functions of a backend."""
 
@@ -78,7 +93,7 @@ class Backend(Protocol):
         inputs: Nested,
         *varying: Nested,
         eagerly: bool = False,
-    ) -> Callable[..., Nested]:
+    ) -> Compiled:
         """Compile `function(mapping, inputs, *varying)` and return a function of `*varying`.
 
         Errors of `function` are raised here. `function` is only traced, not run, unless `eagerly`.

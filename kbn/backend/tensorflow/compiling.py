@@ -19,13 +19,41 @@ from kbn.common.types import Nested, Tensor
 MAPPING: Mapping = []
 
 
+class Compiled:
+    """A compiled function of structures that returns NumPy arrays."""
+
+    def __init__(self, run: Callable[..., Nested], inputs: Nested, *, eagerly: bool) -> None:
+        self._run, self._inputs, self._eagerly = run, inputs, eagerly
+
+    def __call__(self, *varying: Nested) -> Nested:
+        """Run the function."""
+        # Pass structures as they were traced. Given a flat list, TensorFlow first prints it for an
+        # error message that it then discards, which takes longer than the call.
+        given = tree.map_structure(tf.convert_to_tensor, varying)
+        return tf.nest.map_structure(numpy_of, self._run(self._inputs, *given))
+
+    def only(self, select: Callable[[Nested], Nested], *varying: Nested) -> "Compiled":
+        """Return a function of the part `select(outputs)` that computes nothing else."""
+
+        def run(inputs: Nested, *varying: Nested) -> Nested:
+            return select(self._run(inputs, *varying))
+
+        if self._eagerly:
+            return Compiled(run, self._inputs, eagerly=True)
+        # TensorFlow puts the traced function in here and drops what no output needs, so the model
+        # is not traced again.
+        others = tree.map_structure(tf.convert_to_tensor, varying)
+        part = tf.function(run, autograph=False).get_concrete_function(self._inputs, *others)
+        return Compiled(part, self._inputs, eagerly=False)
+
+
 def compile_for(
     function: Callable[..., Nested],
     variables: Sequence[keras.Variable],
     inputs: Nested,
     *varying: Nested,
     eagerly: bool = False,
-) -> Callable[..., Nested]:
+) -> Compiled:
     """Trace `function(mapping, inputs, *varying)` once and return a function of `*varying`."""
     tensors, *others = tree.map_structure(tf.convert_to_tensor, (inputs, *varying))
     run = functools.partial(function, MAPPING)
@@ -35,14 +63,7 @@ def compile_for(
         # No XLA: compiling would take longer than all records of a short run.
         traced = tf.function(run, autograph=False, jit_compile=False)
         run = traced.get_concrete_function(tensors, *others)
-
-    def call(*arguments: Nested) -> Nested:
-        # Pass structures as they were traced. Given a flat list, TensorFlow first prints it for an
-        # error message that it then discards, which takes longer than the call.
-        given = tree.map_structure(tf.convert_to_tensor, arguments)
-        return tf.nest.map_structure(lambda x: x.numpy(), run(tensors, *given))
-
-    return call
+    return Compiled(run, tensors, eagerly=eagerly)
 
 
 def compile_for_batches(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kbn.callbacks import CovariateShift
+from kbn.callbacks import CovariateShift, GradientShift
 from kbn.callbacks.probing.probe_data import first_batch, first_samples
 
 X, Y = np.arange(30.0).reshape(10, 3), np.arange(10)
@@ -144,11 +144,14 @@ def test_strings_are_for_models_that_take_strings(tmp_path):
     vectorize = keras.layers.TextVectorization(output_mode="multi_hot", vocabulary=["a", "b", "c"])
     model = keras.Sequential([vectorize, keras.layers.Dense(2), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    shift = CovariateShift(tmp_path, words)
+    # The activations after TextVectorization have no static shape, but the gradients do.
+    shift = GradientShift(tmp_path, (words, np.array([[1.0], [0.0]])))
     data = tf.data.Dataset.from_tensor_slices((words, [[1.0], [0.0]])).batch(2)
     model.fit(data, shuffle=False, verbose=0, callbacks=[shift])
     assert {row.layer for row in shift.history} == {"dense", "dense_1", "record"}
     numbers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     numbers.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"probe_data of shape \(2,\) of strings \(including"):
-        numbers.fit(np.ones((2, 4)), [0, 1], callbacks=[CovariateShift(tmp_path / "log", words)])
+        numbers.fit(
+            np.ones((2, 4)), np.ones((2, 1)), callbacks=[CovariateShift(tmp_path / "log", words)]
+        )

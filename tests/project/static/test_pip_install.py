@@ -17,6 +17,7 @@ EXPECTED = {
     ("README.md", "'.[cpu]'"),
     ("callbacks/README.md", "pandas"),
     ("docs/results.md", "-e '.[cpu,demo]'"),
+    ("examples/training/search.py", "keras-tuner"),
     ("kbn/common/lazy.py", "tensorflow-cpu"),
     ("kbn/common/lazy.py", "jax"),
     ("kbn/common/lazy.py", "torch"),
