@@ -14,10 +14,11 @@ from kbn.callbacks.recording.schedule import Thinning, schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.callbacks.writing.worst_layers import Movements
 from kbn.common import checks
-from kbn.common.types import Data, LogDir, Logs
+from kbn.common.types import Data, LogDirs, Logs
 from kbn.distributions.distances import DEFAULTS, DISTANCES
 from kbn.distributions.sketch import DistributionSketch
 from kbn.introspection.layer_tree import LayerSelection, check_layers, layer_paths, select
+from kbn.introspection.parts import Part
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -53,13 +54,16 @@ class CovariateShift(Recorder):
         [0, 2, 4]
 
     Args:
-        log_dir: folder for TensorBoard; created if it does not exist.
+        log_dir: folder for TensorBoard; created if it does not exist. For one folder per trained
+            model, it may have the fields `{trial}`, `{model}` and `{time}`, or be a function from
+            the trained model to a folder.
         probe_data: an array, (x, y), a dict of arrays, a `tf.data.Dataset` or a
             `keras.utils.PyDataset`; the first `probe_size` samples are kept.
         layers: layers, paths or glob patterns (`"block_*/conv"`), layer types or a predicate, or
             a list of those. None: the normalization layers, or, in a model without any, the
-            layers that own a kernel. Layers inside a loop cannot be watched: naming such a layer
-            raises, and a pattern, type or predicate that matches it skips it with a warning.
+            layers that own trainable weights. Layers inside a loop cannot be watched: naming such
+            a layer raises, and a pattern, type or predicate that matches it skips it with a
+            warning.
         sites: which sites of the layers to record: "input", "output" or both.
         every_steps: take a record when training reaches or crosses a multiple of this number of
             steps. The default is 100 if no other cadence is given.
@@ -82,6 +86,8 @@ class CovariateShift(Recorder):
             `non_finite` and `dead` always cover all values. With few values per channel, a channel
             can seem to move although its distribution does not: single values change.
         probe_size: number of samples of `probe_data` to keep.
+        model: the part of the model to watch: a model or layer inside it (`gan.generator`), or a
+            function from the trained model to it. None: the whole model.
         budget: the largest share of training time that recording may take, in (0, 1]. A record
             that would exceed it is skipped, and the next one is taken when it is due.
         json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
@@ -102,7 +108,7 @@ class CovariateShift(Recorder):
 
     def __init__(
         self,
-        log_dir: LogDir,
+        log_dir: LogDirs,
         probe_data: Data,
         *,
         layers: LayerSelection = None,
@@ -115,11 +121,12 @@ class CovariateShift(Recorder):
         histograms: bool = True,
         max_samples: int = 2**13,
         probe_size: int = 256,
+        model: Part = None,
         budget: float | None = None,
         json_lines: bool = False,
     ) -> None:
         cadence = schedule(every_steps, every_epochs, on_steps)
-        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        super().__init__(log_dir, cadence, model=model, budget=budget, json_lines=json_lines)
         check_layers(layers)
         self.layers = layers
         self.sites = _names("sites", sites, tags.SITES)
@@ -129,18 +136,21 @@ class CovariateShift(Recorder):
         self.max_samples = checks.integer("max_samples", max_samples, low=1)
         self.probe = first_samples(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe[DistributionSketch] | None = None
+
+    def begin_run(self) -> None:
+        """Begin without a reference."""
         self._thinning = Thinning()
         self._movements = Movements(self.measures[0])
         self._references = References(self.reference)
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Choose the layers and trace the probe."""
-        build(model, self.probe)
+        build(model, self.probe, eagerly=self.runs_eagerly)
         paths = layer_paths(model)
         chosen = select(self.layers, paths)
         first = puts_channels_first(paths.values())
         extract = activations(self.sites, self.max_samples, channels_first=first)
-        self._compiled = Probe(model, self.probe, chosen, extract)
+        self._compiled = Probe(model, self.probe, chosen, extract, eagerly=self.runs_eagerly)
         self._compiled.report_unseen(self.layers)
         return self._compiled.places
 

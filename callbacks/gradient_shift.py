@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from kbn.callbacks.probing.loss_probe import LossProbe
+from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
 from kbn.callbacks.probing.mixed_weights import LayerWeights, in_order
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.common.types import Data, LogDir
+from kbn.common.types import Data, LogDirs
 from kbn.introspection.layer_tree import (
     LayerSelection,
     Preferred,
@@ -21,16 +21,17 @@ from kbn.introspection.layer_tree import (
     layer_paths,
     report_unwatched,
     select,
+    trainable,
+    trainable_but_normalizations,
 )
+from kbn.introspection.parts import Part
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
 
-_KERNELS_ELSE_WEIGHTS: Preferred = {
-    "layers with a trainable kernel": lambda layer: (
-        hasattr(layer, "kernel") and bool(layer.trainable_variables)
-    ),
-    "layers with trainable weights": lambda layer: bool(layer.trainable_variables),
+_TRAINABLE: Preferred = {
+    "layers with trainable weights other than normalization layers": trainable_but_normalizations,
+    "layers with trainable weights": trainable,
 }
 
 
@@ -77,18 +78,22 @@ class GradientShift(Recorder):
         [(1, 'dense'), (1, 'dense_1'), (2, 'dense'), (2, 'dense_1'), (4, 'dense'), (4, 'dense_1')]
 
     Args:
-        log_dir: folder for TensorBoard; created if it does not exist.
+        log_dir: folder for TensorBoard; created if it does not exist. For one folder per trained
+            model, it may have the fields `{trial}`, `{model}` and `{time}`, or be a function from
+            the trained model to a folder.
         probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
             of those; x alone if the model needs no targets. The first `probe_size` samples are
             kept.
         layers: layers, paths or glob patterns, layer types or a predicate, or a list of those.
-            None: the layers that own a trainable kernel, or, in a model without any, all layers
-            with trainable weights.
+            None: the layers that own trainable weights, except for normalization layers, or, in a
+            model without any, these.
         every_steps: record the step that reaches or crosses a multiple of this number. The
             default is 100 if no other cadence is given. The first step of a `fit` is always
             recorded.
         on_steps: record these steps, instead.
         probe_size: number of samples of `probe_data` to keep.
+        model: the part of the model to watch: a model or layer inside it (`gan.generator`), or a
+            function from the trained model to it. None: the whole model.
         budget: the largest share of training time that recording may take, in (0, 1]. A record
             that would exceed it is skipped.
         json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
@@ -108,18 +113,19 @@ class GradientShift(Recorder):
 
     def __init__(
         self,
-        log_dir: LogDir,
+        log_dir: LogDirs,
         probe_data: Data,
         *,
         layers: LayerSelection = None,
         every_steps: int | None = None,
         on_steps: Sequence[int] | None = None,
         probe_size: int = 256,
+        model: Part = None,
         budget: float | None = None,
         json_lines: bool = False,
     ) -> None:
         cadence = schedule(every_steps, None, on_steps)
-        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        super().__init__(log_dir, cadence, model=model, budget=budget, json_lines=json_lines)
         check_layers(layers)
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
@@ -129,9 +135,10 @@ class GradientShift(Recorder):
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
-        self._loss = LossProbe(model, self.probe, type(self).__name__)
+        self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
+        self.notes = which_loss(model, self.model, type(self).__name__)
         paths = layer_paths(model)
-        chosen = select(self.layers, paths, _KERNELS_ELSE_WEIGHTS)
+        chosen = select(self.layers, paths, _TRAINABLE)
         self._watched_layers, missed = in_order(self._loss, chosen)
         problem = (
             "These layers have no gradient, because they have no trainable weights or the model "

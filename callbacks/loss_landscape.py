@@ -6,13 +6,14 @@ import keras
 import numpy as np
 
 from kbn import backend
-from kbn.callbacks.probing.loss_probe import LossProbe
+from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.common.types import Data, LogDir
+from kbn.common.types import Data, LogDirs
+from kbn.introspection.parts import Part
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.tags import Place
@@ -42,7 +43,9 @@ class LossLandscape(Recorder):
         [0, 2, 4]
 
     Args:
-        log_dir: folder for TensorBoard; created if it does not exist.
+        log_dir: folder for TensorBoard; created if it does not exist. For one folder per trained
+            model, it may have the fields `{trial}`, `{model}` and `{time}`, or be a function from
+            the trained model to a folder.
         probe_data: (x, y), (x, y, sample_weight), or a `tf.data.Dataset` or `keras.utils.PyDataset`
             of those; x alone if the model needs no targets. The first `probe_size` samples are
             kept.
@@ -54,6 +57,8 @@ class LossLandscape(Recorder):
             (1/100, 30) for its linear network.
         points: number of values of α, evenly spaced on a logarithmic scale.
         probe_size: number of samples of `probe_data` to keep.
+        model: the part of the model to watch: a model or layer inside it (`gan.generator`), or a
+            function from the trained model to it. None: the whole model.
         budget: the largest share of training time that recording may take, in (0, 1]. A record
             that would exceed it is skipped.
         json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
@@ -72,7 +77,7 @@ class LossLandscape(Recorder):
 
     def __init__(
         self,
-        log_dir: LogDir,
+        log_dir: LogDirs,
         probe_data: Data,
         *,
         every_steps: int | None = None,
@@ -81,25 +86,36 @@ class LossLandscape(Recorder):
         step_range: tuple[float, float] = (0.5, 4.0),
         points: int = 8,
         probe_size: int = 256,
+        model: Part = None,
         budget: float | None = None,
         json_lines: bool = False,
     ) -> None:
         cadence = schedule(every_steps, every_epochs, on_steps)
-        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        super().__init__(log_dir, cadence, model=model, budget=budget, json_lines=json_lines)
         self.step_range = _checked_range(step_range)
         self.points = checks.integer("points", points, low=2)
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._loss: LossProbe | None = None
+        self._optimizer: keras.optimizers.Optimizer | None = None
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the loss and its gradient."""
-        self._loss = LossProbe(model, self.probe, type(self).__name__)
+        optimizers = [getattr(each, "optimizer", None) for each in (model, self.model)]
+        self._optimizer = next((each for each in optimizers if each is not None), None)
+        if self._optimizer is None:
+            raise ValueError(
+                "LossLandscape needs the learning rate, but the model has no optimizer. Pass an "
+                "optimizer to compile. Received: model.optimizer=None"
+            )
+        self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
+        self.notes = which_loss(model, self.model, type(self).__name__)
         return ()
 
     def record(self, step: int) -> Record:
         """Compute the loss and its gradient at points along the gradient."""
         assert self._loss is not None, "prepare comes first"  # noqa: S101
-        rate = float(backend.numpy_of(self.model.optimizer.learning_rate))
+        assert self._optimizer is not None, "prepare comes first"  # noqa: S101
+        rate = float(backend.numpy_of(self._optimizer.learning_rate))
         values = landscape(self._loss, rate * np.geomspace(*self.step_range, self.points))
         return Record(Rows(step, {Place(tags.MODEL, tags.PROBE): values}))
 

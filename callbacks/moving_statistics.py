@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kbn.callbacks.probing import statistics_gap
-from kbn.callbacks.probing.loss_probe import LossesOfBothModes
+from kbn.callbacks.probing.loss_probe import LossesOfBothModes, which_loss
 from kbn.callbacks.probing.probe import Probe, RefusalError, build
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.probing.statistics_gap import Gap
@@ -16,7 +16,7 @@ from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.common.types import Data, LogDir
+from kbn.common.types import Data, LogDirs
 from kbn.introspection.layer_tree import (
     Layers,
     LayerSelection,
@@ -25,19 +25,29 @@ from kbn.introspection.layer_tree import (
     layer_paths,
     select,
 )
+from kbn.introspection.parts import Part
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
+from kbn.records.reasons import reason
 from kbn.records.tags import Place
 
-_BATCH_NORMALIZATIONS: Preferred = {
-    "batch normalization layers": lambda layer: isinstance(layer, keras.layers.BatchNormalization)
-}
 # Inference is off if, on average over the channels of a layer, the mean is half a standard
 # deviation away or the variance is wrong by a factor of two.
 FAR_MEAN = 0.5
 FAR_RATIO = 0.5 * math.log(2)
 # Statistics of fewer values than this can be that far away by chance.
 FEWEST_VALUES = 16
+
+
+def _batch_normalizations(paths: Layers) -> Layers:
+    return {
+        path: layer
+        for path, layer in paths.items()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+
+
+_PREFERRED: Preferred = {"batch normalization layers": _batch_normalizations}
 
 
 class MovingStatistics(Recorder):
@@ -75,7 +85,9 @@ class MovingStatistics(Recorder):
         [(0, 7.0), (5, 3.0), (10, 3.0)]
 
     Args:
-        log_dir: folder for TensorBoard; created if it does not exist.
+        log_dir: folder for TensorBoard; created if it does not exist. For one folder per trained
+            model, it may have the fields `{trial}`, `{model}` and `{time}`, or be a function from
+            the trained model to a folder.
         probe_data: an array, (x, y), (x, y, sample_weight), a dict of arrays, a `tf.data.Dataset`
             or a `keras.utils.PyDataset`; the first `probe_size` samples are kept.
         layers: layers, paths or glob patterns, layer types or a predicate, or a list of those, all
@@ -87,6 +99,8 @@ class MovingStatistics(Recorder):
         probe_size: number of samples of `probe_data` to keep. Statistics of n samples differ from
             the moving ones by chance, by about 1/√n standard deviations. With fewer than 16 values
             per channel there is no warning.
+        model: the part of the model to watch: a model or layer inside it (`gan.generator`), or a
+            function from the trained model to it. None: the whole model.
         budget: the largest share of training time that recording may take, in (0, 1]. A record
             that would exceed it is skipped.
         json_lines: whether to also write `history` to `history.jsonl`, next to the event file.
@@ -106,7 +120,7 @@ class MovingStatistics(Recorder):
 
     def __init__(
         self,
-        log_dir: LogDir,
+        log_dir: LogDirs,
         probe_data: Data,
         *,
         layers: LayerSelection = None,
@@ -114,11 +128,12 @@ class MovingStatistics(Recorder):
         every_epochs: int | None = None,
         on_steps: Sequence[int] | None = None,
         probe_size: int = 256,
+        model: Part = None,
         budget: float | None = None,
         json_lines: bool = False,
     ) -> None:
         cadence = schedule(every_steps, every_epochs, on_steps)
-        super().__init__(log_dir, cadence, budget=budget, json_lines=json_lines)
+        super().__init__(log_dir, cadence, model=model, budget=budget, json_lines=json_lines)
         check_layers(layers)
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
@@ -128,25 +143,28 @@ class MovingStatistics(Recorder):
         self._batches_before = 0
         self._found: dict[Place, Gap] = {}
         self._found_at = 0
+
+    def begin_run(self) -> None:
+        """Begin without a warning."""
         self._warned = False
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Choose the layers, and trace the probe and the losses."""
-        build(model, self.probe.x)
-        chosen = select(self.layers, layer_paths(model), _BATCH_NORMALIZATIONS)
-        others = [
-            path
-            for path, layer in chosen.items()
-            if not isinstance(layer, keras.layers.BatchNormalization)
-        ]
+        build(model, self.probe.x, eagerly=self.runs_eagerly)
+        chosen = select(self.layers, layer_paths(model), _PREFERRED)
+        others = [path for path in chosen if path not in _batch_normalizations(chosen)]
         if others:
             raise ValueError(
                 "MovingStatistics watches only batch normalization layers. These are not: "
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
-        self._compiled = Probe(model, self.probe.x, chosen, statistics_gap.extract)
+        self._compiled = Probe(
+            model, self.probe.x, chosen, statistics_gap.extract, eagerly=self.runs_eagerly
+        )
         self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
+        if self._losses is not None:
+            self.notes = which_loss(model, self.model, type(self).__name__)
         self._skipped, self._batches_before = _skipped(chosen), self.session.steps.batches
         return ()
 
@@ -160,13 +178,7 @@ class MovingStatistics(Recorder):
             path = next(path for path, layer in self._compiled.layers.items() if layer is gap.layer)
             share = {"refused_share": skipped[path]} if path in skipped else {}
             found[place] = {**gap.measured, **share}
-        if self._losses is not None:
-            training, inference = self._losses()
-            found[Place(tags.MODEL, tags.PROBE)] = {
-                "loss_training": training,
-                "loss_inference": inference,
-                "loss_gap": inference - training,
-            }
+        found.update(self._losses_now())
         return Record(Rows(step, found))
 
     def summarize(self) -> Record:
@@ -188,9 +200,31 @@ class MovingStatistics(Recorder):
 
     def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
         try:
-            return LossesOfBothModes(model, self.probe, type(self).__name__)
+            return LossesOfBothModes(
+                model, self.probe, type(self).__name__, eagerly=self.runs_eagerly
+            )
         except RefusalError:  # no targets or no loss, so there are no losses to record
             return None
+        except ValueError as error:
+            warnings.warn(_without_losses(error), stacklevel=2)
+            return None
+
+    def _losses_now(self) -> dict[Place, dict[str, float]]:
+        """Return the losses, if there are any. An error ends their recording, not the layers'."""
+        if self._losses is None:
+            return {}
+        try:
+            training, inference = self._losses()
+        except Exception as error:
+            self._losses = None
+            warnings.warn(_without_losses(error), stacklevel=2)
+            return {}
+        of_model = {
+            "loss_training": training,
+            "loss_inference": inference,
+            "loss_gap": inference - training,
+        }
+        return {Place(tags.MODEL, tags.PROBE): of_model}
 
     def _skipped_shares(self) -> dict[str, float]:
         """Return by path how many updates per batch were skipped since the last record."""
@@ -206,6 +240,10 @@ class MovingStatistics(Recorder):
             path: float(np.max(skips - before[path], initial=0)) / max(batches * calls[path], 1)
             for path, skips in self._skipped.items()
         }
+
+
+def _without_losses(error: Exception) -> str:
+    return f"MovingStatistics records the layers without losses: {reason(error)}"
 
 
 def _skipped(layers: Layers) -> dict[str, np.ndarray]:

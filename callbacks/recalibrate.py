@@ -9,6 +9,7 @@ from kbn.callbacks.recording.faults import LOGGER
 from kbn.common import checks
 from kbn.common.types import Data, Logs
 from kbn.introspection.batches import Batches
+from kbn.introspection.parts import Part, check_part, part_of
 from kbn.records.reasons import reason
 from kbn.tools.recalibration import ESTIMATORS, recalibrate
 
@@ -31,6 +32,8 @@ class Recalibrate(keras.callbacks.Callback):
         every_epochs: recalibrate every this many epochs, and when training ends.
         estimator: "population" or "paper", see `kbn.recalibrate`.
         batch_size: samples per batch of arrays; None means 32.
+        model: the part of the model to recalibrate: a model or layer inside it (`gan.generator`),
+            or a function from the trained model to it. None: the whole model.
 
     Raises:
         TypeError, ValueError: for wrong arguments, and at the start of training for a built model
@@ -56,6 +59,7 @@ class Recalibrate(keras.callbacks.Callback):
         every_epochs: int = 1,
         estimator: str = "population",
         batch_size: int | None = None,
+        model: Part = None,
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
@@ -64,6 +68,7 @@ class Recalibrate(keras.callbacks.Callback):
                 "data is read at the end of every epoch, so an iterator is not supported. Pass "
                 f"arrays, a tf.data.Dataset or a PyDataset. Received: data={type(data).__name__}"
             )
+        self.part = check_part(model)
         self._recalibrate = partial(
             recalibrate, data=data, steps=steps, estimator=estimator, batch_size=batch_size
         )
@@ -73,13 +78,14 @@ class Recalibrate(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Check that there is something to measure."""
-        layers = self.model._flatten_layers()
-        if self.model.built and not any(
+        model = part_of(self.model, self.part)
+        layers = model._flatten_layers()
+        if model.built and not any(
             isinstance(layer, keras.layers.BatchNormalization) for layer in layers
         ):
             raise ValueError(
                 "The model has no batch normalization layer to measure. "
-                f"Received: model={self.model.name!r}"
+                f"Received: model={model.name!r}"
             )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -106,7 +112,7 @@ class Recalibrate(keras.callbacks.Callback):
             return
         self._due, self._measured_at = False, self._epochs
         try:
-            self._recalibrate(self.model, verbose=False)
+            self._recalibrate(part_of(self.model, self.part), verbose=False)
         except Exception as error:
             LOGGER.debug("Recalibrate failed after epoch %d", self._epochs, exc_info=True)
             warnings.warn(

@@ -1,6 +1,7 @@
 """The loss of a fixed batch, and its gradient at any weights, without touching the model's own."""
 
 import inspect
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -11,6 +12,27 @@ from kbn.callbacks.probing.probe import RefusalError, build, compile_beside
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.common.types import Nested, Tensor
 from kbn.introspection.layer_calls import seeds, training_argument
+from kbn.introspection.trained_loss import trains_on_its_loss
+
+
+def which_loss(watched: keras.Model, trained: keras.Model, who: str) -> dict[str, str]:
+    """Return, and warn, if the loss of `watched` is not the one that `trained` trains on.
+
+    Returns:
+        the text for the table of settings, by the name of its row; empty if the losses are equal as
+        far as the code shows.
+    """
+    if watched is not trained:
+        text = f"the loss of the part {watched.name!r}, not the one that {trained.name!r} trains on"
+    elif not trains_on_its_loss(watched):
+        text = (
+            f"the loss of {watched.name!r}.compute_loss, which its train_step does not call, so "
+            "training may use another one"
+        )
+    else:
+        return {}
+    warnings.warn(f"{who} records {text}.", stacklevel=2)
+    return {"loss": text}
 
 
 class LossProbe:
@@ -26,20 +48,23 @@ class LossProbe:
         used: indices into `variables`, in the order in which the loss first reads them.
     """
 
-    def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
+    def __init__(
+        self, model: keras.Model, batch: Batch, who: str, *, eagerly: bool = False
+    ) -> None:
         """Trace the model.
 
         Args:
-            model: a compiled model.
+            model: a model with a loss.
             batch: the batch whose loss is computed.
             who: name of the callback, for messages.
+            eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
         Raises:
             ValueError: if there is no loss or no trainable weight, or if the model does not accept
                 the batch.
         """
         _check(model, batch, who)
-        build(model, batch.x)
+        build(model, batch.x, eagerly=eagerly)
         self.variables = list(model.trainable_variables)
         if not self.variables:
             raise ValueError(
@@ -49,10 +74,11 @@ class LossProbe:
         self.used: list[int] = []
         self._model, self._who = model, who
         # Small gradients underflow in half precision, so use the scale of a LossScaleOptimizer.
-        scale = model.optimizer.scale_loss(keras.ops.ones((), "float32"))
-        self._scale = float(backend.numpy_of(scale))
+        self._scale = _loss_scale(model)
         values = [variable.value for variable in self.variables]
-        self._run = compile_beside(model, self._evaluated, _given(batch), values, np.float32(1))
+        self._run = compile_beside(
+            model, self._evaluated, _given(batch), values, np.float32(1), eagerly=eagerly
+        )
 
     def values(self) -> list[np.ndarray]:
         """Return a copy of the model's trainable weights as they are now."""
@@ -91,7 +117,9 @@ class LossProbe:
 class LossesOfBothModes:
     """A compiled evaluation of the loss of a batch in training mode and in inference mode."""
 
-    def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
+    def __init__(
+        self, model: keras.Model, batch: Batch, who: str, *, eagerly: bool = False
+    ) -> None:
         """Trace the model; arguments and errors as for `LossProbe`."""
         _check(model, batch, who)
 
@@ -102,7 +130,7 @@ class LossesOfBothModes:
             weights += mapping
             return [loss_of(model, of, weights, who, training=each) for each in (True, False)]
 
-        self._run = compile_beside(model, losses, _given(batch))
+        self._run = compile_beside(model, losses, _given(batch), eagerly=eagerly)
 
     def __call__(self) -> tuple[float, float]:
         """Return the loss in training mode and in inference mode."""
@@ -153,7 +181,20 @@ def loss_of(
     return loss
 
 
+def _loss_scale(model: keras.Model) -> float:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return 1.0
+    scaled = optimizer.scale_loss(keras.ops.ones((), "float32"))
+    return float(backend.numpy_of(scaled))
+
+
 def _check(model: keras.Model, batch: Batch, who: str) -> None:
+    if not hasattr(model, "compute_loss"):
+        raise RefusalError(
+            f"{who} needs the loss, and a layer has none. Pass a model with a loss as model. "
+            f"Received: model={model.name!r} of class {type(model).__name__}"
+        )
     if batch.y is None and getattr(model, "loss", None) is not None:
         raise RefusalError(
             f"{who} needs the loss, so probe_data must have targets: (x, y) or "

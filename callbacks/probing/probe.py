@@ -75,9 +75,22 @@ class Probe(Generic[Result]):
     """
 
     def __init__(
-        self, model: keras.Model, inputs: Nested, layers: Layers, extract: Extract[Result]
+        self,
+        model: keras.Model,
+        inputs: Nested,
+        layers: Layers,
+        extract: Extract[Result],
+        *,
+        eagerly: bool = False,
     ) -> None:
         """Trace the model.
+
+        Args:
+            model: the model, or the part of a model to run.
+            inputs: the batch, as NumPy arrays.
+            layers: the layers to watch, by path.
+            extract: returns what to keep of a call.
+            eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
         Raises:
             ValueError: if the model does not accept the inputs.
@@ -86,7 +99,7 @@ class Probe(Generic[Result]):
         self.unseen: list[str] = []
         self._model, self.layers, self._extract, self._extracting = model, layers, extract, False
         self._several: dict[str, bool] = {}  # by path, whether calls have a number
-        self._run = compile_beside(model, self._extracted, inputs)
+        self._run = compile_beside(model, self._extracted, inputs, eagerly=eagerly)
 
     def __call__(self) -> dict[Place, Result]:
         """Run the model on the batch and return the result of each place."""
@@ -153,8 +166,13 @@ class Probe(Generic[Result]):
         return Place(f"{path}:{call}" if call or self._several[path] else path, site)
 
 
-def build(model: keras.Model, inputs: Nested) -> None:
+def build(model: keras.Model, inputs: Nested, *, eagerly: bool = False) -> None:
     """Build the model, if its first call has not done so yet.
+
+    Args:
+        model: the model, or the part of a model to run.
+        inputs: a batch, as NumPy arrays.
+        eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
     Raises:
         ValueError: if the model does not accept the inputs.
@@ -167,21 +185,24 @@ def build(model: keras.Model, inputs: Nested) -> None:
             model(x, **training_argument(model, True))
         return []
 
-    compile_beside(model, call, inputs)
+    compile_beside(model, call, inputs, eagerly=eagerly)
 
 
 def compile_beside(
-    model: keras.Model, function: Callable[..., Nested], inputs: Nested, *varying: Nested
+    model: keras.Model,
+    function: Callable[..., Nested],
+    inputs: Nested,
+    *varying: Nested,
+    eagerly: bool = False,
 ) -> Callable[..., Nested]:
     """Compile a run of `model` outside of training; arguments as for `kbn.backend.compile_for`.
 
     Raises:
         ValueError: if the model does not accept the inputs. The message has their shapes.
     """
+    eagerly = eagerly or runs_eagerly(model)
     with _shapes_in_errors(inputs):
-        return backend.compile_for(
-            function, model.variables, inputs, *varying, eagerly=runs_eagerly(model)
-        )
+        return backend.compile_for(function, model.variables, inputs, *varying, eagerly=eagerly)
 
 
 @contextlib.contextmanager
@@ -192,11 +213,16 @@ def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
     except (RefusalError, backend.MissingCapabilityError):
         raise
     except Exception as error:
-        shapes = tree.map_structure(lambda x: tuple(x.shape), inputs)
+        shapes = tree.map_structure(_described, inputs)
         raise ValueError(
             f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
             f"shape {shapes} (including the samples axis)"
         ) from error
+
+
+def _described(array: np.ndarray) -> str:
+    dtype = "strings" if array.dtype.kind in "OSU" else array.dtype.name
+    return f"{tuple(array.shape)} of {dtype}"
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """The probe batch, taken once from the user's data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -67,7 +67,7 @@ def _first(data: Data, size: int, unpack: Callable[[Nested], Batch]) -> Batch:
         raise ValueError(
             f"probe_data must have at least one sample. Received: probe_data={describe(data)}"
         )
-    return tree.map_structure(_joined, *batches)
+    return tree.map_structure(lambda *parts: _joined(parts, data), *batches)
 
 
 def _unpacked(batch: Nested, data: Data) -> Batch:
@@ -85,15 +85,35 @@ def _arrays(part: Nested, data: Data) -> Nested:
     return tree.map_structure(lambda x: None if x is None else _array(x, data), part)
 
 
-def _joined(*parts: Nested) -> Nested:
-    return None if parts[0] is None else np.concatenate(parts)
+def _joined(parts: Sequence[np.ndarray | None], data: Data) -> np.ndarray | None:
+    arrays = [part for part in parts if part is not None]
+    if not arrays:
+        return None
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(
+            "All batches of probe_data must have the same shape after the samples axis: pad them "
+            f"to one size, or choose a probe_size of at most one batch, {len(arrays[0])} here. "
+            f"Received: probe_data={describe(data)} with batches of the shapes {shapes}"
+        )
+    return np.concatenate(arrays)
 
 
 def _array(value: object, data: Data) -> np.ndarray:
     if not hasattr(value, "__array__") or getattr(value, "ndim", 0) == 0:
-        raise TypeError(f"probe_data must be {ACCEPTED}. Received: probe_data={describe(data)}")
+        dense = ", padded to one size (to_tensor())" if hasattr(value, "to_tensor") else ""
+        raise TypeError(
+            f"probe_data must be {ACCEPTED}{dense}. Received: probe_data={describe(data)}"
+        )
     is_ours = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
-    return backend.numpy_of(value) if is_ours else np.asarray(value)
+    array = backend.numpy_of(value) if is_ours else np.asarray(value)
+    if array.dtype == object and not all(isinstance(x, str | bytes) for x in array.flat):
+        kinds = sorted({type(x).__name__ for x in array.flat})
+        raise TypeError(
+            "probe_data must be numbers, or strings for a model that takes strings. Pad rows of "
+            f"different lengths. Received: probe_data={describe(data)}, an array of {kinds}"
+        )
+    return array
 
 
 def _length(batch: Batch) -> int:

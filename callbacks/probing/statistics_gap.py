@@ -14,10 +14,11 @@ from kbn.common.types import Tensor
 from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
-from kbn.ops.masks import weights_for, where_kept
+from kbn.ops.masks import where_kept
 from kbn.ops.merging_moments import MORE_THAN_ONE, bessels_correction
 from kbn.ops.moments import center
 from kbn.ops.precision import widened
+from kbn.tools.normalization_layers import weights_of
 
 
 class Gap(NamedTuple):
@@ -42,7 +43,7 @@ def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str
     axis = layer.axis % len(x.shape)
     axes = [i for i in range(len(x.shape)) if i != axis]
     wide = widened(x)
-    weights = weights_for(call.mask, wide, axis)
+    weights = weights_of(call, wide)
     batch = center(wide, axes, weights).moments
     # A separate scope, because this call must not see the update that training mode just made.
     with keras.StatelessScope(state_mapping=mapping):

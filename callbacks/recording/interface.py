@@ -8,6 +8,7 @@ import keras
 from kbn.callbacks.recording.schedule import Schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common.types import Nested
+from kbn.introspection.parts import Part
 from kbn.records.history import History
 from kbn.records.tags import Place
 
@@ -21,9 +22,14 @@ class RecordingCallback(Protocol):
     history: History
     schedule: Schedule
     budget: float | None
-    directory: str
+    part: Part
+    notes: Mapping[str, str]
     writes_json_lines: bool
     compares_steps: bool
+
+    @property
+    def directory(self) -> str:
+        """The folder of the event file."""
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Prepare to record `model`, or raise; return the places whose percentiles are recorded."""

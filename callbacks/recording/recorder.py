@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -10,11 +10,14 @@ import keras
 from kbn import backend
 from kbn.callbacks.recording.cost import Cost
 from kbn.callbacks.recording.faults import Faults
+from kbn.callbacks.recording.log_dirs import checked_log_dir, folder_of, is_per_model
 from kbn.callbacks.recording.schedule import Schedule
 from kbn.callbacks.recording.session import Left, Session
-from kbn.callbacks.writing.event_file import Record, check_log_dir
+from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
-from kbn.common.types import LogDir, Logs, Nested
+from kbn.common.types import LogDirs, Logs, Nested
+from kbn.introspection.layer_calls import runs_eagerly
+from kbn.introspection.parts import Part, check_part, part_of
 from kbn.records.history import History
 from kbn.records.tags import Place
 
@@ -25,14 +28,19 @@ if TYPE_CHECKING:
 class Recorder(keras.callbacks.Callback):
     """Takes records on a schedule; subclasses define what a record is.
 
-    Steps are `optimizer.iterations`. If a later `fit` starts a new count (because the model was
-    compiled again), the count continues from the last step, so the axis never runs backwards.
+    Steps are `optimizer.iterations`. If the model has no optimizer, or if training leaves it
+    untouched (because `train_step` has optimizers of its own), they are the batches of `fit`. If a
+    later `fit` starts a new count, the count continues from the last step, so the axis never runs
+    backwards.
+
+    If `log_dir` has fields or is a function, each model that is trained begins a new run.
 
     Attributes:
-        history: every row recorded so far, equal to what was written.
+        history: every row of the run so far, equal to what was written.
+        notes: further rows of the table of settings, such as which loss is recorded.
+        part: the part of the model to watch, or a function from the trained model to it, or None.
         schedule: when records are taken.
         budget: the largest share of training time that recording may take; None for no limit.
-        directory: the folder of the event file.
         writes_json_lines: whether rows are also written to `history.jsonl`.
     """
 
@@ -43,24 +51,53 @@ class Recorder(keras.callbacks.Callback):
 
     probe: Nested
     """The probe batch, as NumPy arrays."""
+    notes: Mapping[str, str]
+    history: History
+    _recorded: weakref.ref[keras.Model] | None  # the model of this run
+    _session: Session | None
+    _directory: str | None
 
     def __init__(
-        self, log_dir: LogDir, schedule: Schedule, *, budget: float | None, json_lines: bool
+        self,
+        log_dir: LogDirs,
+        schedule: Schedule,
+        *,
+        model: Part,
+        budget: float | None,
+        json_lines: bool,
     ) -> None:
         super().__init__()
-        self.history = History()
-        self.directory = os.path.join(check_log_dir(log_dir), self.run)
+        self.part = check_part(model)
+        self._log_dir = checked_log_dir(log_dir)
         self.schedule = schedule
         self.budget = _checked_budget(budget)
         self.writes_json_lines = checks.boolean("json_lines", json_lines)
         self._faults = Faults(type(self).__name__)
-        self._watched: weakref.ref[keras.Model] | None = None  # the model of the first fit
-        self._session: Session | None = None
+        self._forget()
 
     @property
     def lost_records(self) -> int:
         """Number of records that could not be taken or written."""
         return self._faults.lost_records
+
+    @property
+    def directory(self) -> str:
+        """The folder of the event file.
+
+        Raises:
+            ValueError: before `fit`, if `log_dir` has fields or is a function.
+        """
+        if self._directory is None:
+            raise ValueError(
+                f"{type(self).__name__} has no folder before fit, because log_dir depends on the "
+                f"model. Received: log_dir={self._log_dir!r}"
+            )
+        return self._directory
+
+    @property
+    def runs_eagerly(self) -> bool:
+        """Whether `fit` runs eagerly."""
+        return runs_eagerly(self.model)
 
     @property
     def cost(self) -> Cost:
@@ -75,6 +112,9 @@ class Recorder(keras.callbacks.Callback):
                 f"{type(self).__name__} has no session before fit. Pass it to fit first."
             )
         return self._session
+
+    def begin_run(self) -> None:
+        """Set the state that belongs to one run, before its first `fit`."""
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Prepare to record `model`, or raise; return the places whose percentiles are recorded."""
@@ -110,14 +150,19 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Check the model, and prepare to record it."""
-        self._check_model()
+        watched = part_of(self.model, self.part)
         self.release()  # of an earlier fit that raised
+        recorded = self.model if is_per_model(self._log_dir) else watched
+        self._check_run(recorded)
         left = Left() if self._session is None else self._session.left()
-        first = self._watched is None
+        first = self._recorded is None
+        if first:
+            self.begin_run()
         self._session = session = Session(self, self._faults, left, begins_run=first)
         if backend.is_chief(self.model):  # the chief alone writes
-            session.prepare()
-            self._watched = weakref.ref(self.model)
+            self._directory = os.path.join(folder_of(self._log_dir, self.model), self.run)
+            session.prepare(watched)
+            self._recorded = weakref.ref(recorded)
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Take the first record, or look at the model before a step."""
@@ -137,19 +182,26 @@ class Recorder(keras.callbacks.Callback):
         self.release()
         self._faults.sum_up()
 
-    def _check_model(self) -> None:
-        if getattr(self.model, "optimizer", None) is None:
-            raise ValueError(
-                f"{type(self).__name__} counts the steps of the model's optimizer, but the model "
-                "has none. Pass an optimizer to compile. Received: model.optimizer=None"
-            )
-        first = self._watched and self._watched()
-        if self._watched and first is not self.model:
-            raise ValueError(
-                f"This {type(self).__name__} already recorded another model into "
-                f"{self.directory!r}. Create a callback with its own log_dir for each model. "
-                f"Received: model={self.model.name!r}"
-            )
+    def _forget(self) -> None:
+        """Set the state of a callback that has recorded nothing."""
+        self.history = History()
+        self.notes = {}
+        self._recorded = self._session = None
+        fixed = not is_per_model(self._log_dir)
+        self._directory = os.path.join(folder_of(self._log_dir), self.run) if fixed else None
+
+    def _check_run(self, model: keras.Model) -> None:
+        """Forget an earlier model, or raise if both would write to the same folder."""
+        if self._recorded is None or self._recorded() is model:
+            return
+        if is_per_model(self._log_dir):
+            self._forget()
+            return
+        raise ValueError(
+            f"This {type(self).__name__} already recorded another model into {self.directory!r}. "
+            "Create a callback with its own log_dir for each model, or give log_dir a field "
+            f"such as {{trial}}. Received: model={model.name!r}"
+        )
 
 
 def _checked_budget(budget: float | None) -> float | None:

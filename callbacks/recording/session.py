@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 
 import keras
 
-from kbn import backend
 from kbn.callbacks.recording.cost import Cost
 from kbn.callbacks.recording.faults import Faults
 from kbn.callbacks.recording.interface import RecordingCallback
+from kbn.callbacks.recording.optimizer_steps import OptimizerSteps
 from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
-from kbn.callbacks.writing.writable import check_writable
+from kbn.callbacks.writing.writable import check_writable, remove_empty
 from kbn.records import catalogue, file_systems
 from kbn.records.history import Rows
 
@@ -51,31 +51,34 @@ class Session:
             left: state of the previous session.
             begins_run: whether the callback has written nothing yet.
         """
-        model = callback.model
-        self._callback, self._faults, self._optimizer = callback, faults, model.optimizer
+        self._callback, self._faults = callback, faults
+        self._optimizer = OptimizerSteps(callback)
         self.cost = Cost()
         self.epochs, self.epochs_of_fit = left.passed.epochs, 0
         self._recorded_step, self._begins_run = left.recorded_step, begins_run
         self._looked = self._recorded_in_epoch = self._stands_still = False
         self._file: EventFile | None = None
         self._written = 0  # records in the file
+        params = callback.params or {}
+        at_once = params.get("batches_per_call") or callback.model.steps_per_execution
         self.steps = Steps(
-            self._iterations,
+            self._optimizer,
             callback.schedule.next_step,
             left.passed,
-            per_call=int(getattr(model, "steps_per_execution", 1) or 1),
-            length=(callback.params or {}).get("steps"),
+            per_call=int(at_once or 1),
+            length=params.get("steps"),
         )
 
-    def prepare(self) -> None:
-        """Prepare the callback, which may raise, and choose the event file."""
-        if self._begins_run:  # later, a fault of the file system does not end training
-            check_writable(self._callback.directory)
+    def prepare(self, watched: keras.Model) -> None:
+        """Prepare the callback to record `watched`, which may raise, and choose the event file."""
+        # Later, a fault of the file system does not end training.
+        created = check_writable(self._callback.directory) if self._begins_run else []
         try:
             with self.cost.spending():
-                places = self._callback.prepare(self._callback.model)
+                places = self._callback.prepare(watched)
         except Exception:
             self._callback.release()
+            remove_empty(created)
             raise
         self._file = EventFile(
             self._callback.directory,
@@ -142,11 +145,6 @@ class Session:
         step = max(self.steps.now, self.steps.read())
         passed = Passed(step, self.steps.batches, self.epochs)
         return Left(passed, self._recorded_step)
-
-    def _iterations(self) -> int:
-        # Reading `model` makes Keras synchronize the training state, so read it first.
-        _ = self._callback.model
-        return backend.iterations(self._optimizer)
 
     def _take_record(self, *, always: bool = False) -> None:
         step = self.steps.now
@@ -221,13 +219,12 @@ class Session:
         steps = self.steps
         if self._stands_still or steps.now != steps.begun_at:
             return
-        self._stands_still = steps.batches_of_fit >= _batches_of_a_step(self._optimizer)
+        self._stands_still = steps.batches_of_fit >= self._optimizer.batches_of_a_step()
         if self._stands_still:
             warnings.warn(
                 f"{type(self._callback).__name__} counts model.optimizer.iterations, which stayed "
                 f"at {steps.begun_at} for {steps.batches_of_fit} batches, so no record was due. "
-                "Does train_step use another optimizer, or does a LossScaleOptimizer skip every "
-                "step?",
+                "Does a LossScaleOptimizer skip every step?",
                 stacklevel=2,
             )
 
@@ -240,8 +237,3 @@ class Session:
                 "Use a separate log_dir for each run, and for each callback of the same class.",
                 stacklevel=2,
             )
-
-
-def _batches_of_a_step(optimizer: keras.optimizers.Optimizer) -> int:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return getattr(inner, "gradient_accumulation_steps", None) or 1

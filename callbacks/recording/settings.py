@@ -8,6 +8,7 @@ from keras import tree
 
 from kbn.callbacks.recording.interface import RecordingCallback
 from kbn.common import versions
+from kbn.introspection.parts import part_of
 from kbn.records import markdown
 from kbn.records.history import Rows
 
@@ -25,13 +26,16 @@ def settings(callback: RecordingCallback) -> str:
     given = vars(callback.schedule).items()
     cadence = {name: value for name, value in given if value is not None}
     model, arrays = callback.model, tree.flatten(callback.probe)
+    optimizer = getattr(model, "optimizer", None)
+    watched = part_of(model, callback.part)
+    names_of = {} if watched is model else {"watched part": _described(watched)}
     shapes = [str(tuple(array.shape)) for array in arrays if array is not None]
     rows = {
         **cadence, **options, "budget": callback.budget,
         "probe_data, kept": ", ".join(shapes),
-        "model": f"{type(model).__name__} {model.name!r}, {model.count_params():,} parameters",
-        "optimizer": type(model.optimizer).__name__,
-        **_versions(),
+        "model": _described(model), **names_of,
+        "optimizer": "none" if optimizer is None else type(optimizer).__name__,
+        **callback.notes, **_versions(),
     }  # fmt: skip
     texts = [(name, _text(value)) for name, value in rows.items()]
     return markdown.table((type(callback).__name__, "setting"), texts)
@@ -41,6 +45,11 @@ def layers_in_order(rows: Rows) -> str:
     """Return the layers of a record, in order, as Markdown; tags in an event file have no order."""
     layers = dict.fromkeys(layer for layer, _, _ in rows.places)
     return markdown.table(("layer",), [(layer,) for layer in layers])
+
+
+def _described(model: keras.Model) -> str:
+    size = f"{model.count_params():,} parameters" if model.built else "not built"
+    return f"{type(model).__name__} {model.name!r}, {size}"
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,20 @@ A read takes about 0.1 ms, 5 % of a step of a small network.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Count(Protocol):
+    """The optimizer's count of steps."""
+
+    def __call__(self) -> int:
+        """Return the count."""
+
+    def begin(self) -> None:
+        """Note the state before the first batch."""
+
+    def is_untouched(self) -> bool:
+        """Return whether training has not used the optimizer since `begin`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,8 @@ class Steps:
     """Steps of the optimizer in one `fit`, on an axis that never runs backwards over all fits.
 
     If this `fit` starts a new count (because the model was compiled again), the axis continues
-    from the last step.
+    from the last step. If the first call of the training function leaves the optimizer untouched,
+    `train_step` uses others, or there is none. Then every batch is a step.
 
     Attributes:
         now: the step at the last read.
@@ -41,7 +56,7 @@ class Steps:
 
     def __init__(
         self,
-        iterations: Callable[[], int],
+        iterations: Count,
         next_step: Callable[[int], float],
         passed: Passed,
         *,
@@ -59,7 +74,7 @@ class Steps:
         """
         self._iterations, self._next_step = iterations, next_step
         self._length, self._per_call, self._pace = length, per_call, per_call
-        self._pace_is_known = False
+        self._pace_is_known = self._counts_batches = False
         self._batches_of_epoch = self.batches_of_fit = 0
         self.batches = passed.batches
         self.now = passed.step
@@ -82,16 +97,23 @@ class Steps:
 
     def read_anew(self) -> int:
         """Read the step; if the optimizer's count was reset, continue from the last step."""
+        self._iterations.begin()
         self._offset = max(0, self.now - self._iterations())
         return self.read()
 
     def read(self) -> int:
         """Read the step, store it in `now` and return it."""
-        before, self.now = self.now, self._iterations() + self._offset
+        before, seen = self.now, self._pace_is_known
         if self.calls:
             self._pace_is_known = True
-            self._pace = max(self._pace, -((before - self.now) // self.calls))
             self._count(self.calls * self._per_call)
+            self._counts_batches = self._counts_batches if seen else self._iterations.is_untouched()
+        if self._counts_batches:
+            self.now = self.begun_at + self.batches_of_fit
+        else:
+            self.now = self._iterations() + self._offset
+        if self.calls:
+            self._pace = max(self._pace, -((before - self.now) // self.calls))
         until = self._calls_until(self._next_step(self.now))
         self.calls, self.calls_needed = 0, 1 if self.first_is_due else until
         return self.now

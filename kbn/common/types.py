@@ -27,3 +27,6 @@ Logs: TypeAlias = Mapping[str, float] | None
 
 LogDir: TypeAlias = str | os.PathLike[str]
 """A local path, or an address of a file system that TensorBoard reads (`gs://…`)."""
+
+LogDirs: TypeAlias = LogDir | Callable[[Any], LogDir]
+"""A path, which may have fields such as `{trial}`, or a function from the model to a path."""

@@ -22,7 +22,7 @@ class LayerCall(NamedTuple):
     Attributes:
         layer: the layer.
         inputs: the first argument, in the order of its `call`, that contains a tensor; or None.
-        mask: the mask that was passed as an argument or on the tensor, or None.
+        mask: the mask that was passed as an argument or that `inputs` carry, or None.
         outputs: what the call returned.
         trace: the trace it ran in (see `kbn.backend.current_trace`), or the RNN whose loop it ran
             in.
@@ -78,7 +78,7 @@ def _call(
 ) -> LayerCall:
     arguments = _in_order(layer, args, kwargs)
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
-    # In Keras a mask can be attached to the tensor; an argument has precedence.
+    # In Keras a tensor can carry a mask; an argument has precedence.
     mask = arguments.get("mask")
     mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
     return LayerCall(layer, inputs, mask, outputs, trace)

@@ -26,6 +26,10 @@ NORMALIZATIONS = tuple(
 )
 
 
+LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
+"""Layers that call inner layers in a loop."""
+
+
 def layer_paths(model: keras.Model) -> Layers:
     """Return every layer of `model` by a path like `block_1/conv`, in depth-first order.
 
@@ -57,17 +61,55 @@ def _unused(path: str, paths: Collection[str]) -> str:
     return candidate
 
 
-Preferred = Mapping[str, Callable[[keras.layers.Layer], bool]]
-"""Kinds of layers by name. If the user names no layers, the first kind that occurs is used."""
+Preferred = Mapping[str, Callable[[Layers], Layers]]
+"""Functions that choose among all layers, by the name of the kind that they choose.
 
-NORMALIZATIONS_ELSE_KERNELS: Preferred = {
-    "normalization layers": lambda layer: isinstance(layer, NORMALIZATIONS),
-    "layers with a kernel": lambda layer: hasattr(layer, "kernel"),
+If the user names no layers, the first kind that occurs is used.
+"""
+
+
+def normalizations(paths: Layers) -> Layers:
+    """Return the normalization layers."""
+    return {path: layer for path, layer in paths.items() if isinstance(layer, NORMALIZATIONS)}
+
+
+def trainable(paths: Layers) -> Layers:
+    """Return the layers that own trainable weights, by whatever name.
+
+    A layer owns a weight if none of its inner layers has it. A layer inside a loop cannot be
+    watched, so the layer with the loop represents it.
+    """
+    found = {_outside_loops(path, paths) for path, each in paths.items() if _owns_weights(each)}
+    return {path: layer for path, layer in paths.items() if path in found}
+
+
+def trainable_but_normalizations(paths: Layers) -> Layers:
+    """Return the layers that own trainable weights, without the normalization layers."""
+    others = normalizations(paths)
+    return {path: layer for path, layer in trainable(paths).items() if path not in others}
+
+
+NORMALIZATIONS_ELSE_TRAINABLE: Preferred = {
+    "normalization layers": normalizations,
+    "layers with trainable weights": trainable,
 }
 
 
+def _owns_weights(layer: keras.layers.Layer) -> bool:
+    inner = layer._flatten_layers(include_self=False, recursive=True)
+    theirs = {id(weight) for each in inner for weight in each.trainable_variables}
+    return any(id(weight) not in theirs for weight in layer.trainable_variables)
+
+
+def _outside_loops(path: str, paths: Layers) -> str:
+    """Return the outermost layer with a loop around the layer, or else the layer itself."""
+    parts = path.split("/")
+    around = ["/".join(parts[:length]) for length in range(1, len(parts))]
+    return next((each for each in around if isinstance(paths.get(each), LOOPS)), path)
+
+
 def select(
-    layers: LayerSelection, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_KERNELS
+    layers: LayerSelection, paths: Layers, preferred: Preferred = NORMALIZATIONS_ELSE_TRAINABLE
 ) -> Layers:
     """Return the layers of `paths` that the user's `layers` argument selects, in model order.
 
@@ -122,6 +164,8 @@ def report_unwatched(
 ) -> None:
     """Warn about layers that cannot be watched, or raise if the user named one of them.
 
+    The warning names layers that the user chose. Layers that were chosen by default are counted.
+
     Args:
         problem: the reason, as the beginning of a sentence; the paths are its end.
         layers: the user's argument.
@@ -132,15 +176,16 @@ def report_unwatched(
         ValueError: if `layers` names one of them individually.
     """
     unwatched = list(unwatched)
-    problem = f"{problem}: {', '.join(unwatched)}."
+    count = f"{len(unwatched)} of those that are watched by default"
+    problem = f"{problem}: {count if layers is None else ', '.join(unwatched)}."
     if asked_for(layers, paths) & set(unwatched):
         raise ValueError(f"{problem} Name others in layers. Received: layers={layers!r}")
     warnings.warn(problem, stacklevel=2)
 
 
 def _default(paths: Layers, preferred: Preferred) -> Layers:
-    for wanted in preferred.values():
-        found = {path: layer for path, layer in paths.items() if wanted(layer)}
+    for choose in preferred.values():
+        found = choose(paths)
         if found:
             return found
     raise ValueError(

@@ -16,7 +16,7 @@ from kbn.layers.execution_path import Path, choose
 from kbn.layers.running_statistics import RunningStatistics
 from kbn.layers.saved_state import SavedState
 from kbn.ops import renormalization
-from kbn.ops.masks import weights_for, where_kept
+from kbn.ops.masks import is_carried, weights_for, where_kept
 from kbn.ops.precision import wide, widened
 
 
@@ -129,10 +129,13 @@ class BatchNormalization(SavedState, backend.ExportedState):
         inputs: tensor of rank ≥ 1 with C channels along `axis`; integers are cast to float32.
         training: whether to normalize with the batch's moments and update the moving statistics.
         mask: the values to use. The others do not affect statistics or gradients, even if they are
-            NaN, and their output is `beta`. The mask has the rank of `inputs` and broadcasts to
-            them, or it has fewer axes: the leading axes of `inputs` without the channel axis, as in
-            (B,), (B, T), … Its dtype is bool, integer or float. Floats are weights, clipped to
-            [0, 1]. With weights, m is (Σw)²/Σw², for which m/(m−1)·σ_B² is unbiased (Kish 1965).
+            NaN, and their output is `beta`. A mask that `inputs` carry, as from `Masking` or
+            `Embedding`, has their leading axes: (B,), (B, T), … So has a mask of the same shape in
+            the argument. Another mask in the argument has the rank of `inputs` and broadcasts to
+            them, or it has fewer axes. These are the leading axes of `inputs` without the channel
+            axis, or, if it does not fit those, with the channel axis.
+            Its dtype is bool, integer or float. Floats are weights, clipped to [0, 1]. With
+            weights, m is (Σw)²/Σw², for which m/(m−1)·σ_B² is unbiased (Kish 1965).
 
     Returns:
         A tensor of the shape of `inputs`, in the policy's compute dtype. Statistics are computed
@@ -266,8 +269,9 @@ class BatchNormalization(SavedState, backend.ExportedState):
         path = self.execution_path(x, training=training, mask=mask)
         weights = None
         if mask is not None:
+            carried = is_carried(mask, inputs)
             x = widened(x)
-            weights = weights_for(mask, x, self.axis)
+            weights = weights_for(mask, x, self.axis, leading=carried)
             x = where_kept(weights, x, ops.zeros_like(x))
         normalized = normalize.chosen(training=bool(training and self.trainable), fused=path.fused)(
             self, x, weights

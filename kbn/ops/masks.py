@@ -1,21 +1,47 @@
 """Masks and weights, which select the values of an input to use."""
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 from keras import backend, ops
 
-from kbn.common.types import Tensor
+from kbn.common.types import Size, Tensor
+
+Shape: TypeAlias = Sequence[Size | None]
+"""Sizes of axes. A size that is unknown before run time is a scalar tensor or None."""
 
 
-def weights_for(mask: Tensor | None, x: Tensor, axis: int) -> Tensor | None:
+def is_carried(mask: Tensor | None, x: Tensor) -> bool:
+    """Return whether `mask` is the one that the tensor `x` carries, such as from `Masking`.
+
+    A functional model computes this mask a second time and passes it as an argument. So a mask of
+    the same shape counts as the same.
+    """
+    carried = getattr(x, "_keras_mask", None)
+    if mask is None or carried is None:
+        return False
+    return len(mask.shape) == len(carried.shape) and all(
+        one in (None, other) or other is None
+        for one, other in zip(mask.shape, carried.shape, strict=True)
+    )
+
+
+def weights_for(
+    mask: Tensor | None, x: Tensor, axis: int, *, leading: bool = False
+) -> Tensor | None:
     """Return `mask` with the rank of `x`, so that it broadcasts to `x`. None stays None.
 
     A mask with the rank of `x` has the axes of `x`. A mask with fewer axes has the leading axes of
-    `x` without the channel axis, as Keras's masks do: (B,), (B, T), …
+    `x` without the channel axis: (B,), (B, T), … If it fits only the leading axes of `x` with the
+    channel axis, as a mask of Keras does with `axis=1`, it has those.
 
     Args:
         mask: tensor or array. True and nonzero integers select values. Floats are weights, clipped
             to [0, 1]; NaN counts as 0.
         x: tensor with its channels along `axis`.
         axis: the channel axis, in [−rank, rank).
+        leading: whether a mask with fewer axes always has the leading axes of `x`, the channel axis
+            included. This is Keras's convention, so masks that a tensor carries follow it.
 
     Raises:
         ValueError: if the mask cannot be broadcast; the message has both shapes.
@@ -23,20 +49,16 @@ def weights_for(mask: Tensor | None, x: Tensor, axis: int) -> Tensor | None:
     if mask is None:
         return None
     mask = ops.convert_to_tensor(mask)
-    wanted, shape = list(x.shape), list(mask.shape)
-    if len(shape) < len(wanted):
-        shape += [1] * (len(wanted) - 1 - len(shape))
-        shape.insert(axis % len(wanted), 1)
-    fits = len(shape) == len(wanted) and all(
-        have in (None, 1) or want in (None, have) for have, want in zip(shape, wanted, strict=True)
-    )
-    if not fits:
+    axis %= len(x.shape)
+    shapes = _candidates(mask, len(x.shape), axis, leading)
+    fitting = [shape for shape in shapes if _may_fit(shape, x.shape)]
+    if not fitting:
+        without = "" if leading else ", with or without the channel axis"
         raise ValueError(
-            "The mask must broadcast to the inputs, or have their leading axes without the channel "
-            f"axis. Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}, "
-            f"axis={axis}"
+            f"The mask must broadcast to the inputs, or have their leading axes{without}. "
+            f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}, axis={axis}"
         )
-    return _spread(_weights(mask, x.dtype), x, axis % len(wanted))
+    return _spread(_weights(mask, x.dtype), x, axis, fitting)
 
 
 def is_mask(weights: Tensor) -> bool:
@@ -58,19 +80,48 @@ def _weights(mask: Tensor, dtype: str) -> Tensor:
     return ops.where(mask > 0, ops.minimum(mask, ops.ones_like(mask)), ops.zeros_like(mask))
 
 
-def _spread(mask: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Insert missing axes, and check sizes at run time that were unknown before."""
-    rank = len(x.shape)
-    if len(mask.shape) < rank:
-        for _ in range(rank - 1 - len(mask.shape)):
-            mask = ops.expand_dims(mask, -1)
-        mask = ops.expand_dims(mask, axis)
-    doubtful = any(
-        have is None or (want is None and have != 1)
-        for have, want in zip(mask.shape, x.shape, strict=True)
+def _candidates(mask: Tensor, rank: int, axis: int, leading: bool) -> list[Shape]:
+    """Return the shapes of this rank that `mask` can have, the preferred one first."""
+    sizes = list(ops.shape(mask))
+    if len(sizes) >= rank:
+        return [sizes]
+    with_channels = sizes + [1] * (rank - len(sizes))
+    if leading or len(sizes) <= axis:  # the channel axis comes after the mask's axes
+        return [with_channels]
+    return [[*sizes[:axis], 1, *with_channels[axis:-1]], with_channels]
+
+
+def _may_fit(shape: Shape, wanted: Shape) -> bool:
+    """Return whether `shape` broadcasts to `wanted`, as far as both are known."""
+    return len(shape) == len(wanted) and all(
+        not isinstance(have, int) or have == 1 or want in (None, have)
+        for have, want in zip(shape, wanted, strict=True)
     )
-    if not doubtful:
-        return mask
-    channels = ops.shape(mask)[axis]
+
+
+def _is_open(have: Size, want: int | None) -> bool:
+    """Return whether it is unknown before run time if an axis fits."""
+    return not isinstance(have, int) or (want is None and have != 1)
+
+
+def _spread(mask: Tensor, x: Tensor, axis: int, shapes: list[Shape]) -> Tensor:
+    """Reshape `mask` to the first of `shapes` that fits; if sizes are unknown, at run time."""
+    shape, *others = shapes
+    is_open = [_is_open(have, want) for have, want in zip(shape, x.shape, strict=True)]
     full = list(ops.shape(x))
-    return ops.broadcast_to(mask, [*full[:axis], channels, *full[axis + 1 :]])
+    if others and any(is_open[axis:]):
+        # Nothing is known to tell the two shapes apart: they differ from `axis` on.
+        return ops.broadcast_to(ops.reshape(mask, _first_fitting(shape, others[0], full)), full)
+    mask = ops.reshape(mask, shape)
+    if not any(is_open):
+        return mask
+    # An error at run time if a size differs. Otherwise, inputs of size 1 would be spread.
+    return ops.broadcast_to(mask, [*full[:axis], shape[axis], *full[axis + 1 :]])
+
+
+def _first_fitting(first: Shape, second: Shape, full: Shape) -> Tensor:
+    first, second, full = (
+        ops.stack([ops.cast(n, "int32") for n in s]) for s in (first, second, full)
+    )
+    fits = ops.all(ops.logical_or(ops.equal(first, full), ops.equal(first, 1)))
+    return ops.where(fits, first, second)

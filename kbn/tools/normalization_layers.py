@@ -15,6 +15,8 @@ from kbn.introspection.layer_calls import (
     seeds,
     training_argument,
 )
+from kbn.introspection.parts import check_has_call
+from kbn.ops.masks import is_carried, weights_for
 from kbn.tools.population import InferenceStatistics
 
 Normalization: TypeAlias = keras.layers.BatchNormalization
@@ -23,6 +25,7 @@ Normalization: TypeAlias = keras.layers.BatchNormalization
 
 def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
     """Return the normalization layers that training would update, in the order of their calls."""
+    check_has_call(model)
     if not model.built:
         raise ValueError(
             f"The model is not built. Train it or call it first. Received: model={model.name!r}"
@@ -77,6 +80,19 @@ def normalization_calls(
     with observe_calls(observe), keras.StatelessScope(state_mapping=state) as scope:
         model(inputs, **training_argument(model, training))
     return calls, scope
+
+
+def weights_of(call: LayerCall, x: Tensor) -> Tensor | None:
+    """Return the mask of a normalization layer's call, as the layer reads it, or None.
+
+    Args:
+        call: the call.
+        x: its inputs, in any dtype.
+    """
+    # Keras's layer reads every mask as it reads those that tensors carry.
+    keras_own = type(call.layer).call is Normalization.call
+    leading = keras_own or is_carried(call.mask, call.inputs)
+    return weights_for(call.mask, x, call.layer.axis, leading=leading)
 
 
 def _refuse_unseen(names: list[str]) -> None:

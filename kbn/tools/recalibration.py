@@ -12,7 +12,7 @@ from kbn.common import checks
 from kbn.common.types import Data, Nested, Tensor
 from kbn.introspection.batches import Batches
 from kbn.introspection.layer_calls import LayerCall
-from kbn.ops.masks import weights_for, where_kept
+from kbn.ops.masks import where_kept
 from kbn.ops.moments import Part, local_part
 from kbn.tools.normalization_layers import (
     Normalization,
@@ -20,6 +20,7 @@ from kbn.tools.normalization_layers import (
     compiled,
     moved_layers,
     normalization_calls,
+    weights_of,
 )
 from kbn.tools.population import BatchAverage, Population
 
@@ -163,7 +164,7 @@ def _rows(call: LayerCall) -> Tensor:
     """Reduce the inputs of a call to the (5, C) rows of a `Part`, in float64."""
     x = ops.cast(call.inputs, "float64")
     axis = call.layer.axis % len(x.shape)
-    weights = weights_for(call.mask, x, axis)
+    weights = weights_of(call, x)
     x = where_kept(weights, x, ops.zeros_like(x))
     _, part = local_part(x, tuple(i for i in range(len(x.shape)) if i != axis), weights)
     shape = ops.shape(part.pivot)

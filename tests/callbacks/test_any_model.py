@@ -544,7 +544,7 @@ def test_a_normalization_inside_a_loop_is_left_out(layer, another, tmp_path):
         assert not (tmp_path / "log").exists()
         return
     run = trained(model, tmp_path, SEQUENCES, names=["MovingStatistics"])
-    assert_recorded(run, EVERY_STEP, tmp_path, texts=["rnn/inner"])
+    assert_recorded(run, EVERY_STEP, tmp_path, texts=["1 of those that are watched by default"])
     assert {row.layer for row in rows_but_cost(run.callbacks["MovingStatistics"])} == {
         "bn", tags.MODEL,
     }  # fmt: skip
@@ -620,6 +620,50 @@ WORKER = """
     weights = [v.numpy().tolist() for v in model.trainable_variables]
     print("RESULT" + json.dumps([found, int(model.optimizer.iterations.numpy()), weights]))
 """
+
+
+FIT_OF_WORKERS = """
+    import json, os, sys, warnings
+    import tensorflow as tf
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import keras, kbn
+    from tests.support import models
+    from tests.support.callbacks import CALLBACKS, steps
+    warnings.simplefilter("ignore")
+
+    class PerWorker(keras.Model):  # as in examples/training/workers.py
+        def call(self, x, training=False):
+            return self.net(x, training=training)
+        def train_step(self, data):
+            return {k: v[None] for k, v in super().train_step(data).items()}
+
+    def fit(callbacks):
+        keras.utils.set_random_seed(0)
+        data = tf.data.Dataset.from_tensor_slices((models.X, models.Y)).batch(20)
+        model = PerWorker()
+        with strategy.scope():
+            model.net = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, name="dense"),
+                                          kbn.BatchNormalization(name="bn"),
+                                          keras.layers.Dense(1, name="head")])
+            model.compile("adam", "mse")
+            model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        return [weight.tolist() for weight in model.get_weights()]
+
+    watching = [callback(sys.argv[1], (models.X, models.Y), every_steps=2)
+                for callback in CALLBACKS.values()]
+    weights = [fit(watching), fit([])]
+    found = [[steps(each), each.lost_records] for each in watching]
+    print("RESULT" + json.dumps([weights, found]))
+"""
+
+
+@pytest.mark.thorough
+def test_fit_with_two_worker_processes_is_watched_by_the_chief(tmp_path):
+    (chief, recorded), (other, not_recorded) = run_workers(FIT_OF_WORKERS, tmp_path)
+    assert chief == other  # on both workers
+    assert chief[0] == chief[1]  # with callbacks and without
+    assert not_recorded == [[[], 0]] * len(CALLBACKS)
+    assert recorded == [[[first_step(name), 2, 4, 6], 0] for name in CALLBACKS]
 
 
 def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):

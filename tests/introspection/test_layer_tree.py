@@ -54,7 +54,7 @@ def test_selection_by_the_layer_itself(model):
     assert list(select(model.layers[0], layer_paths(model))) == ["b"]
 
 
-def test_without_normalization_the_layers_with_a_kernel():
+def test_without_normalization_the_layers_with_trainable_weights():
     model = keras.Sequential([layers.Input((3,)), layers.Dense(2, name="d"), layers.ReLU()])
     assert list(select(None, layer_paths(model))) == ["d"]
 

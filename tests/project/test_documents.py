@@ -79,6 +79,7 @@ def test_the_first_block_has_at_most_fifteen_lines():
         "kbn.callbacks.loss_landscape",
         "kbn.callbacks.moving_statistics",
         "kbn.callbacks.recalibrate",
+        "kbn.callbacks.training_loop",
         "kbn.dashboard",
         "kbn.tools.recalibration",
     ],

@@ -7,7 +7,7 @@ import kbn
 from kbn.records.catalogue import RUNS
 
 HEAVY = "{'keras', 'tensorflow', 'tensorboard', 'plotly', 'numpy', 'PIL', 'pandas'}"
-CALLBACKS = sorted([*(run.callback for run in RUNS), "Recalibrate"])
+CALLBACKS = sorted([*(run.callback for run in RUNS), "Recalibrate", "watching"])
 
 
 @pytest.mark.parametrize("module", ["kbn", "kbn.callbacks"])

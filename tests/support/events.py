@@ -18,3 +18,9 @@ def series(run: Path, tag: str) -> dict:
 
 def tags(run: Path) -> list[str]:
     return sorted(accumulate(run).Tags()["tensors"])
+
+
+def text(run: Path, tag: str) -> str:
+    """Return the last text under `tag`, without the backslashes that Markdown needs."""
+    last = accumulate(run).Tensors(tag)[-1]
+    return last.tensor_proto.string_val[0].decode().replace("\\", "")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kbn.callbacks import CovariateShift
 from kbn.callbacks.probing.probe_data import first_batch, first_samples
 
 X, Y = np.arange(30.0).reshape(10, 3), np.arange(10)
@@ -93,6 +94,9 @@ def test_data_that_is_no_batch_raises(data, error, message):
         first_batch(data, 256)
 
 
+RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0]])
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
@@ -103,8 +107,48 @@ def test_data_that_is_no_batch_raises(data, error, message):
         (None, TypeError, "Received: probe_data=NoneType"),
         (iter([X]), TypeError, "Received: probe_data=list_iterator"),
         ({"a": X, "b": Y[:4]}, ValueError, "same number of samples. Received: [4, 10]"),
+        (RAGGED, TypeError, "padded to one size (to_tensor()). Received: probe_data=RaggedTensor"),
+        (tf.data.Dataset.from_tensor_slices(RAGGED).batch(2), TypeError, "(to_tensor())"),
+        (np.array([[1, 2], [3]], object), TypeError, "an array of ['list']"),
+        (tf.sparse.from_dense(X), TypeError, "Received: probe_data=SparseTensor"),
     ],
 )
 def test_data_that_is_no_probe_raises(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
         first_samples(data, 256)
+
+
+def uneven(*shapes):
+    """Return a data set of inputs with these shapes, and of targets with one value."""
+    signature = tf.TensorSpec((None,) * len(shapes[0])), tf.TensorSpec((None, 1))
+    batches = [(np.ones(shape, "float32"), np.ones((shape[0], 1), "float32")) for shape in shapes]
+    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+
+
+def test_uneven_batches_are_kept_if_one_is_enough():
+    assert first_samples(uneven((2, 3), (2, 4)), 2).shape == (2, 3)
+
+
+@pytest.mark.parametrize("take", [first_samples, first_batch])
+def test_uneven_batches_raise_if_several_are_needed(take):
+    message = (
+        "All batches of probe_data must have the same shape after the samples axis: pad them to "
+        "one size, or choose a probe_size of at most one batch, 2 here. Received: probe_data="
+    )
+    with pytest.raises(ValueError, match=re.escape(message) + r".*\[\(3,\), \(4,\)\]$"):
+        take(uneven((2, 3), (2, 4)), 256)
+
+
+def test_strings_are_for_models_that_take_strings(tmp_path):
+    words = np.array(["a b", "b c c"])
+    vectorize = keras.layers.TextVectorization(output_mode="multi_hot", vocabulary=["a", "b", "c"])
+    model = keras.Sequential([vectorize, keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    shift = CovariateShift(tmp_path, words)
+    data = tf.data.Dataset.from_tensor_slices((words, [[1.0], [0.0]])).batch(2)
+    model.fit(data, shuffle=False, verbose=0, callbacks=[shift])
+    assert {row.layer for row in shift.history} == {"dense", "dense_1", "record"}
+    numbers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    numbers.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"probe_data of shape \(2,\) of strings \(including"):
+        numbers.fit(np.ones((2, 4)), [0, 1], callbacks=[CovariateShift(tmp_path / "log", words)])

@@ -19,8 +19,8 @@ ALLOWED = {
     "diagnosis": ("records",),
     "dashboard": ("diagnosis", "records", "common"),
     "callbacks.writing": ("records",),
-    "callbacks.probing": ("introspection", "distributions", "ops", "records", *LOW),
-    "callbacks.recording": ("callbacks.writing", "records", *LOW),
+    "callbacks.probing": ("tools", "introspection", "distributions", "ops", "records", *LOW),
+    "callbacks.recording": ("callbacks.writing", "introspection", "records", *LOW),
     "callbacks": (
         "callbacks.recording", "callbacks.writing", "callbacks.probing",
         "tools", "introspection", "distributions", "ops", "records", *LOW,
