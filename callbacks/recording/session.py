@@ -15,7 +15,7 @@ from kbn.callbacks.recording.patience import shown_if_slow
 from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
-from kbn.callbacks.writing.writable import check_writable
+from kbn.callbacks.writing.writable import check_writable, remove_empty
 from kbn.records import catalogue, file_systems
 from kbn.records.history import Rows
 
@@ -73,13 +73,14 @@ class Session:
 
     def prepare(self, watched: keras.Model) -> None:
         """Prepare the callback to record `watched`, which may raise, and choose the event file."""
-        if self._begins_run:  # later, a fault of the file system does not end training
-            check_writable(self._callback.directory)
+        # Later, a fault of the file system does not end training.
+        created = check_writable(self._callback.directory) if self._begins_run else []
         try:
             with self.cost.spending(), self._shown("prepares to record"):
                 places = self._callback.prepare(watched)
         except Exception:
             self._callback.release()
+            remove_empty(created)
             raise
         self._file = EventFile(
             self._callback.directory,

@@ -6,8 +6,6 @@ from typing import BinaryIO
 
 from kbn.records import file_systems
 
-_ATTEMPTS = 20
-
 
 class File:
     """A file to which pieces are appended.
@@ -70,7 +68,11 @@ class File:
         self.is_begun = False
 
     def _append_to_disk(self, piece: bytes) -> None:
-        descriptor = self._opened()
+        flags = os.O_WRONLY | os.O_APPEND
+        if not self.is_begun:
+            os.makedirs(self._directory, exist_ok=True)
+            flags |= os.O_CREAT
+        descriptor = os.open(self.path, flags, 0o666)
         try:
             self._size = os.fstat(descriptor).st_size
             while piece:
@@ -80,20 +82,6 @@ class File:
             raise
         finally:
             os.close(descriptor)
-
-    def _opened(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND
-        if self.is_begun:
-            return os.open(self.path, flags)
-        for _ in range(_ATTEMPTS - 1):
-            # The check of another callback may remove an empty folder between these two calls.
-            with contextlib.suppress(FileNotFoundError):
-                return self._created(flags)
-        return self._created(flags)
-
-    def _created(self, flags: int) -> int:
-        os.makedirs(self._directory, exist_ok=True)
-        return os.open(self.path, flags | os.O_CREAT, 0o666)
 
     def _append_remotely(self, piece: bytes) -> None:
         with file_systems.errors_of(self.path):
