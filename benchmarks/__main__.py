@@ -16,6 +16,7 @@ from benchmarks import (
     callbacks_report,
     layers,
     networks,
+    prices,
     report,
     reports,
     tab,
@@ -28,9 +29,10 @@ PARTS = {
     "callbacks": (callbacks_report, "benchmarks-callbacks"),
     "tab": (tab_report, "benchmarks-tab"),
     "report": (reports, "benchmarks-report"),
+    "prices": (prices, "benchmarks-prices"),
 }
 # The parts that are measured by the function `rows` of one module.
-MEASURED = {"callbacks": callbacks, "tab": tab, "report": reports}
+MEASURED = {"callbacks": callbacks, "tab": tab, "report": reports, "prices": prices}
 
 
 def _rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:

@@ -52,10 +52,10 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Measure all parts."""
     yield from _memory(quick)  # first: it starts its own processes
     for name, (network, shape) in NETWORKS.items():
-        model, probe = _compiled(network), _probe(256, shape)
+        model, batch = compiled(network), probe(256, shape)
         for callback in CALLBACKS:
             yield {"group": "record", "name": name, "callback": callback.__name__,
-                   **_record(model, probe, callback, quick)}  # fmt: skip
+                   **record(model, batch, callback, quick)}  # fmt: skip
     for name, settings in FITS.items():
         if quick:
             settings = settings._replace(steps=10 * PERIOD, epochs=1, rounds=1)
@@ -63,7 +63,8 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
     yield from _growth(quick)
 
 
-def _compiled(network: Callable[..., keras.Model]) -> keras.Model:
+def compiled(network: Callable[..., keras.Model]) -> keras.Model:
+    """Return `network` with kbn's layer, compiled."""
     keras.utils.set_random_seed(0)
     model = network(kbn.BatchNormalization)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -71,16 +72,17 @@ def _compiled(network: Callable[..., keras.Model]) -> keras.Model:
     return model
 
 
-def _probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def probe(size: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return random inputs of `shape`, and labels."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(size, *shape)).astype("float32"), rng.integers(0, 10, size)
 
 
 def _started(
-    callback: Any, model: keras.Model, probe: Any, folder: str, records: int = 50, **options: Any
+    callback: Any, model: keras.Model, batch: Any, folder: str, records: int = 50, **options: Any
 ) -> Any:
     """Return a callback after two records of a `fit` that takes `records` records."""
-    recorder = callback(folder, probe, every_steps=1, **options)
+    recorder = callback(folder, batch, every_steps=1, **options)
     recorder.set_model(model)
     recorder.set_params({"epochs": 1, "steps": records})
     recorder.on_train_begin()
@@ -114,12 +116,13 @@ def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
     return {"training": run(True), "inference": run(False)}
 
 
-def _record(model: keras.Model, probe: Any, callback: Any, quick: bool) -> dict[str, Any]:
+def record(model: keras.Model, batch: Any, callback: Any, quick: bool) -> dict[str, Any]:
+    """Measure a record of `callback` and forward passes of the probe batch, in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
-        recorder = _started(callback, model, probe, folder)
+        recorder = _started(callback, model, batch, folder)
         if callback is CovariateShift:
             recorder._thinning.keeps = lambda: True  # the most costly records; rare in a long fit
-        actions = {"record": lambda: _take(recorder), **_passes(model, probe[0])}
+        actions = {"record": lambda: _take(recorder), **_passes(model, batch[0])}
         times = interleaved(actions, seconds=1 if quick else 15, least=3 if quick else 5)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
         # The first record of a file describes its tags.
@@ -144,7 +147,7 @@ def _watched(fits: Fits) -> dict[str, float]:
     Between epochs, Keras itself stalls at random, for up to seconds. So the work that is done once
     per fit or epoch is timed separately, and added to the usual time of the steps.
     """
-    model, (x, y) = _compiled(fits.network), _probe(fits.batch * fits.steps, fits.shape)
+    model, (x, y) = compiled(fits.network), probe(fits.batch * fits.steps, fits.shape)
     model.fit(x[: fits.batch], y[: fits.batch], batch_size=fits.batch, verbose=0)
     found = _by_turns(model, x, y, fits)
     control = _by_turns(model, x, y, fits._replace(steps=fits.steps // 4), bare=True)
@@ -243,7 +246,7 @@ def _plain(layers: int, channels: int) -> keras.Model:
 
 
 def _grown(layers: int, channels: int, samples: int, *, quick: bool) -> dict[str, Any]:
-    model, (x, _) = _plain(layers, channels), _probe(samples, (8, 8, channels))
+    model, (x, _) = _plain(layers, channels), probe(samples, (8, 8, channels))
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(CovariateShift, model, x, folder, probe_size=samples)
         recorder._thinning.keeps = lambda: True
@@ -257,7 +260,7 @@ def _grown(layers: int, channels: int, samples: int, *, quick: bool) -> dict[str
 def _grown_in_steps(quick: bool) -> Iterator[dict[str, Any]]:
     """Take thousands of records in one run."""
     ends = (20, 40) if quick else (100, 500, 1000, 2000, 4000)
-    model, (x, _) = _plain(8, 64), _probe(256, (8, 8, 64))
+    model, (x, _) = _plain(8, 64), probe(256, (8, 8, 64))
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(CovariateShift, model, x, folder, records=ends[-1])
         begun = size = 0
