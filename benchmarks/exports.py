@@ -64,6 +64,7 @@ def export(net: str, layer: str, converter: str, batch: int | None) -> Export:
     # TensorFlow prints each SavedModel's endpoints.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return Export(*CONVERTERS[converter](model, x), expected)
 
 

@@ -27,6 +27,7 @@ def program(cls, shape, axis, policy="float32", **options):
     return counts(text, math.prod(shape))
 
 
+@pytest.mark.basic("4-D NHWC-float32", "4-D NCHW-mixed_float16", "2-D-float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
 def test_a_gpu_gets_no_loop_and_no_more_passes_than_from_keras_layer(shape, axis, policy):
@@ -43,6 +44,7 @@ def test_the_page_has_the_table():
     assert "\n".join(table()) in page
 
 
+@pytest.mark.basic("*renorm*")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_no_option_adds_a_loop_or_a_pass_on_a_gpu(options):
     with simulated_gpu():
@@ -69,6 +71,7 @@ def test_a_gpu_gets_a_training_step_without_copies_to_the_host():
     assert found.loops == found.host == 0
 
 
+@pytest.mark.basic("*3)--1-10000.0")
 @pytest.mark.parametrize("ratio", [1, 1e4])
 @pytest.mark.parametrize(("shape", "axis"), [((64, 5, 5, 3), -1), ((64, 3, 5, 5), 1)], ids=str)
 def test_the_sums_for_a_gpu_are_as_exact(shape, axis, ratio):

@@ -49,7 +49,7 @@ def error(exported):
 
 
 @pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")  # Keras's patch of tf2onnx
-@pytest.mark.basic("Dense, ReLU-TFLite-None", "Dense, ReLU-ONNX-None", "Conv1D-TFLite-None")
+@pytest.mark.basic("Dense, ReLU-TFLite-None", "Dense, ReLU-ONNX-None")
 @pytest.mark.parametrize(("converter", "batch"), BATCHES, ids=plain)
 @pytest.mark.parametrize("net", NETS)
 def test_no_export_is_larger_than_with_keras_layer(net, converter, batch):
@@ -79,6 +79,7 @@ def ops_of(layer, shape):
 PASSIVE = ("Placeholder", "Const", "Identity", "NoOp")
 
 
+@pytest.mark.basic("*-{}-*", "*center*-float32", "*scale*-float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
