@@ -49,8 +49,8 @@ def weights_for(
     if mask is None:
         return None
     mask = ops.convert_to_tensor(mask)
-    axis %= len(x.shape)
-    shapes = _candidates(mask, len(x.shape), axis, leading)
+    rank = len(x.shape)
+    shapes = _candidates(mask, rank, axis % rank, leading)
     fitting = [shape for shape in shapes if _may_fit(shape, x.shape)]
     if not fitting:
         without = "" if leading else ", with or without the channel axis"
@@ -58,7 +58,7 @@ def weights_for(
             f"The mask must broadcast to the inputs, or have their leading axes{without}. "
             f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}, axis={axis}"
         )
-    return _spread(_weights(mask, x.dtype), x, axis, fitting)
+    return _spread(_weights(mask, x.dtype), x, axis % rank, fitting)
 
 
 def is_mask(weights: Tensor) -> bool:
