@@ -103,6 +103,7 @@ def test_frozen_layers_are_not_chosen_if_none_is_normalization():
         select(None, layer_paths(model))
 
 
+@pytest.mark.thorough
 def test_gradients_are_those_of_normalization_only_if_there_are_no_others(tmp_path):
     watched = {}
     for frozen in (False, True):

@@ -110,6 +110,7 @@ def test_the_part_may_be_a_function_of_the_model(tmp_path):
         assert steps(shift) == [0, 4]
 
 
+@pytest.mark.thorough
 def test_a_layer_may_be_the_part(tmp_path):
     class Block(layers.Layer):
         def __init__(self):
@@ -173,6 +174,7 @@ def test_recalibration_of_a_part(tmp_path):
     np.testing.assert_allclose(model.net.get_layer("bn").moving_mean, expected, rtol=1e-4)
 
 
+@pytest.mark.basic("MovingStatistics")
 @pytest.mark.parametrize("name", ["LossLandscape", "GradientShift", "MovingStatistics"])
 def test_a_loss_that_is_not_trained_on_is_said_to_be_so(name, tmp_path):
     model = WithCall()
@@ -191,6 +193,7 @@ def test_a_loss_that_is_not_trained_on_is_said_to_be_so(name, tmp_path):
     assert f"| loss | {said} |" in settings
 
 
+@pytest.mark.basic("LossLandscape")
 @pytest.mark.parametrize("name", ["LossLandscape", "GradientShift", "MovingStatistics"])
 def test_the_loss_of_a_part_is_said_to_be_the_part_s(name, tmp_path):
     model = WithoutCall()

@@ -49,7 +49,7 @@ CASES = [("float32", fit) for fit in FITS]
 CASES += [(policy, "graph") for policy in ("mixed_float16", "mixed_bfloat16", "bfloat16")]
 
 
-@pytest.mark.basic("float32-schedule", "bfloat16-graph")
+@pytest.mark.basic("float32-schedule")
 @pytest.mark.parametrize(("policy", "fit"), CASES)
 def test_no_callback_warns_or_loses_a_record(policy, fit, strict, tmp_path):
     before = keras.config.dtype_policy()

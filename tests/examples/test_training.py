@@ -26,6 +26,7 @@ def test_every_example_of_this_folder_is_run_here():
     assert names == {*re.findall(r'example\("(\w+)"', text)}
 
 
+@pytest.mark.thorough
 def test_a_gan(example, tmp_path):
     printed = example("gan", "--epochs", "2")
     assert re.search(r"generator: 6 records; mean shift between records 0\.\d+", printed)

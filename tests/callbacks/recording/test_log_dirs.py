@@ -28,6 +28,7 @@ def runs(folder):
     return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("*tfevents*"))
 
 
+@pytest.mark.basic("a field")
 @pytest.mark.parametrize("kind", ["a field", "a function"])
 def test_one_callback_serves_many_models(kind, tmp_path):
     log_dir = tmp_path / "{trial}" if kind == "a field" else lambda model: tmp_path / model.name
@@ -69,6 +70,7 @@ def test_a_later_model_is_recorded_like_the_first(name, tmp_path):
     ]
 
 
+@pytest.mark.thorough
 def test_all_callbacks_of_a_model_share_its_folder(tmp_path):
     log_dir = tmp_path / "{trial:02d}" / "{model}"
     callbacks = [CovariateShift(log_dir, X), LossLandscape(log_dir, (X, X[:, :2]))]

@@ -146,6 +146,7 @@ def test_a_file_elsewhere_raises_os_errors():
         File("foo://x", "a").append(b"a")
 
 
+@pytest.mark.thorough
 def test_a_run_elsewhere_is_noticed():
     for number in range(2):
         callback = CovariateShift("ram://kbn-earlier/x", X[:16], every_steps=4)
