@@ -46,6 +46,11 @@ def recorded_with_all_of_them(printed, folder):
     assert re.search(r"step +layer +site +measure +value", printed)  # the table
 
 
+def recorded_in_a_loop(printed, folder):
+    assert printed.splitlines()[-1] == "[0, 4, 8, 12, 16, 20, 24]"
+    assert list((folder / "runs/loop/covariate_shift").glob("*tfevents*"))
+
+
 # Block -> a check of its results. If a block is missing here, its test fails.
 EXPECTED = {
     FIRST: wrote_records,
@@ -53,6 +58,7 @@ EXPECTED = {
     "README.md:2": printed_ratios_of_one,
     "README.md:3": printed_a_verdict,
     "callbacks/README.md:0": recorded_with_all_of_them,
+    "callbacks/README.md:1": recorded_in_a_loop,
 }
 AFTER_THE_FIRST = ("README.md:3",)  # it reads what the first block wrote
 
