@@ -122,7 +122,7 @@ def _measure(kind: str, folder: str) -> dict[str, float]:
     ]
     spent: dict[str, float] = {}
 
-    def first_step_ended(batch: int, _: object) -> None:
+    def first_step_ended(batch: int, logs: object) -> None:  # noqa: ARG001 - Keras names both
         if batch == 0:
             spent["first step"] = time.perf_counter() - begun
             spent["callbacks"] = sum(each.cost.seconds for each in watching)

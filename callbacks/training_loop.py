@@ -1,6 +1,6 @@
 """`watching`: run Keras callbacks in a training loop of one's own, without `fit`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,10 @@ def watching(
     The context calls the callbacks through `keras.callbacks.CallbackList`: any Keras callback works
     that needs no more than its model and the logs. Call `step` after every training step, and
     `end_epoch` after every epoch. A loop without epochs needs no `end_epoch`.
+
+    A step begins as soon as the one before has ended, because callbacks look at the model before it
+    changes. Pass `epochs` and `steps` if they are known. If not, callbacks also see the begin of a
+    step, and of an epoch, that do not come.
 
     The model need not be compiled, unless a callback needs its loss or its optimizer. Without an
     optimizer, or if the loop uses another one, steps are the calls of `step`.
@@ -82,6 +86,11 @@ class Watch:
         self._epochs = None if epochs is None else checks.integer("epochs", epochs, low=1)
         self._steps = None if steps is None else checks.integer("steps", steps, low=1)
         self.epoch = checks.integer("initial_epoch", initial_epoch, low=0)
+        if self._epochs is not None and self.epoch >= self._epochs:
+            raise ValueError(
+                "initial_epoch must be less than epochs. "
+                f"Received: initial_epoch={initial_epoch}, epochs={epochs}"
+            )
         self.steps_taken = 0
         self._list: keras.callbacks.CallbackList | None = None
         self._is_over = self._batch_has_begun = self._epoch_has_begun = False
@@ -118,7 +127,7 @@ class Watch:
         calls = self._running("step")
         if not self._batch_has_begun:
             raise ValueError(self._why_no_step())
-        self._logs = dict(logs or {})
+        self._logs = _checked_logs(logs)
         calls.on_train_batch_end(self.steps_taken, self._logs)
         self._batch_has_begun = False
         self.steps_taken += 1
@@ -134,6 +143,11 @@ class Watch:
             ValueError: outside the context, and for an epoch without a step.
         """
         calls = self._running("end_epoch")
+        if self._epochs is not None and self.epoch >= self._epochs:
+            raise ValueError(
+                f"All epochs are over. Received: end_epoch after epoch {self.epoch} of "
+                f"{self._epochs}"
+            )
         if not self.steps_taken:
             raise ValueError(
                 f"Call step before end_epoch. Received: end_epoch in epoch {self.epoch}, which has "
@@ -178,7 +192,7 @@ class Watch:
         self._batch_has_begun = True
 
     def _end_epoch(self, calls: keras.callbacks.CallbackList, logs: Logs) -> None:
-        calls.on_epoch_end(self.epoch, self._logs if logs is None else dict(logs))
+        calls.on_epoch_end(self.epoch, self._logs if logs is None else _checked_logs(logs))
         self.epoch, self.steps_taken = self.epoch + 1, 0
         self._epoch_has_begun = self._batch_has_begun = False
 
@@ -189,3 +203,14 @@ class Watch:
             f"The epoch is over: call end_epoch before the next step. Received: step "
             f"{self.steps_taken + 1} with steps={self._steps}"
         )
+
+
+def _checked_logs(logs: object) -> dict[str, Any]:
+    if logs is None:
+        return {}
+    if not isinstance(logs, Mapping):
+        raise TypeError(
+            "logs must be a dict of metrics by name. From train_on_batch, pass return_dict=True. "
+            f"Received: logs={logs!r}"
+        )
+    return dict(logs)

@@ -26,8 +26,8 @@ def which_loss(watched: keras.Model, trained: keras.Model, who: str) -> dict[str
         text = f"the loss of the part {watched.name!r}, not the one that {trained.name!r} trains on"
     elif not trains_on_its_loss(watched):
         text = (
-            f"the loss of {watched.name!r}.compute_loss, which its train_step does not call, so "
-            "training may use another one"
+            f"the loss of {watched.name!r}.compute_loss, which its train_step does not call as far "
+            "as its code shows, so training may use another one"
         )
     else:
         return {}
@@ -238,8 +238,8 @@ def _check_losses(model: keras.Model, who: str) -> None:
     if own_step or not model.losses:
         received = ", with a custom train_step and regularizers" if model.losses else ""
         raise RefusalError(
-            f"{who} needs the loss, but the model has none. Pass loss= to compile, call add_loss, "
-            f"or override compute_loss. Received: model.loss=None{received}"
+            f"{who} needs the loss, but the model {model.name!r} has none. Pass loss= to its "
+            f"compile, call add_loss, or override compute_loss. Received: model.loss=None{received}"
         )
 
 

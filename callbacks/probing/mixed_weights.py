@@ -10,6 +10,7 @@ from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.introspection.layer_tree import Layers
 
 GROUPS = 8
+"""The largest number of functions for gradients. Each takes time when it runs first."""
 
 
 class LayerWeights:
@@ -49,8 +50,8 @@ class LayerWeights:
 class Group:
     """Consecutive layers whose gradients one function computes.
 
-    A function per layer would do without the gradients of all other layers, and would take long to
-    optimize. With `GROUPS` groups, a gradient takes half as long as that of all weights.
+    A function per layer would do without the gradients of all other layers, but each function takes
+    time when it runs first.
 
     Attributes:
         layers: the layers, in order.

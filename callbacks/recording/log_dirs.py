@@ -3,6 +3,7 @@
 With fields or a function, one callback serves many models, each with a folder of its own.
 """
 
+import contextlib
 import os
 import string
 import time
@@ -20,8 +21,9 @@ FIELDS = {
     "time": "when training of the model began, such as 20261129-134100",
     "trial": "the first number, counted from 0, whose folder does not exist",
 }
-# By model, what each path with fields became. So all callbacks of a model write to one folder.
-_FILLED: weakref.WeakKeyDictionary[keras.Model, dict[str, str]] = weakref.WeakKeyDictionary()
+# By model, what each path with fields and each function became. So all callbacks of a model write
+# to one folder, in every fit.
+_FILLED: weakref.WeakKeyDictionary[keras.Model, dict[LogDirs, str]] = weakref.WeakKeyDictionary()
 
 
 def checked_log_dir(log_dir: LogDirs) -> LogDirs:
@@ -31,7 +33,7 @@ def checked_log_dir(log_dir: LogDirs) -> LogDirs:
         TypeError, ValueError: if it is no path and no function, or has a field that is not in
             `FIELDS`.
     """
-    if callable(log_dir):
+    if callable(log_dir) and not isinstance(log_dir, type):
         return log_dir
     path = check_log_dir(log_dir)
     for field in _fields(path):
@@ -41,6 +43,12 @@ def checked_log_dir(log_dir: LogDirs) -> LogDirs:
                 f"log_dir may have the fields {known}. Write other braces twice. "
                 f"Received: log_dir={path!r} with {{{field}}}"
             )
+    try:
+        path.format(model="", time="", trial=0)
+    except ValueError as error:
+        raise ValueError(
+            f"The format of a field of log_dir is not allowed: {error}. Received: log_dir={path!r}"
+        ) from error
     return path
 
 
@@ -54,15 +62,21 @@ def folder_of(log_dir: LogDirs, model: keras.Model | None = None) -> str:
 
     The model is not needed for a path without fields.
     """
-    if callable(log_dir):
-        return check_log_dir(log_dir(model))
-    path = str(log_dir)
-    if not _fields(path):
-        return path.format()
+    if not is_per_model(log_dir):
+        return str(log_dir).format()
     filled = _FILLED.setdefault(model, {})
-    if path not in filled:
-        filled[path] = _filled(path, model)
-    return filled[path]
+    if log_dir not in filled:
+        made = log_dir(model) if callable(log_dir) else _filled(str(log_dir), model)
+        filled[log_dir] = check_log_dir(made)
+    return filled[log_dir]
+
+
+def give_back(log_dir: LogDirs, model: keras.Model) -> None:
+    """Forget the folder of a model that was not trained, and remove it if it is empty."""
+    folder = _FILLED.get(model, {}).pop(log_dir, None)
+    if folder is not None and not file_systems.is_url(folder):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def _fields(path: str) -> list[str]:
@@ -89,13 +103,16 @@ def _filled(path: str, model: keras.Model) -> str:
 def _reserved(folder: str) -> bool:
     """Create `folder` and return True, or return False if it exists."""
     if file_systems.is_url(folder):
-        return file_systems.in_time(folder, lambda: _reserved_elsewhere(folder))
+        try:
+            return file_systems.in_time(folder, lambda: _reserved_elsewhere(folder))
+        except OSError:
+            return True  # before the first step, a check of the folder says what is wrong
     try:
         os.makedirs(folder)
     except FileExistsError:
         return False
     except OSError:
-        pass  # before the first step, a check of the folder says what is wrong
+        pass  # as above
     return True
 
 

@@ -10,7 +10,7 @@ import keras
 from kbn import backend
 from kbn.callbacks.recording.cost import Cost
 from kbn.callbacks.recording.faults import Faults
-from kbn.callbacks.recording.log_dirs import checked_log_dir, folder_of, is_per_model
+from kbn.callbacks.recording.log_dirs import checked_log_dir, folder_of, give_back, is_per_model
 from kbn.callbacks.recording.schedule import Schedule
 from kbn.callbacks.recording.session import Left, Session
 from kbn.callbacks.writing.event_file import Record
@@ -109,7 +109,8 @@ class Recorder(keras.callbacks.Callback):
         """The session of the last `fit`."""
         if self._session is None:
             raise ValueError(
-                f"{type(self).__name__} has no session before fit. Pass it to fit first."
+                f"{type(self).__name__} has no session before fit. Pass it to fit first, or to "
+                "kbn.callbacks.watching in a loop without fit."
             )
         return self._session
 
@@ -152,7 +153,9 @@ class Recorder(keras.callbacks.Callback):
         """Check the model, and prepare to record it."""
         watched = part_of(self.model, self.part)
         self.release()  # of an earlier fit that raised
-        recorded = self.model if is_per_model(self._log_dir) else watched
+        # If the folder is fixed, a part may be trained in several models.
+        fixed = not is_per_model(self._log_dir) and isinstance(self.part, keras.layers.Layer)
+        recorded = watched if fixed else self.model
         self._check_run(recorded)
         left = Left() if self._session is None else self._session.left()
         first = self._recorded is None
@@ -161,8 +164,16 @@ class Recorder(keras.callbacks.Callback):
         self._session = session = Session(self, self._faults, left, begins_run=first)
         if backend.is_chief(self.model):  # the chief alone writes
             self._directory = os.path.join(folder_of(self._log_dir, self.model), self.run)
-            session.prepare(watched)
+            self._prepare(session, watched)
             self._recorded = weakref.ref(recorded)
+
+    def _prepare(self, session: Session, watched: keras.Model) -> None:
+        try:
+            session.prepare(watched)
+        except Exception:
+            if self._recorded is None:
+                give_back(self._log_dir, self.model)
+            raise
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Take the first record, or look at the model before a step."""

@@ -51,7 +51,8 @@ def layer_paths(model: keras.Model) -> Layers:
             visit(layer, f"{path}/")
 
     visit(model, "")
-    return paths
+    # A single layer, as a part to watch, has no layers inside.
+    return paths if paths or isinstance(model, keras.Model) else {model.name: model}
 
 
 def _unused(path: str, paths: Collection[str]) -> str:
@@ -167,7 +168,7 @@ def report_unwatched(
     The warning names layers that the user chose. Layers that were chosen by default are counted.
 
     Args:
-        problem: the reason, as the beginning of a sentence; the paths are its end.
+        problem: the reason, as the beginning of a sentence; the paths or their count are its end.
         layers: the user's argument.
         unwatched: the paths of these layers.
         paths: all layers of the model, by path.

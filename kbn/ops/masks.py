@@ -20,9 +20,10 @@ def is_carried(mask: Tensor | None, x: Tensor) -> bool:
     carried = getattr(x, "_keras_mask", None)
     if mask is None or carried is None:
         return False
-    return len(mask.shape) == len(carried.shape) and all(
+    shape = ops.convert_to_tensor(mask).shape
+    return len(shape) == len(carried.shape) and all(
         one in (None, other) or other is None
-        for one, other in zip(mask.shape, carried.shape, strict=True)
+        for one, other in zip(shape, carried.shape, strict=True)
     )
 
 

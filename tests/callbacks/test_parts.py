@@ -1,5 +1,6 @@
 """Parts of models, models without `call`, and losses that are not the ones trained on."""
 
+import copy
 import re
 
 import keras
@@ -166,6 +167,50 @@ def test_a_part_of_a_model_that_runs_eagerly_runs_eagerly(tmp_path):
     assert {row.layer for row in shift.history} == {"bn", "record"}
 
 
+def test_something_else_than_a_part_raises(tmp_path):
+    model = WithoutCall()
+    model.compile("sgd")
+    shift = CovariateShift(tmp_path / "log", X, model=model.net)
+    message = (
+        "model must be a part of the model that is trained. A copy of a callback has a copy of its "
+        "part: pass a function from the trained model to the part, such as "
+        "model=lambda model: model.encoder. Received: model='net', which shares no layer with"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(model, copy.deepcopy(shift))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(model, CovariateShift(tmp_path / "log", X, model=encoder()))
+
+
+def test_a_part_may_be_made_of_the_layers_of_the_model(tmp_path):
+    inputs = keras.Input((8,))
+    x = layers.Dense(4, name="dense")(inputs)
+    model = keras.Model(inputs, layers.Dense(1)(kbn.BatchNormalization(name="bn")(x)))
+    model.compile("sgd", "mse")
+    part = lambda model: keras.Model(model.inputs, model.get_layer("bn").output)  # noqa: E731
+    shift = CovariateShift(tmp_path, X, model=part, every_steps=4)
+    for _ in range(2):
+        fit(model, shift, y=Y, epochs=1)
+    assert steps(shift) == [0, 4, 8]
+
+
+def test_a_single_layer_may_be_the_part(tmp_path):
+    model = encoder()
+    model.compile("sgd", "mse")
+    shift = CovariateShift(tmp_path, X, model=model.get_layer("dense"), every_steps=4)
+    fit(model, shift, y=X[:, :6])
+    assert {row.layer for row in shift.history} == {"dense", "record"}
+
+
+def test_the_error_names_parts_in_lists_and_dicts(tmp_path):
+    model = WithoutCall()
+    model.net, model.nets, model.blocks = None, {"g": encoder()}, [encoder(), encoder()]
+    model.compile("sgd")
+    message = r"such as model=your_model.nets\['g'\]|with the parts .*nets\['g'\].*blocks\[0\]"
+    with pytest.raises(ValueError, match=message):
+        fit(model, CovariateShift(tmp_path, X))
+
+
 def test_recalibration_of_a_part(tmp_path):
     model = WithoutCall()
     model.compile("sgd")
@@ -183,8 +228,8 @@ def test_a_loss_that_is_not_trained_on_is_said_to_be_so(name, tmp_path):
     with user_warnings() as texts:
         fit(model, callback)
     said = (
-        f"the loss of {model.name!r}.compute_loss, which its train_step does not call, so training "
-        "may use another one"
+        f"the loss of {model.name!r}.compute_loss, which its train_step does not call as far as "
+        "its code shows, so training may use another one"
     )
     assert texts == [f"{name} records {said}."]
     assert steps(callback)[0] == first_step(name)

@@ -104,7 +104,7 @@ def test_a_model_that_runs_several_batches_at_once_in_fit_counts_the_steps_of_th
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("GradientShift", "GradientShift needs the loss, but the model has none"),
+        ("GradientShift", "GradientShift needs the loss, but the model .* has none. Pass loss= to its compile"),
         ("LossLandscape", "needs the learning rate, but the model has no optimizer"),
     ],
 )
@@ -222,6 +222,7 @@ def test_calls_out_of_order_raise(loop, message, tmp_path):
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1. Received: epochs=0"),
         ({"steps": 2.5}, TypeError, "Received: steps=2.5"),
         ({"initial_epoch": -1}, ValueError, "Received: initial_epoch=-1"),
+        ({"initial_epoch": 2, "epochs": 2}, ValueError, "Received: initial_epoch=2, epochs=2"),
     ],
 )
 def test_wrong_arguments_raise(arguments, error, message):
@@ -233,6 +234,14 @@ def interrupted(callback, model):
     with watching(callback, model) as watch:
         watch.step(model.train_on_batch(*BATCHES[0], return_dict=True))
         raise KeyboardInterrupt
+
+
+def test_logs_that_are_no_dict_raise(tmp_path):
+    model = compiled()
+    watch = watching(CovariateShift(tmp_path, X), model)
+    message = "From train_on_batch, pass return_dict=True. Received: logs="
+    with pytest.raises(TypeError, match=message), watch:
+        watch.step(model.train_on_batch(*BATCHES[0]))
 
 
 def test_an_exception_ends_the_loop_as_it_ends_fit(tmp_path):

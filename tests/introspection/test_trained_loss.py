@@ -49,10 +49,65 @@ class InheritsFromOne(Contrasts):
     pass
 
 
+class CallsTheStepOfOne(Contrasts):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class CallsTheStepOfCalls(Calls):
+    def train_step(self, data):
+        return {**super().train_step(data), "more": 0.0}
+
+
+class Distills(Own):
+    """Trains a student on the student's own loss."""
+
+    def train_step(self, data):
+        return {"loss": self.student.compute_loss(*data)}
+
+
+class StepsItsStudent(Own):
+    def train_step(self, data):
+        return self.student.train_step(data)
+
+
+def loss_of(model, data):
+    return model.compute_loss(*data)
+
+
+class CallsAFunction(Own):
+    def train_step(self, data):
+        return {"loss": loss_of(self, data)}
+
+
+class CallsAProperty(Own):
+    @property
+    def total(self):
+        return self.compute_loss(None)
+
+    def train_step(self, data):
+        return {"loss": self.total}
+
+
+class ContrastsByAFunction(Own):
+    def train_step(self, data):
+        return {"loss": plain(data)}
+
+
+def plain(data):
+    return sum(data)
+
+
 CASES = {
-    True: [Own, Calls, CallsInside, CallsInAMethod, Inherits],
-    False: [Contrasts, InheritsFromOne],
-}
+    True: [
+        Own, Calls, CallsInside, CallsInAMethod, Inherits, CallsTheStepOfCalls, CallsAFunction,
+        CallsAProperty,
+    ],
+    False: [
+        Contrasts, InheritsFromOne, CallsTheStepOfOne, Distills, StepsItsStudent,
+        ContrastsByAFunction,
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

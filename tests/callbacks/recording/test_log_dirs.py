@@ -100,6 +100,37 @@ def test_the_time_is_that_of_the_first_fit_of_the_model(tmp_path):
     assert folder_of(f"{tmp_path}/{{time}}-{{model}}", model) == first
 
 
+def test_a_function_is_called_once_per_model(tmp_path):
+    calls = []
+
+    def log_dir(model):
+        calls.append(model.name)
+        return tmp_path / str(len(calls))
+
+    callbacks = [CovariateShift(log_dir, X), LossLandscape(log_dir, (X, X[:, :2]))]
+    for name in ("one", "two"):
+        model = network(name)
+        fit(model, *callbacks)
+        fit(model, *callbacks)
+    assert calls == ["one", "two"]
+    assert {*runs(tmp_path)} == {
+        f"{number}/{run}" for number in (1, 2) for run in ("covariate_shift", "loss_landscape")
+    }
+
+
+def test_a_fit_that_fails_leaves_its_number_free(tmp_path):
+    with pytest.raises(ValueError, match="The model cannot be run on probe_data"):
+        fit(network(), CovariateShift(tmp_path / "{trial}", X[:, :3]))
+    assert list(tmp_path.iterdir()) == []
+    fit(network(), CovariateShift(tmp_path / "{trial}", X))
+    assert runs(tmp_path) == ["0/covariate_shift"]
+
+
+def test_a_trial_in_a_file_system_that_does_not_exist_raises_what_to_do():
+    with pytest.raises(OSError, match=r"log_dir cannot be written .*Received: log_dir='foo://a/"):
+        fit(network(), CovariateShift("foo://a/{trial}", X))
+
+
 def test_braces_that_mean_themselves(tmp_path):
     shift = CovariateShift(f"{tmp_path}/{{{{a}}}}", X)
     assert shift.directory == f"{tmp_path}/{{a}}/covariate_shift"
@@ -117,6 +148,7 @@ def test_a_field_in_another_file_system():
         ("runs/{try}", "log_dir may have the fields {model} (the name of the model), {time} ("),
         ("runs/{try}", "runs/{try}' with {try}"),
         ("runs/{}", "with {}"),
+        ("runs/{trial:>z}", "The format of a field of log_dir is not allowed"),
         ("runs/{trial", "log_dir must have a closing brace for each opening one"),
     ],
 )
