@@ -29,7 +29,7 @@ class Average:
 
     def follow(self, value: Tensor, updatable: Tensor) -> None:
         """Update with `value`, (C,), in updatable channels. For the plain exponential average."""
-        old = self.variable.value
+        old = _read(self.variable)
         rate = 1.0 - (self.momentum or 0.0)
         new = moving_average.exponential(old, Update(value, rate, None))
         self.variable.assign(ops.where(updatable, new, old))
@@ -77,14 +77,14 @@ class RunningStatistics:
     def move(self, batch: Moments) -> None:
         """Update the statistics with the batch, or with its ghost batches one after the other."""
         observed = [_fitted(*observation) for observation in self._observed(batch)]
-        skipped = _count(ops.logical_not(observed[1][2]))
         alone = self._synchronized or not backend.several_replicas()
         if alone and self._is_plain(batch):
-            self._skipped.assign_add(skipped)
+            self._count_skips(observed[1][2])
             for average, value, updatable in observed:
                 average.follow(value, updatable)
             return
         updates = _updates(observed, batch.count)
+        skipped = _count(ops.logical_not(observed[1][2]))
         if not alone:
             updates, skipped = _agreed_over_replicas(updates, skipped)
         self._skipped.assign_add(ops.cast(skipped, "int64"))
@@ -93,6 +93,11 @@ class RunningStatistics:
     def _is_plain(self, batch: Moments) -> bool:
         """Return whether this is one batch for exponential averages, which takes fewer ops."""
         return len(batch.mean.shape) == 1 and self._mean.seen is None
+
+    def _count_skips(self, updatable: Tensor) -> None:
+        """Count one skipped update in each channel that is not updatable."""
+        old = _read(self._skipped)
+        self._skipped.assign(ops.where(updatable, old, old + 1))
 
     def _observed(self, batch: Moments) -> list[Observation]:
         """Return one observation per average, the mean's first, then the variance's."""
@@ -168,6 +173,11 @@ class RenormRunningStatistics(RunningStatistics):
         follows = ops.relu(ops.square(averages[1].variable.value) - self._epsilon)
         old = self._variance_variable.value
         self._variance_variable.assign(ops.where(updates[1].count > 0, follows, old))
+
+
+def _read(variable: keras.Variable) -> Tensor:
+    """Return the value as a tensor. Operations on `variable.value` would each read it anew."""
+    return ops.stop_gradient(variable.value)
 
 
 def _fitted(average: Average, value: Tensor, updatable: Tensor) -> Observation:

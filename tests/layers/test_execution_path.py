@@ -107,6 +107,16 @@ def test_an_explicit_choice_holds_in_inference_outside_rank_4(fused, taken):
     np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("fused", ["auto", False])
+def test_training_reads_each_variable_once(fused):
+    layer = kbn.BatchNormalization(fused=fused)
+    layer.build(X.shape)
+    step = tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.constant(X))
+    kinds = [op.type for op in step.graph.get_operations()]
+    read = len([*layer.weights, layer._skipped_counter()])
+    assert (kinds.count("ReadVariableOp"), kinds.count("AssignVariableOp")) == (read, 3)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernel_takes_activations_as_they_are(dtype):
     layer = kbn.BatchNormalization(dtype=dtype)
