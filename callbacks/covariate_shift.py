@@ -17,7 +17,14 @@ from kbn.common import checks
 from kbn.common.types import Data, LogDirs, Logs
 from kbn.distributions.distances import DEFAULTS, DISTANCES
 from kbn.distributions.sketch import DistributionSketch
-from kbn.introspection.layer_tree import LayerSelection, check_layers, layer_paths, select
+from kbn.introspection.layer_tree import (
+    Layers,
+    LayerSelection,
+    check_layers,
+    layer_paths,
+    select,
+    trainable,
+)
 from kbn.introspection.parts import Part
 from kbn.records import catalogue, tags
 from kbn.records.history import Rows
@@ -147,12 +154,20 @@ class CovariateShift(Recorder):
         """Choose the layers and trace the probe."""
         build(model, self.probe, eagerly=self.runs_eagerly)
         paths = layer_paths(model)
-        chosen = select(self.layers, paths)
-        first = puts_channels_first(paths.values())
-        extract = activations(self.sites, self.max_samples, channels_first=first)
-        self._compiled = Probe(model, self.probe, chosen, extract, eagerly=self.runs_eagerly)
+        self._compiled = self._traced(model, select(self.layers, paths), paths)
+        others = trainable(paths)
+        if self.layers is None and not self._compiled.places and others:
+            # Training calls no normalization layer, for example because all are in another part.
+            self._compiled = self._traced(model, others, paths)
         self._compiled.report_unseen(self.layers)
         return self._compiled.places
+
+    def _traced(
+        self, model: keras.Model, chosen: Layers, paths: Layers
+    ) -> Probe[DistributionSketch]:
+        first = puts_channels_first(paths.values())
+        extract = activations(self.sites, self.max_samples, channels_first=first)
+        return Probe(model, self.probe, chosen, extract, eagerly=self.runs_eagerly)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """In the first epoch of a `fit`, whose number may be above 0, count the coming records."""

@@ -123,7 +123,7 @@ def test_unsynchronized_replicas_weigh_by_their_count(strategy, momentum):
 
 
 def test_replicas_without_values_do_not_affect_the_others(strategy):
-    # 7 + 1 samples, one value per channel each: replica 1 has no variance to tell; then none at all
+    # 7 + 1 samples, one value per channel each: replica 1 has no variance; then none at all
     x = np.random.default_rng(0).normal(3, 2, (8, 4)).astype("float32")
     layer = built(strategy, (None, 4), momentum=0.5)
     run_on(strategy, lambda x: [layer(x, training=True)], cut(x, (7, 1)))

@@ -64,14 +64,14 @@ class OwnStep(Own):
 
 
 class OwnLoss(OwnStep):
-    """Nobody but `train_step` knows of its loss."""
+    """Only `train_step` has its loss."""
 
     def loss_of(self, x, y):
         return tf.reduce_mean(tf.square(self(x, training=True) - y))
 
 
 class Regularized(OwnLoss):
-    """Adds what its regularizers say to a loss that `train_step` alone knows."""
+    """Adds what its regularizers say to a loss that only `train_step` has."""
 
     of_dense = REGULARIZED
 
@@ -200,7 +200,7 @@ def test_without_another_loss_regularizers_are_the_loss(tmp_path):
 
 
 @pytest.mark.parametrize("build", [OwnLoss, Regularized])
-def test_a_loss_that_train_step_alone_knows(build, tmp_path):
+def test_a_loss_that_only_train_step_has(build, tmp_path):
     run = trained(compiled(build(), loss=None), tmp_path, names=WITHOUT_LOSS)
     assert_recorded(run, EVERY_STEP, tmp_path)
     assert_right(run)
@@ -578,7 +578,7 @@ def test_there_is_no_warning_about_frozen_statistics(tmp_path):
 
 
 # Keras's own `fit` fails under this strategy, when it takes the first batch: so the callbacks are
-# told by hand what it would tell them.
+# called by hand as it would call them.
 WORKER = """
     import json, os, sys, warnings
     import tensorflow as tf
@@ -687,7 +687,7 @@ def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):
 
 
 def test_layers_that_fit_builds_are_found_by_their_kernel(tmp_path):
-    """Keras builds them behind `on_train_begin`."""
+    """Keras builds them after `on_train_begin`."""
     model = keras.Sequential([keras.layers.Dense(4, name="one"), keras.layers.Dense(1, name="two")])
     model.compile("sgd", "mse")
     callback = CALLBACKS["CovariateShift"](tmp_path, X)

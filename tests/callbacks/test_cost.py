@@ -1,4 +1,4 @@
-"""What watching costs, as the callbacks tell it, and that it does not grow."""
+"""What watching costs by the callbacks' own count, and that it does not grow."""
 
 import json
 import re

@@ -759,7 +759,7 @@ def test_an_activation_of_unknown_shape_is_refused_by_name(tmp_path):
 
 
 class OwnOptimizer(keras.Model):
-    """Trains with an optimizer that `model.optimizer` knows nothing of, as GANs do."""
+    """Trains with another optimizer than `model.optimizer`, as GANs do."""
 
     def __init__(self):
         super().__init__()

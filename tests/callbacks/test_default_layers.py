@@ -156,3 +156,26 @@ def test_warnings_name_only_layers_that_the_user_chose(chosen, said, tmp_path):
     found = [text for text in texts if "cannot be watched" in text]
     assert [text[text.index("inside a loop") :] for text in found] == [said]
     assert {row.layer for row in callback.history} == {"student/bn", "record"}
+
+
+class WithCritic(keras.Model):
+    """Has normalization only in a part that `call` does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = layers.Dense(3, name="net")
+        self.critic = keras.Sequential([keras.Input((4,)), kbn.BatchNormalization(name="bn")])
+
+    def call(self, x):
+        return self.net(x)
+
+
+def test_normalization_that_training_does_not_call_is_not_chosen(tmp_path):
+    model = WithCritic()
+    model.compile("sgd", "mse")
+    x, y = STEPS[:, 0], STEPS[:, 1, :3]
+    callback = CovariateShift(tmp_path, x)
+    with user_warnings() as texts:
+        model.fit(x, y, verbose=0, callbacks=[callback])
+    assert [text for text in texts if "in layers" in text] == []
+    assert {row.layer for row in callback.history} == {"net", "record"}

@@ -185,7 +185,7 @@ def test_something_else_than_a_part_raises(tmp_path):
 def test_a_part_may_be_made_of_the_layers_of_the_model(tmp_path):
     inputs = keras.Input((8,))
     x = layers.Dense(4, name="dense")(inputs)
-    model = keras.Model(inputs, layers.Dense(1)(kbn.BatchNormalization(name="bn")(x)))
+    model = keras.Model(inputs, layers.Dense(1, name="head")(kbn.BatchNormalization(name="bn")(x)))
     model.compile("sgd", "mse")
     part = lambda model: keras.Model(model.inputs, model.get_layer("bn").output)  # noqa: E731
     shift = CovariateShift(tmp_path, X, model=part, every_steps=4)

@@ -104,7 +104,10 @@ def test_a_model_that_runs_several_batches_at_once_in_fit_counts_the_steps_of_th
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("GradientShift", "GradientShift needs the loss, but the model .* has none. Pass loss= to its compile"),
+        (
+            "GradientShift",
+            "GradientShift needs the loss, but the model .* has none. Pass loss= to its compile",
+        ),
         ("LossLandscape", "needs the learning rate, but the model has no optimizer"),
     ],
 )

@@ -415,7 +415,7 @@ def test_gradients_through_virtual_batches_are_those_of_the_parts(batch):
 
 
 def test_weights_count_as_repetitions_of_equal_weight():
-    # Half the weight for everything tells exactly as much; two halves are not a whole.
+    # Half the weight for everything says exactly as much; two halves are not a whole.
     x = np.random.default_rng(0).normal(3, 2, (6, 2)).astype("float32")
     layers = [kbn.BatchNormalization(momentum=0.0) for _ in range(3)]
     layers[0](x, training=True)

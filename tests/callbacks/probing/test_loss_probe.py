@@ -126,7 +126,7 @@ def test_small_gradients_of_half_precision_do_not_vanish():
 
 
 class OwnReplica(keras.layers.Layer):
-    """Divides by the number of replicas, as a replica knows it."""
+    """Divides by the number of replicas, as a replica counts them."""
 
     def compute_output_shape(self, shape):  # Keras builds outside of any replica
         return shape
