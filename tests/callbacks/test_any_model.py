@@ -216,7 +216,7 @@ def test_a_loss_that_only_train_step_has(build, tmp_path):
 @pytest.mark.parametrize("name", NEED_LOSS)
 def test_callbacks_that_need_the_loss_raise_before_the_first_step(name, build, received, tmp_path):
     model = compiled(build(), loss=None)
-    message = f"^{name} needs the loss, but the model has none. Pass .* Received: {received}$"
+    message = f"^{name} needs the loss, but the model '.*' has none. Pass .* Received: {received}$"
     with pytest.raises(ValueError, match=message):
         trained(model, tmp_path / "log", names=[name])
     assert int(model.optimizer.iterations.numpy()) == 0

@@ -102,6 +102,7 @@ def test_without_a_part_the_error_names_one(name, tmp_path):
         kbn.recalibrate(model, X, verbose=False)
 
 
+@pytest.mark.thorough
 def test_the_part_may_be_a_function_of_the_model(tmp_path):
     shift = CovariateShift(tmp_path / "{trial}", X, model=lambda model: model.net, every_steps=4)
     for _ in range(2):
@@ -154,6 +155,7 @@ def test_a_function_that_returns_no_part_raises(tmp_path):
         fit(model, CovariateShift(tmp_path, X, model=lambda model: None))
 
 
+@pytest.mark.thorough
 def test_a_part_of_a_model_that_runs_eagerly_runs_eagerly(tmp_path):
     class Python(layers.Layer):
         def call(self, x):
@@ -194,6 +196,7 @@ def test_a_part_may_be_made_of_the_layers_of_the_model(tmp_path):
     assert steps(shift) == [0, 4, 8]
 
 
+@pytest.mark.thorough
 def test_a_single_layer_may_be_the_part(tmp_path):
     model = encoder()
     model.compile("sgd", "mse")
@@ -202,6 +205,7 @@ def test_a_single_layer_may_be_the_part(tmp_path):
     assert {row.layer for row in shift.history} == {"dense", "record"}
 
 
+@pytest.mark.thorough
 def test_the_error_names_parts_in_lists_and_dicts(tmp_path):
     model = WithoutCall()
     model.net, model.nets, model.blocks = None, {"g": encoder()}, [encoder(), encoder()]
@@ -211,6 +215,7 @@ def test_the_error_names_parts_in_lists_and_dicts(tmp_path):
         fit(model, CovariateShift(tmp_path, X))
 
 
+@pytest.mark.thorough
 def test_recalibration_of_a_part(tmp_path):
     model = WithoutCall()
     model.compile("sgd")
@@ -261,6 +266,7 @@ def refuses_the_shape(y, y_pred):
     return tf.reduce_mean(tf.ensure_shape(y, (None, 7)) + y_pred)
 
 
+@pytest.mark.basic("fails*")
 @pytest.mark.parametrize(
     ("loss", "reason"), [(fails_in_the_graph, "labels must be negative"), (refuses_the_shape, "7")]
 )

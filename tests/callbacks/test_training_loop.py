@@ -55,7 +55,7 @@ def values(callback):
 
 @pytest.mark.parametrize("kind", ["tape", "train_on_batch"])
 @pytest.mark.parametrize("name", CALLBACKS)
-@pytest.mark.basic("CovariateShift-*", "GradientShift-tape")
+@pytest.mark.basic("CovariateShift-train_on_batch", "GradientShift-tape")
 def test_a_loop_is_recorded_as_fit_is(name, kind, tmp_path):
     model, recorded = compiled(), CALLBACKS[name](tmp_path / "loop", (X, Y), every_steps=1)
     one_step = with_a_tape(model, model.optimizer)
@@ -90,6 +90,7 @@ def test_an_uncompiled_model_is_watched_without_a_loss(make, tmp_path):
     assert callback.lost_records == 0
 
 
+@pytest.mark.thorough
 def test_a_model_that_runs_several_batches_at_once_in_fit_counts_the_steps_of_the_loop(tmp_path):
     model = network()
     model.compile(loss="mse", steps_per_execution=4)

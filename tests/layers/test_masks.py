@@ -175,6 +175,7 @@ def test_masks_of_keras_s_layers_mean_what_keras_s_normalization_reads(name, axi
     assert np.abs(ours[0]).max() > 0
 
 
+@pytest.mark.basic("*float16")
 @pytest.mark.parametrize("dtype", ["mixed_float16", "float64"])
 @pytest.mark.parametrize(
     "options", [{"virtual_batch_size": 2}, {"renorm": True}, {"momentum": None}]
@@ -215,6 +216,7 @@ def test_a_carried_mask_that_does_not_fit_raises_with_both_shapes():
         kbn.BatchNormalization(axis=1)(carried(values((4, 3, 2)), np.ones((4, 2), bool)))
 
 
+@pytest.mark.basic("kbn")
 @pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES)
 def test_recalibration_reads_masks_as_the_layer_does(make):
     x, mask = values((3, 4, 4)), drawn((3, 4))
@@ -231,6 +233,7 @@ def test_recalibration_reads_masks_as_the_layer_does(make):
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
 
 
+@pytest.mark.basic("kbn")
 @pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES)
 def test_moving_statistics_read_masks_as_the_layer_does(make, tmp_path):
     x, mask = values((3, 4, 4)), drawn((3, 4))

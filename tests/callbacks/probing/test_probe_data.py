@@ -139,6 +139,7 @@ def test_uneven_batches_raise_if_several_are_needed(take):
         take(uneven((2, 3), (2, 4)), 256)
 
 
+@pytest.mark.thorough
 def test_strings_are_for_models_that_take_strings(tmp_path):
     words = np.array(["a b", "b c c"])
     vectorize = keras.layers.TextVectorization(output_mode="multi_hot", vocabulary=["a", "b", "c"])

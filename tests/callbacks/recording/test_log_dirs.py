@@ -100,6 +100,7 @@ def test_the_time_is_that_of_the_first_fit_of_the_model(tmp_path):
     assert folder_of(f"{tmp_path}/{{time}}-{{model}}", model) == first
 
 
+@pytest.mark.thorough
 def test_a_function_is_called_once_per_model(tmp_path):
     calls = []
 
@@ -126,6 +127,7 @@ def test_a_fit_that_fails_leaves_its_number_free(tmp_path):
     assert runs(tmp_path) == ["0/covariate_shift"]
 
 
+@pytest.mark.thorough
 def test_a_trial_in_a_file_system_that_does_not_exist_raises_what_to_do():
     with pytest.raises(OSError, match=r"log_dir cannot be written .*Received: log_dir='foo://a/"):
         fit(network(), CovariateShift("foo://a/{trial}", X))
