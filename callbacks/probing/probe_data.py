@@ -101,9 +101,8 @@ def _joined(parts: Sequence[np.ndarray | None], data: Data) -> np.ndarray | None
 
 def _array(value: object, data: Data) -> np.ndarray:
     if not hasattr(value, "__array__") or getattr(value, "ndim", 0) == 0:
-        dense = ", padded to one size (to_tensor())" if hasattr(value, "to_tensor") else ""
         raise TypeError(
-            f"probe_data must be {ACCEPTED}{dense}. Received: probe_data={describe(data)}"
+            f"probe_data must be {ACCEPTED}{_remedy(value)}. Received: probe_data={describe(data)}"
         )
     is_ours = keras.ops.is_tensor(value) or isinstance(value, keras.Variable)
     array = backend.numpy_of(value) if is_ours else np.asarray(value)
@@ -114,6 +113,15 @@ def _array(value: object, data: Data) -> np.ndarray:
             f"different lengths. Received: probe_data={describe(data)}, an array of {kinds}"
         )
     return array
+
+
+def _remedy(value: object) -> str:
+    """Return how to make ragged or sparse data dense, as the end of a sentence."""
+    if hasattr(value, "to_tensor"):
+        return ", padded to one size (to_tensor())"
+    if hasattr(value, "toarray"):
+        return ", made dense (toarray())"
+    return ", made dense (tf.sparse.to_dense)" if hasattr(value, "dense_shape") else ""
 
 
 def _length(batch: Batch) -> int:

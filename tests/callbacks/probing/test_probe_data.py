@@ -3,6 +3,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 from kbn.callbacks import CovariateShift, GradientShift
@@ -110,7 +111,8 @@ RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0]])
         (RAGGED, TypeError, "padded to one size (to_tensor()). Received: probe_data=RaggedTensor"),
         (tf.data.Dataset.from_tensor_slices(RAGGED).batch(2), TypeError, "(to_tensor())"),
         (np.array([[1, 2], [3]], object), TypeError, "an array of ['list']"),
-        (tf.sparse.from_dense(X), TypeError, "Received: probe_data=SparseTensor"),
+        (tf.sparse.from_dense(X), TypeError, "made dense (tf.sparse.to_dense). Received: probe_"),
+        (scipy.sparse.csr_matrix(X), TypeError, "made dense (toarray()). Received: probe_data=csr"),
     ],
 )
 def test_data_that_is_no_probe_raises(data, error, message):
