@@ -137,7 +137,9 @@ class GradientShift(Recorder):
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
         self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
-        self.notes = which_loss(model, self.model, type(self).__name__)
+        self.notes = which_loss(
+            model, self.model, type(self).__name__, without_fit=self.without_fit
+        )
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _TRAINABLE)
         watched, missed = in_order(self._loss, chosen)

@@ -108,7 +108,9 @@ class LossLandscape(Recorder):
                 "optimizer to compile. Received: model.optimizer=None"
             )
         self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
-        self.notes = which_loss(model, self.model, type(self).__name__)
+        self.notes = which_loss(
+            model, self.model, type(self).__name__, without_fit=self.without_fit
+        )
         return ()
 
     def record(self, step: int) -> Record:

@@ -164,7 +164,9 @@ class MovingStatistics(Recorder):
         self._compiled.report_unseen(self.layers)
         self._losses = self._losses_of(model)
         if self._losses is not None:
-            self.notes = which_loss(model, self.model, type(self).__name__)
+            self.notes = which_loss(
+                model, self.model, type(self).__name__, without_fit=self.without_fit
+            )
         self._skipped, self._batches_before = _skipped(chosen), self.session.steps.batches
         return ()
 

@@ -15,8 +15,17 @@ from kbn.introspection.layer_calls import seeds, training_argument
 from kbn.introspection.trained_loss import trains_on_its_loss
 
 
-def which_loss(watched: keras.Model, trained: keras.Model, who: str) -> dict[str, str]:
+def which_loss(
+    watched: keras.Model, trained: keras.Model, who: str, *, without_fit: bool
+) -> dict[str, str]:
     """Return, and warn, if the loss of `watched` is not the one that `trained` trains on.
+
+    Args:
+        watched: the model whose loss is recorded.
+        trained: the model that is trained.
+        who: name of the callback, for messages.
+        without_fit: whether a loop of the user's own trains. What it trains on is unknown, so this
+            is noted without a warning.
 
     Returns:
         the text for the table of settings, by the name of its row; empty if the losses are equal as
@@ -24,6 +33,8 @@ def which_loss(watched: keras.Model, trained: keras.Model, who: str) -> dict[str
     """
     if watched is not trained:
         text = f"the loss of the part {watched.name!r}, not the one that {trained.name!r} trains on"
+    elif without_fit:
+        return {"loss": f"the loss of {watched.name!r}.compute_loss; the loop may use another one"}
     elif not trains_on_its_loss(watched):
         text = (
             f"the loss of {watched.name!r}.compute_loss, which its train_step does not call as far "

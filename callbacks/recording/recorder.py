@@ -100,6 +100,11 @@ class Recorder(keras.callbacks.Callback):
         return runs_eagerly(self.model)
 
     @property
+    def without_fit(self) -> bool:
+        """Whether a loop without `fit` trains the model."""
+        return "batches_per_call" in (self.params or {})
+
+    @property
     def cost(self) -> Cost:
         """Time and bytes that recording took in the last `fit`."""
         return Cost() if self._session is None else self._session.cost

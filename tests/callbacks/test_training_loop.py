@@ -10,6 +10,8 @@ from keras import layers
 
 import kbn
 from kbn.callbacks import CovariateShift, MovingStatistics, watching
+from kbn.records import catalogue
+from tests.support import events
 from tests.support.callbacks import CALLBACKS, first_step, steps
 
 X = np.random.default_rng(0).normal(3, 2, (48, 8)).astype("float32")
@@ -100,6 +102,14 @@ def test_a_model_that_runs_several_batches_at_once_in_fit_counts_the_steps_of_th
         for x, y in [*BATCHES, *BATCHES]:
             watch.step(one_step(x, y))
     assert steps(callback) == [0, 2, 4, 6]
+
+
+def test_the_settings_say_that_a_loop_may_train_on_another_loss(tmp_path):
+    model, callback = compiled(), CALLBACKS["LossLandscape"](tmp_path, (X, Y))
+    with watching(callback, model) as watch:
+        watch.step(model.train_on_batch(*BATCHES[0], return_dict=True))
+    settings = events.text(tmp_path / callback.run, catalogue.SETTINGS)
+    assert "compute_loss; the loop may use another one |" in settings
 
 
 @pytest.mark.parametrize(
