@@ -25,6 +25,8 @@ def strict():
     """Turn warnings of every kind and module into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # An old plotly warns of its own templates.
+        warnings.filterwarnings("ignore", r"\*scattermapbox\* is deprecated", DeprecationWarning)
         yield
 
 

@@ -166,7 +166,9 @@ def test_what_is_not_there_is_said_in_one_line(log_dir, tmp_path, monkeypatch, c
         kbn.dashboard.load(log_dir)
     assert main(["report", log_dir]) == 2
     printed = capsys.readouterr()
-    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    # An old rich ends a progress bar that it does not show with an empty line.
+    assert (printed.out, printed.err.strip().count("\n")) == ("", 0)
+    assert printed.err.strip()
 
 
 def test_a_url_in_a_path_of_pathlib_is_refused(tmp_path):
