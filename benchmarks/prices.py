@@ -26,7 +26,7 @@ SIZE, CLASSES, BATCH, STEPS = 64, 10, 32, 3
 
 READY_HEAD = [
     "callbacks in fit of ResNet50, 32 × 64×64×3", "until the first step has ended, s",
-    "of which callbacks, s", "of which records, s", "getting ready, s",
+    "callbacks, s", "later records, s", "getting ready, s",
     "getting ready, in first steps without callbacks",
 ]  # fmt: skip
 FIT_HEAD = [

@@ -5,7 +5,6 @@ subclassed, with shared layers), and nothing stays attached to it.
 """
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
@@ -24,6 +23,7 @@ from kbn.introspection.layer_calls import (
     training_argument,
 )
 from kbn.introspection.layer_tree import Layers, LayerSelection, layer_paths, report_unwatched
+from kbn.records.reasons import telling_line
 from kbn.records.tags import Place
 
 Result = TypeVar("Result")
@@ -215,7 +215,7 @@ def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
     except Exception as error:
         shapes = tree.map_structure(_described, inputs)
         raise ValueError(
-            f"The model cannot be run on probe_data: {_reason(error)} Received: probe_data of "
+            f"The model cannot be run on probe_data: {telling_line(error)} Received: probe_data of "
             f"shape {shapes} (including the samples axis)"
         ) from error
 
@@ -223,10 +223,3 @@ def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
 def _described(array: np.ndarray) -> str:
     dtype = "strings" if array.dtype.kind in "OSU" else array.dtype.name
     return f"{tuple(array.shape)} of {dtype}"
-
-
-def _reason(error: Exception) -> str:
-    """Return the line of a Keras error that says what is wrong, without the traceback."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("Exception encountered")]
-    return lines[0] if lines else type(error).__name__

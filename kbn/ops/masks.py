@@ -111,7 +111,7 @@ def _spread(mask: Tensor, x: Tensor, axis: int, shapes: list[Shape]) -> Tensor:
     is_open = [_is_open(have, want) for have, want in zip(shape, x.shape, strict=True)]
     full = list(ops.shape(x))
     if others and any(is_open[axis:]):
-        # Nothing is known to tell the two shapes apart: they differ from `axis` on.
+        # The two shapes differ from `axis` on, and the sizes there are not known yet.
         return ops.broadcast_to(ops.reshape(mask, _first_fitting(shape, others[0], full)), full)
     mask = ops.reshape(mask, shape)
     if not any(is_open):

@@ -19,15 +19,22 @@ _NODE = re.compile(r"\{\{node (.*?)\}\}")
 def reason(error: BaseException) -> str:
     """Return the type of `error` and the line of its message that says what is wrong."""
     kind = type(error).__name__
-    text = _telling_line(_COLORS.sub("", str(error)))
-    if not text:
+    text = telling_line(error)
+    if text == kind:
         return kind
     line = text if text.startswith(f"{kind}: ") else f"{kind}: {text}"
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
-def _telling_line(text: str) -> str:
-    """Return the first line that says what is wrong, with the next one if it ends with a colon."""
+def telling_line(error: BaseException) -> str:
+    """Return the first line of the message that says what is wrong, or else the error's type.
+
+    If the line ends with a colon, the next one follows.
+    """
+    return _first_telling_line(_COLORS.sub("", str(error))) or type(error).__name__
+
+
+def _first_telling_line(text: str) -> str:
     found: list[str] = []
     frame: int | None = None  # indentation of the frame of the stack in the line before
     for line in text.splitlines():

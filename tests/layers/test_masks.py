@@ -62,7 +62,7 @@ def without_channels(mask, shape, axis):
 
 
 def by_hand(mask, shape, axis):
-    """Return what a mask in the argument selects, of which the docs say which reading wins."""
+    """Return what a mask in the argument selects, by the reading that the docs prefer."""
     if mask.ndim == len(shape):
         return mask
     others = [size for i, size in enumerate(shape) if i != axis]
