@@ -3,7 +3,6 @@
 With fields or a function, one callback serves many models, each with a folder of its own.
 """
 
-import contextlib
 import os
 import string
 import time
@@ -13,6 +12,7 @@ from itertools import count
 import keras
 
 from kbn.callbacks.writing.event_file import check_log_dir
+from kbn.callbacks.writing.writable import remove_empty
 from kbn.common.types import LogDirs
 from kbn.records import file_systems
 
@@ -75,8 +75,7 @@ def give_back(log_dir: LogDirs, model: keras.Model) -> None:
     """Forget the folder of a model that was not trained, and remove it if it is empty."""
     folder = _FILLED.get(model, {}).pop(log_dir, None)
     if folder is not None and not file_systems.is_url(folder):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+        remove_empty([folder])
 
 
 def _fields(path: str) -> list[str]:
