@@ -63,11 +63,13 @@ def _report(options: argparse.Namespace) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[..., Iterable[Any]]]:
     """Yield a function that shows progress over a sequence: on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda items, description: items
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    shown = sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         yield lambda items, description: progress.track(items, description=description)
 
 
