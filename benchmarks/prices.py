@@ -41,7 +41,8 @@ Written by `make bench` (this page alone: `python -m benchmarks --only prices`) 
 machine; do not edit. Times are medians. The columns of a row are measured in turn.
 
 *Callbacks in fit of ResNet50* is the time until the first step of `fit` has ended, in processes of
-their own. *Records* is the time of later records of the same callbacks, with probe batches of 32.
+their own. *Later records* is the time of as many later records of the same callbacks, with probe
+batches of 32.
 What the callbacks spend above that is *getting ready*: they trace the model, and TensorFlow
 optimizes the graphs.
 
@@ -121,17 +122,19 @@ def _measure(kind: str, folder: str) -> dict[str, float]:
         for name in names
     ]
     spent: dict[str, float] = {}
+    taken: list[int] = []
 
     def first_step_ended(batch: int, logs: object) -> None:  # noqa: ARG001 - Keras names both
         if batch == 0:
             spent["first step"] = time.perf_counter() - begun
             spent["callbacks"] = sum(each.cost.seconds for each in watching)
+            taken.extend(each.cost.records for each in watching)
 
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=first_step_ended)
     begun = time.perf_counter()
     model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[*watching, clock])
-    # Later records are like the first ones, but need no preparation.
-    spent["records"] = sum(each.cost.last for each in watching)
+    # Later records are like those before and after the first step, but need no preparation.
+    spent["records"] = sum(n * each.cost.last for n, each in zip(taken, watching, strict=True))
     return spent
 
 

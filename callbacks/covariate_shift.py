@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from kbn.callbacks.probing.activations import activations, puts_channels_first
-from kbn.callbacks.probing.probe import Probe, build
+from kbn.callbacks.probing.compiled_runs import build
+from kbn.callbacks.probing.probe import Probe
 from kbn.callbacks.probing.probe_data import first_samples
 from kbn.callbacks.probing.references import References, checked_reference
 from kbn.callbacks.probing.shift_measures import measured

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
+from kbn.callbacks.probing.loss_probe import LossProbe
+from kbn.callbacks.probing.losses import which_loss
 from kbn.callbacks.probing.mixed_weights import Group, in_groups, in_order
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from kbn import backend
-from kbn.callbacks.probing.loss_probe import LossProbe, which_loss
+from kbn.callbacks.probing.loss_probe import LossProbe
+from kbn.callbacks.probing.losses import which_loss
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.recording.recorder import Recorder
 from kbn.callbacks.recording.schedule import schedule

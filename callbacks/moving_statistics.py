@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from kbn.callbacks.probing import statistics_gap
-from kbn.callbacks.probing.loss_probe import LossesOfBothModes, which_loss
-from kbn.callbacks.probing.probe import Probe, RefusalError, build
+from kbn.callbacks.probing.compiled_runs import RefusalError, build
+from kbn.callbacks.probing.losses import LossesOfBothModes, which_loss
+from kbn.callbacks.probing.probe import Probe
 from kbn.callbacks.probing.probe_data import first_batch
 from kbn.callbacks.probing.statistics_gap import Gap
 from kbn.callbacks.recording.recorder import Recorder
@@ -138,7 +139,7 @@ class MovingStatistics(Recorder):
         self.layers = layers
         self.probe = first_batch(probe_data, checks.integer("probe_size", probe_size, low=1))
         self._compiled: Probe[Gap] | None = None
-        self._losses: LossesOfBothModes | None = None
+        self._has_losses = False
         self._skipped: dict[str, np.ndarray] = {}
         self._batches_before = 0
         self._found: dict[Place, Gap] = {}
@@ -158,12 +159,19 @@ class MovingStatistics(Recorder):
                 "MovingStatistics watches only batch normalization layers. These are not: "
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
+        losses = self._losses_of(model)
         self._compiled = Probe(
-            model, self.probe.x, chosen, statistics_gap.extract, eagerly=self.runs_eagerly
+            model,
+            self.probe.x,
+            chosen,
+            statistics_gap.extract,
+            beside=losses,
+            eagerly=self.runs_eagerly,
         )
         self._compiled.report_unseen(self.layers)
-        self._losses = self._losses_of(model)
-        if self._losses is not None:
+        self._has_losses = losses is not None
+        self._check_losses()
+        if self._has_losses:
             self.notes = which_loss(
                 model, self.model, type(self).__name__, without_fit=self.without_fit
             )
@@ -197,30 +205,33 @@ class MovingStatistics(Recorder):
 
     def release(self) -> None:
         """Drop the compiled functions."""
-        self._compiled = self._losses = None
+        self._compiled = None
         self._found = {}
 
     def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
         try:
-            return LossesOfBothModes(
-                model, self.probe, type(self).__name__, eagerly=self.runs_eagerly
-            )
+            return LossesOfBothModes(model, self.probe, type(self).__name__)
         except RefusalError:  # no targets or no loss, so there are no losses to record
             return None
-        except ValueError as error:
-            warnings.warn(_without_losses(error), stacklevel=2)
-            return None
+
+    def _check_losses(self) -> None:
+        """Warn if the losses have just failed. This ends their recording, not the layers'."""
+        assert self._compiled is not None, "prepare comes first"  # noqa: S101
+        error = self._compiled.failure
+        if error is None or not self._has_losses:
+            return
+        self._has_losses = False
+        if not isinstance(error, RefusalError):
+            text = f"MovingStatistics records the layers without losses: {reason(error)}"
+            warnings.warn(text, stacklevel=2)
 
     def _losses_now(self) -> dict[Place, dict[str, float]]:
-        """Return the losses, if there are any. An error ends their recording, not the layers'."""
-        if self._losses is None:
+        """Return the losses, if there are any."""
+        assert self._compiled is not None, "prepare comes first"  # noqa: S101
+        self._check_losses()
+        if not self._has_losses:
             return {}
-        try:
-            training, inference = self._losses()
-        except Exception as error:
-            self._losses = None
-            warnings.warn(_without_losses(error), stacklevel=2)
-            return {}
+        training, inference = self._compiled.beside
         of_model = {
             "loss_training": training,
             "loss_inference": inference,
@@ -242,10 +253,6 @@ class MovingStatistics(Recorder):
             path: float(np.max(skips - before[path], initial=0)) / max(batches * calls[path], 1)
             for path, skips in self._skipped.items()
         }
-
-
-def _without_losses(error: Exception) -> str:
-    return f"MovingStatistics records the layers without losses: {reason(error)}"
 
 
 def _skipped(layers: Layers) -> dict[str, np.ndarray]:

@@ -64,7 +64,7 @@ def _report(options: argparse.Namespace) -> None:
 def _progress() -> Iterator[Callable[..., Iterable[Any]]]:
     """Yield a function that shows progress over a sequence: on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda items, description: items
+        yield lambda items, description: items  # noqa: ARG005 - named as in rich
         return
     from rich.console import Console
     from rich.progress import Progress

@@ -1,8 +1,9 @@
 """Lists of weights in which some layers have taken a step and later layers have not."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from kbn.introspection.layer_tree import Layers
 
 GROUPS = 8
 """The largest number of functions for gradients. Each takes time when it runs first."""
+
+Gradients: TypeAlias = Callable[[Sequence[np.ndarray]], dict[int, np.ndarray]]
+"""A function of the values of all weights that returns gradients by the weights' indices."""
 
 
 class LayerWeights:
@@ -55,23 +59,31 @@ class Group:
 
     Attributes:
         layers: the layers, in order.
+        gradients: a function of values of all weights that returns gradients at these values, by
+            index: at least those of the group's weights.
     """
 
-    def __init__(self, loss: LossProbe, layers: Sequence[LayerWeights]) -> None:
-        self.layers = list(layers)
-        self._places = sorted({place for layer in layers for place in layer.places})
-        self._gradients = loss.only(self._places)
-
-    def gradients(self, values: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-        """Return the gradients of the group's weights at `values`, by their indices."""
-        return dict(zip(self._places, self._gradients(values), strict=True))
+    def __init__(self, layers: Sequence[LayerWeights], gradients: Gradients) -> None:
+        self.layers, self.gradients = list(layers), gradients
 
 
 def in_groups(loss: LossProbe, layers: Sequence[LayerWeights]) -> list[Group]:
-    """Divide layers, which are in order, into groups of about the same size."""
+    """Divide layers, which are in order, into groups.
+
+    The first layers need almost the whole gradient. There is a function for that already, but it
+    takes longest, so the first group has half the size of the others.
+    """
     count = min(GROUPS, len(layers))
-    bounds = [len(layers) * number // count for number in range(count + 1)]
-    return [Group(loss, layers[begin:end]) for begin, end in pairwise(bounds)]
+    ends = [len(layers) * (2 * number + 1) // (2 * count - 1) for number in range(count)]
+    first, *others = [layers[begin:end] for begin, end in pairwise([0, *ends])]
+    whole = Group(first, lambda values: dict(enumerate(loss(values)[1])))
+    return [whole, *(Group(group, _gradients_of(loss, group)) for group in others)]
+
+
+def _gradients_of(loss: LossProbe, layers: Sequence[LayerWeights]) -> Gradients:
+    places = sorted({place for layer in layers for place in layer.places})
+    gradients = loss.only(places)
+    return lambda values: dict(zip(places, gradients(values), strict=True))
 
 
 def in_order(loss: LossProbe, chosen: Layers) -> tuple[list[LayerWeights], list[str]]:

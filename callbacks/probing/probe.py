@@ -4,31 +4,28 @@ Layer calls are observed only while the function is traced. So any model can be 
 subclassed, with shared layers), and nothing stays attached to it.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import keras
 import numpy as np
-from keras import tree
 
 from kbn import backend
+from kbn.callbacks.probing.compiled_runs import compile_beside, shapes_in_errors
 from kbn.common.types import Nested, Tensor
-from kbn.introspection.layer_calls import (
-    LayerCall,
-    observe_calls,
-    runs_eagerly,
-    seeds,
-    training_argument,
-)
+from kbn.introspection.layer_calls import LayerCall, observe_calls, seeds, training_argument
 from kbn.introspection.layer_tree import Layers, LayerSelection, layer_paths, report_unwatched
-from kbn.records.reasons import telling_line
 from kbn.records.tags import Place
 
 Result = TypeVar("Result")
 Finish: TypeAlias = Callable[[Sequence[Mapping[str, np.ndarray]]], Sequence[Result]]
 """A function of the tensors of several places, as NumPy arrays by name; one result per place."""
+
+
+Key: TypeAlias = tuple[str, int, str]
+"""The path of a layer, the number of its call and the site."""
 
 
 class Extraction(NamedTuple, Generic[Result]):
@@ -51,8 +48,20 @@ Extract: TypeAlias = Callable[
 It returns (site, extraction) pairs. An empty list skips the call."""
 
 
-class RefusalError(ValueError):
-    """The model cannot provide what was requested. The message needs no further context."""
+class Beside(Protocol):
+    """What a probe computes beside the layers, from the same run of the model.
+
+    Attributes:
+        arrays: the batch, as NumPy arrays by name; "x" is the model's input.
+    """
+
+    arrays: dict[str, Nested]
+
+    def __call__(
+        self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
+    ) -> list[Tensor]:
+        """Return tensors, inside the scope of the run: arrays are those of the batch."""
+        ...
 
 
 class Probe(Generic[Result]):
@@ -72,6 +81,8 @@ class Probe(Generic[Result]):
             eagerly, those of the last run.
         unseen: paths of layers that cannot be watched: the model does not call them in training,
             or calls them inside a loop, and tensors cannot leave a loop.
+        beside: the last values of `beside`; empty if there is none, or after it has failed.
+        failure: the error of `beside`, after which the probe goes on without it.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class Probe(Generic[Result]):
         layers: Layers,
         extract: Extract[Result],
         *,
+        beside: Beside | None = None,
         eagerly: bool = False,
     ) -> None:
         """Trace the model.
@@ -90,6 +102,7 @@ class Probe(Generic[Result]):
             inputs: the batch, as NumPy arrays.
             layers: the layers to watch, by path.
             extract: returns what to keep of a call.
+            beside: what else to compute.
             eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
         Raises:
@@ -97,13 +110,17 @@ class Probe(Generic[Result]):
         """
         self.places: list[Place] = []
         self.unseen: list[str] = []
-        self._model, self.layers, self._extract, self._extracting = model, layers, extract, False
+        self._model, self.layers, self._extract = model, layers, extract
         self._several: dict[str, bool] = {}  # by path, whether calls have a number
-        self._run = compile_beside(model, self._extracted, inputs, eagerly=eagerly)
+        self.beside: list[float] = []
+        self.failure: Exception | None = None
+        self._inputs, self._beside, self._eagerly = inputs, beside, eagerly
+        self._run = self._compiled()
 
     def __call__(self) -> dict[Place, Result]:
         """Run the model on the batch and return the result of each place."""
-        kept = self._run()  # first, because an eager run may change `places`
+        kept, beside = self._ran()  # first, because an eager run may change `places`
+        self.beside = [float(value) for value in beside]
         groups: dict[Finish[Result], list[int]] = {}
         for number, finish in enumerate(self._finish):
             groups.setdefault(finish, []).append(number)
@@ -130,96 +147,107 @@ class Probe(Generic[Result]):
         if self.unseen:
             report_unwatched(problem, layers, self.unseen, layer_paths(self._model))
 
-    def _extracted(self, mapping: backend.Mapping, inputs: Nested) -> list[dict[str, Tensor]]:
-        paths = {id(layer): path for path, layer in self.layers.items()}
-        trace, calls, looped = backend.current_trace(), Counter[str](), set()
-        seen: list[tuple[tuple[str, int, str], Extraction[Result]]] = []
+    def _compiled(self) -> backend.Compiled:
+        function: Callable[..., Nested] = partial(self._extracted, arrays={})
+        given = self._inputs
+        if self._beside is not None:
+            function, given = self._extracted_beside, self._beside.arrays
+        return compile_beside(self._model, function, given, eagerly=self._eagerly)
 
-        def observe(call: LayerCall) -> None:
-            path = paths.get(id(call.layer))
-            if path is None or self._extracting:
-                return
-            if call.trace is not trace:
-                looped.add(path)
-                return
-            number, calls[path] = calls[path], calls[path] + 1
-            self._extracting = True  # an extraction may call the layer
-            try:
-                found = self._extract(mapping, path, call)
-                seen.extend(((path, number, site), kept) for site, kept in found)
-            finally:
-                self._extracting = False
+    def _extracted_beside(self, mapping: backend.Mapping, arrays: dict[str, Nested]) -> Nested:
+        return self._extracted(mapping, arrays["x"], arrays)
 
-        scope = keras.StatelessScope(state_mapping=[*mapping, *seeds(self._model)])
-        with observe_calls(observe), scope, backend.undisturbed():
-            self._model(inputs, **training_argument(self._model, True))
-        # A layer inside a loop may also be called once outside it. Drop this call: it does not
-        # represent all calls.
-        seen = [(key, kept) for key, kept in seen if key[0] not in looped]
+    def _ran(self) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
+        try:
+            return self._run()
+        except Exception as error:
+            if self._beside is None:
+                raise
+            return self._ran_alone(error)
+
+    def _ran_alone(self, error: Exception) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
+        """Go on without `beside` if the layers alone can be extracted; otherwise raise `error`."""
+        beside, self._beside = self._beside, None
+        try:
+            run = self._compiled()
+            found = run()
+        except Exception:
+            self._beside = beside
+            raise error from None
+        self._run, self.failure = run, error
+        return found
+
+    def _extracted(
+        self, mapping: backend.Mapping, inputs: Nested, arrays: dict[str, Nested]
+    ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+        observer = _Observer(self.layers, self._extract, mapping)
+        # Without a value in its scope, Keras passes None to a weight's regularizer.
+        weights = [(variable, variable.value) for variable in self._model.trainable_variables]
+        scope = keras.StatelessScope(
+            [*weights, *mapping, *seeds(self._model)], collect_losses=self._beside is not None
+        )
+        with scope, backend.undisturbed():
+            with observe_calls(observer):
+                outputs = self._model(inputs, **training_argument(self._model, True))
+            beside = self._computed_beside([*weights, *mapping], arrays, outputs)
+        seen = observer.outside_loops()
+        calls = observer.calls
         self._several = {path: calls[path] > 1 for path in calls} | self._several
         self.places = [self._place(*key) for key, _ in seen]
         self._finish = [kept.finish for _, kept in seen]
         self.unseen = [path for path in self.layers if path not in {key[0] for key, _ in seen}]
-        return [kept.tensors for _, kept in seen]
+        return [kept.tensors for _, kept in seen], beside
+
+    def _computed_beside(
+        self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
+    ) -> list[Tensor]:
+        if self._beside is None:
+            return []
+        try:
+            with shapes_in_errors(self._beside.arrays):
+                return self._beside(mapping, arrays, outputs)
+        except Exception as error:
+            self._beside, self.failure = None, error
+            return []
 
     def _place(self, path: str, call: int, site: str) -> Place:
         return Place(f"{path}:{call}" if call or self._several[path] else path, site)
 
 
-def build(model: keras.Model, inputs: Nested, *, eagerly: bool = False) -> None:
-    """Build the model, if its first call has not done so yet.
+class _Observer(Generic[Result]):
+    """Extracts from the calls of the layers in one run.
 
-    Args:
-        model: the model, or the part of a model to run.
-        inputs: a batch, as NumPy arrays.
-        eagerly: whether `fit` runs eagerly, although `model` alone would not.
-
-    Raises:
-        ValueError: if the model does not accept the inputs.
+    Attributes:
+        calls: by path, the number of calls.
     """
-    if all(layer.built for layer in (model, *layer_paths(model).values())):
-        return
 
-    def call(mapping: backend.Mapping, x: Nested) -> list[Tensor]:
-        with keras.StatelessScope(state_mapping=[*mapping, *seeds(model)]):
-            model(x, **training_argument(model, True))
-        return []
+    def __init__(self, layers: Layers, extract: Extract[Result], mapping: backend.Mapping) -> None:
+        self._paths = {id(layer): path for path, layer in layers.items()}
+        self._extract, self._mapping, self._extracting = extract, mapping, False
+        self._trace, self._looped = backend.current_trace(), set[str]()
+        self.calls = Counter[str]()
+        self._seen: list[tuple[Key, Extraction[Result]]] = []
 
-    compile_beside(model, call, inputs, eagerly=eagerly)
+    def __call__(self, call: LayerCall) -> None:
+        """Extract from `call`, if its layer is watched."""
+        path = self._paths.get(id(call.layer))
+        if path is None or self._extracting:
+            return
+        if call.trace is not self._trace:
+            self._looped.add(path)
+            return
+        number, self.calls[path] = self.calls[path], self.calls[path] + 1
+        self._extracting = True  # an extraction may call the layer
+        try:
+            found = self._extract(self._mapping, path, call)
+            self._seen.extend(((path, number, site), kept) for site, kept in found)
+        finally:
+            self._extracting = False
 
+    def outside_loops(self) -> list[tuple[Key, Extraction[Result]]]:
+        """Return what was extracted from each place: path, number of the call and site.
 
-def compile_beside(
-    model: keras.Model,
-    function: Callable[..., Nested],
-    inputs: Nested,
-    *varying: Nested,
-    eagerly: bool = False,
-) -> backend.Compiled:
-    """Compile a run of `model` outside of training; arguments as for `kbn.backend.compile_for`.
-
-    Raises:
-        ValueError: if the model does not accept the inputs. The message has their shapes.
-    """
-    eagerly = eagerly or runs_eagerly(model)
-    with _shapes_in_errors(inputs):
-        return backend.compile_for(function, model.variables, inputs, *varying, eagerly=eagerly)
-
-
-@contextlib.contextmanager
-def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
-    """Raise errors of the model as ValueError, with the shapes of `inputs`."""
-    try:
-        yield
-    except (RefusalError, backend.MissingCapabilityError):
-        raise
-    except Exception as error:
-        shapes = tree.map_structure(_described, inputs)
-        raise ValueError(
-            f"The model cannot be run on probe_data: {telling_line(error)} Received: probe_data of "
-            f"shape {shapes} (including the samples axis)"
-        ) from error
-
-
-def _described(array: np.ndarray) -> str:
-    dtype = "strings" if array.dtype.kind in "OSU" else array.dtype.name
-    return f"{tuple(array.shape)} of {dtype}"
+        A layer inside a loop may also be called once outside it. This call is dropped: it does not
+        represent all calls.
+        """
+        return [(key, kept) for key, kept in self._seen if key[0] not in self._looped]

@@ -10,12 +10,12 @@ import pytest
 
 from kbn import backend
 from kbn.backend import portable
-from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import catalogue, tags
 from kbn.records.tags import Place
 from tests.support import events, models
-from tests.support.callbacks import CALLBACKS, first_step, open_files, steps
+from tests.support.callbacks import CALLBACKS, first_step, losses_of_both_modes, open_files, steps
 from tests.support.replicas import mirrored
 from tests.support.warned import user_warnings
 
@@ -329,9 +329,9 @@ def test_other_backends_are_refused(name, built, tmp_path, other_backend):
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("probe", [LossProbe, LossesOfBothModes])
+@pytest.mark.parametrize("probe", [functools.partial(LossProbe, who="test"), losses_of_both_modes])
 def test_the_loss_refuses_other_backends_too(probe, other_backend):
     model = models.compiled("functional")
     other_backend()
     with pytest.raises(NotImplementedError, match=re.escape(REFUSED)):
-        probe(model, Batch(models.X, models.Y), "test")
+        probe(model, Batch(models.X, models.Y))

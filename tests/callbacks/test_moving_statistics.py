@@ -135,6 +135,32 @@ def test_losses_of_regularized_weights(tmp_path):
     assert values(callback, tags.MODEL)["loss_inference"] == pytest.approx(inference, rel=1e-5)
 
 
+class Counted(keras.layers.Layer):
+    """Keeps, for each call, whether it was in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = []
+
+    def call(self, x, training=None):
+        self.modes.append(training)
+        return x
+
+
+def test_one_run_in_training_mode_gives_the_statistics_and_the_loss(tmp_path):
+    counted = Counted()
+    model = keras.Sequential([keras.Input((6,)), counted, kbn.BatchNormalization(name="bn")])
+    model.compile("sgd", "mse")
+    callback = MovingStatistics(tmp_path, (X, X), every_steps=4)
+    counted.modes.clear()
+    with user_warnings():
+        model.fit(X, X, batch_size=16, verbose=0, callbacks=[callback])
+    # The probe is traced before fit's own step.
+    assert counted.modes[:2] == [True, False]
+    assert counted.modes[2:] == [True]
+    assert "loss_training" in values(callback, tags.MODEL)
+
+
 def test_skipped_updates_are_recorded_as_a_share_of_the_batches(tmp_path):
     x = X.copy()
     x[8:16, 2] = np.nan  # one batch of eight

@@ -10,7 +10,7 @@ from keras import layers
 import kbn
 from kbn import backend
 from kbn.callbacks import CovariateShift
-from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.callbacks.probing.probe import Extraction, Probe
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
@@ -29,7 +29,7 @@ from tests.support.any_model import (
     trained,
     values,
 )
-from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.callbacks import CALLBACKS, first_step, losses_of_both_modes, steps
 from tests.support.replicas import mirrored
 from tests.support.warned import user_warnings
 
@@ -113,12 +113,12 @@ def test_inside_the_scope_of_a_strategy():
         model = python_alone()
         probe = LossProbe(model, Batch(X, Y), "test")
         before = probe.values()
-        inside = probe(before), LossesOfBothModes(model, Batch(X, Y), "test")()
+        inside = probe(before), losses_of_both_modes(model, Batch(X, Y))()
     alone = python_alone()
     alone.set_weights(model.get_weights())
     outside = (
         LossProbe(alone, Batch(X, Y), "test")(before),
-        LossesOfBothModes(alone, Batch(X, Y), "test")(),
+        losses_of_both_modes(alone, Batch(X, Y))(),
     )
     for one, other in zip(*map(keras.tree.flatten, (inside, outside)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)

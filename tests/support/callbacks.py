@@ -3,6 +3,8 @@
 import os
 
 import kbn.callbacks
+from kbn.callbacks.probing.losses import LossesOfBothModes
+from kbn.callbacks.probing.probe import Probe
 from kbn.records.catalogue import RUNS
 
 CALLBACKS = {run.callback: getattr(kbn.callbacks, run.callback) for run in RUNS}
@@ -15,6 +17,19 @@ def first_step(name):
 
 def steps(callback):
     return sorted({row.step for row in callback.history})
+
+
+def losses_of_both_modes(model, batch):
+    """Return a function that computes the losses of `batch` in training and in inference mode."""
+    beside = LossesOfBothModes(model, batch, "test")
+    probe = Probe(model, batch.x, {}, lambda *_: [], beside=beside)
+
+    def losses():
+        probe()
+        assert probe.failure is None
+        return probe.beside
+
+    return losses
 
 
 def open_files(folder):

@@ -1,8 +1,9 @@
 """Compiled runs of a model outside the training step, and the state of the current trace."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -30,7 +31,9 @@ class Compiled:
         # Pass structures as they were traced. Given a flat list, TensorFlow first prints it for an
         # error message that it then discards, which takes longer than the call.
         given = tree.map_structure(tf.convert_to_tensor, varying)
-        return tf.nest.map_structure(numpy_of, self._run(self._inputs, *given))
+        with _without_optimizer():
+            outputs = self._run(self._inputs, *given)
+        return tf.nest.map_structure(numpy_of, outputs)
 
     def only(self, select: Callable[[Nested], Nested], *varying: Nested) -> "Compiled":
         """Return a function of the part `select(outputs)` that computes nothing else."""
@@ -97,6 +100,34 @@ def compile_for_batches(
         return tf.nest.map_structure(numpy_of, outputs)
 
     return call
+
+
+@contextlib.contextmanager
+def _without_optimizer() -> Iterator[None]:
+    """Call functions in this thread without TensorFlow's graph optimizer.
+
+    It makes the first call of a large function about a third longer, and later calls hardly faster.
+    What a function computes for no output is dropped in any case.
+    """
+    current = context.context()
+    options = current.function_call_options
+    current.function_call_options = _unoptimized(
+        options.executor_type, options.config_proto_serialized
+    )
+    try:
+        yield
+    finally:
+        current.function_call_options = options
+
+
+@functools.cache
+def _unoptimized(executor: str | None, config: bytes) -> context.FunctionCallOptions:
+    proto = tf.compat.v1.ConfigProto.FromString(config)
+    rewriters = proto.graph_options.rewrite_options
+    # Options of the user's own, such as mixed precision by graph rewriting, change results.
+    if not rewriters.ListFields():
+        rewriters.disable_meta_optimizer = True
+    return context.FunctionCallOptions(executor, proto)
 
 
 def shared(function: Callable[[Tensor], Nested]) -> Callable[[Tensor], Nested]:

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 import kbn
-from kbn.callbacks.probing.loss_probe import LossesOfBothModes, LossProbe
+from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.callbacks.probing.probe_data import Batch
 from tests.support import models
+from tests.support.callbacks import losses_of_both_modes
 from tests.support.replicas import mirrored
 
 X, Y = models.X[:24], models.Y[:24]
@@ -157,7 +158,7 @@ def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_one_device(kind):
         probe = LossProbe(model, batch, "test")
         if weights is not None:
             model.set_weights(weights)
-        both = LossesOfBothModes(model, batch, "test")()
+        both = losses_of_both_modes(model, batch)()
         return model.get_weights(), both, *probe(probe.values())
 
     with mirrored().scope():
@@ -172,7 +173,7 @@ def test_losses_of_both_modes_are_those_of_keras(build):
     model = build()
     model.compile("adam", "mse")
     model.fit(X, Y, verbose=0)
-    losses = LossesOfBothModes(model, Batch(X, Y), "test")
+    losses = losses_of_both_modes(model, Batch(X, Y))
     model.fit(X, Y, verbose=0)  # the weights are those of now
     training, inference = losses()
     told = model.evaluate(X, Y, batch_size=24, verbose=0)
