@@ -57,6 +57,10 @@ NETWORKS = {
 }
 
 
+INSTANCES = 3
+"""How many networks of each kind are timed: their buffers differ, and so do their times."""
+
+
 class Clock(keras.callbacks.Callback):
     """Keeps the milliseconds of each step of a `fit` after the first one."""
 
@@ -75,14 +79,19 @@ class Clock(keras.callbacks.Callback):
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Measure the milliseconds of a step of `fit`: with kbn's layer, with Keras's, without."""
     for name, (network, shape, batch, steps) in NETWORKS.items():
+        instances = [(kind, number) for kind in LAYERS for number in range(INSTANCES)]
         clocks = {kind: Clock() for kind in LAYERS}
         fits = {
-            kind: _fit(network(cls), shape, batch, 3 if quick else steps, clocks[kind])
-            for kind, cls in LAYERS.items()
+            f"{kind} {number}": _fit(
+                network(LAYERS[kind]), shape, batch, 3 if quick else steps, clocks[kind]
+            )
+            for kind, number in instances
         }
-        interleaved(fits, seconds=0, least=2 if quick else 12)
-        # The first two fits warm up.
-        kept = {kind: clock.steps[len(clock.steps) // 7 :] for kind, clock in clocks.items()}
+        rounds = 2 if quick else 4
+        interleaved(fits, seconds=0, least=rounds)
+        # The first two fits of each network warm up. They come first on the clock of their kind.
+        warm = 2 / (rounds + 2)
+        kept = {kind: clock.steps[int(warm * len(clock.steps)) :] for kind, clock in clocks.items()}
         yield {"group": "fit", "name": name, **{kind: median(kept[kind]) for kind in LAYERS}}
 
 

@@ -1,13 +1,11 @@
 """MovingStatistics: how far the statistics of inference are from those of training."""
 
-import math
-import warnings
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from kbn.callbacks.probing import statistics_gap
+from kbn.callbacks.probing import inference_check, statistics_gap
 from kbn.callbacks.probing.compiled_runs import RefusalError, build
 from kbn.callbacks.probing.losses import LossesOfBothModes, which_loss
 from kbn.callbacks.probing.probe import Probe
@@ -18,6 +16,7 @@ from kbn.callbacks.recording.schedule import schedule
 from kbn.callbacks.writing.event_file import Record
 from kbn.common import checks
 from kbn.common.types import Data, LogDirs
+from kbn.common.warning import warn
 from kbn.introspection.layer_tree import (
     Layers,
     LayerSelection,
@@ -31,13 +30,6 @@ from kbn.records import catalogue, tags
 from kbn.records.history import Rows
 from kbn.records.reasons import reason
 from kbn.records.tags import Place
-
-# Inference is off if, on average over the channels of a layer, the mean is half a standard
-# deviation away or the variance is wrong by a factor of two.
-FAR_MEAN = 0.5
-FAR_RATIO = 0.5 * math.log(2)
-# Statistics of fewer values than this can be that far away by chance.
-FEWEST_VALUES = 16
 
 
 def _batch_normalizations(paths: Layers) -> Layers:
@@ -160,14 +152,8 @@ class MovingStatistics(Recorder):
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
         losses = self._losses_of(model)
-        self._compiled = Probe(
-            model,
-            self.probe.x,
-            chosen,
-            statistics_gap.extract,
-            beside=losses,
-            eagerly=self.runs_eagerly,
-        )
+        extract, eagerly = statistics_gap.extract, self.runs_eagerly
+        self._compiled = Probe(model, self.probe.x, chosen, extract, beside=losses, eagerly=eagerly)
         self._compiled.report_unseen(self.layers)
         self._has_losses = losses is not None
         self._check_losses()
@@ -195,12 +181,12 @@ class MovingStatistics(Recorder):
         """Warn, once, if inference would be off after this epoch."""
         if not self._found:  # a model that runs eagerly may skip its layers
             return Record()
-        place, gap = max(self._found.items(), key=lambda item: _distance(item[1]))
+        place, gap = max(self._found.items(), key=lambda item: inference_check.distance(item[1]))
         # Before the first step nothing has settled.
         trained = self._found_at > self.session.steps.begun_at
-        if trained and _distance(gap) > 1 and not self._warned:
+        if trained and inference_check.distance(gap) > 1 and not self._warned:
             self._warned = True
-            warnings.warn(_advice(self._found_at, place, gap), stacklevel=2)
+            warn(inference_check.advice(self._found_at, place, gap))
         return Record()
 
     def release(self) -> None:
@@ -223,7 +209,7 @@ class MovingStatistics(Recorder):
         self._has_losses = False
         if not isinstance(error, RefusalError):
             text = f"MovingStatistics records the layers without losses: {reason(error)}"
-            warnings.warn(text, stacklevel=2)
+            warn(text)
 
     def _losses_now(self) -> dict[Place, dict[str, float]]:
         """Return the losses, if there are any."""
@@ -258,30 +244,3 @@ class MovingStatistics(Recorder):
 def _skipped(layers: Layers) -> dict[str, np.ndarray]:
     found = {path: statistics_gap.skipped_updates(layer) for path, layer in layers.items()}
     return {path: skips for path, skips in found.items() if skips is not None}
-
-
-def _distance(gap: Gap) -> float:
-    """Return how far the moving statistics are from the batch's; above 1, users are warned."""
-    measured = gap.measured
-    if not gap.layer.trainable or measured["output_gap"] == 0:
-        return 0.0  # training normalizes with the moving statistics too
-    if gap.number < FEWEST_VALUES:
-        return 0.0
-    far = measured["mean_gap"] / FAR_MEAN, abs(measured["variance_log_ratio"]) / FAR_RATIO
-    # This advice does not help a diverged network.
-    return max(far) if all(map(math.isfinite, far)) else 0.0
-
-
-def _advice(step: int, place: Place, gap: Gap) -> str:
-    shift, ratio = gap.measured["mean_gap"], math.exp(2 * gap.measured["variance_log_ratio"])
-    updates, momentum = gap.measured["steps_to_settle"], gap.layer.momentum
-    # momentum=None gives all batches equal weight, those of the first steps too.
-    faster = "a momentum such as 0.9" if momentum is None else "a lower momentum"
-    return (
-        f"At step {step}, inference will be off: the moving statistics of {place.layer!r} differ "
-        f"from the batch statistics that training uses. The means differ by {shift:.2g} standard "
-        f"deviations, and the variance of the batch is {ratio:.2g} times the moving variance. With "
-        f"momentum={momentum} the moving statistics need about {updates:.0f} more updates, if the "
-        "activations do not change. Call kbn.recalibrate(model, data) after training, or add "
-        f"kbn.callbacks.Recalibrate(data) to fit, or use {faster} or a larger batch."
-    )

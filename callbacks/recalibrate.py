@@ -1,6 +1,5 @@
 """Recalibrate: measure the moving statistics again at the end of epochs, before validation."""
 
-import warnings
 from functools import partial
 
 import keras
@@ -8,6 +7,7 @@ import keras
 from kbn.callbacks.recording.faults import LOGGER
 from kbn.common import checks
 from kbn.common.types import Data, Logs
+from kbn.common.warning import warn
 from kbn.introspection.batches import Batches
 from kbn.introspection.parts import Part, check_part, part_of
 from kbn.records.reasons import reason
@@ -115,8 +115,7 @@ class Recalibrate(keras.callbacks.Callback):
             self._recalibrate(part_of(self.model, self.part), verbose=False)
         except Exception as error:
             LOGGER.debug("Recalibrate failed after epoch %d", self._epochs, exc_info=True)
-            warnings.warn(
+            warn(
                 f"Recalibrate failed after epoch {self._epochs}. The statistics stay as they were, "
-                f"and training goes on: {reason(error)}",
-                stacklevel=2,
+                f"and training goes on: {reason(error)}"
             )

@@ -1,7 +1,6 @@
 """The loss of a fixed batch, outside of training."""
 
 import inspect
-import warnings
 
 import keras
 
@@ -9,6 +8,7 @@ from kbn import backend
 from kbn.callbacks.probing.compiled_runs import RefusalError
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.common.types import Nested, Tensor
+from kbn.common.warning import warn
 from kbn.introspection.layer_calls import seeds, training_argument
 from kbn.introspection.trained_loss import trains_on_its_loss
 
@@ -40,7 +40,7 @@ def which_loss(
         )
     else:
         return {}
-    warnings.warn(f"{who} records {text}.", stacklevel=2)
+    warn(f"{who} records {text}.")
     return {"loss": text}
 
 

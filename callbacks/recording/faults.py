@@ -1,9 +1,9 @@
 """Errors of a callback during training: counted, reported by one warning, never raised."""
 
 import logging
-import warnings
 from collections.abc import Callable
 
+from kbn.common.warning import warn
 from kbn.records import reasons
 
 LOGGER = logging.getLogger("kbn.callbacks")
@@ -44,14 +44,13 @@ class Faults:
         self.lost_records += losing
         if not self._reported:
             self._reported = True
-            warnings.warn(
+            warn(
                 f"{self._who} failed at step {step} and training goes on: {reason}. "
-                f"Lost records: {self.lost_records} so far.",
-                stacklevel=2,
+                f"Lost records: {self.lost_records} so far."
             )
 
     def sum_up(self) -> None:
         """Warn about the total of lost records, if it grew since the last such warning."""
         if self.lost_records > self._summed_up:
             self._summed_up = self.lost_records
-            warnings.warn(f"{self._who} lost {self.lost_records} records in all.", stacklevel=2)
+            warn(f"{self._who} lost {self.lost_records} records in all.")

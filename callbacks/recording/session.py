@@ -1,7 +1,6 @@
 """One `fit` of one callback: when it records, what that costs, and where records are written."""
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,7 @@ from kbn.callbacks.recording.settings import layers_in_order, settings
 from kbn.callbacks.recording.steps import Passed, Steps
 from kbn.callbacks.writing.event_file import EVENTS, EventFile, Record
 from kbn.callbacks.writing.writable import check_writable, remove_empty
+from kbn.common.warning import warn
 from kbn.records import catalogue, file_systems
 from kbn.records.history import Rows
 
@@ -229,19 +229,17 @@ class Session:
             return
         self._stands_still = steps.batches_of_fit >= self._optimizer.batches_of_a_step()
         if self._stands_still:
-            warnings.warn(
+            warn(
                 f"{type(self._callback).__name__} counts model.optimizer.iterations, which stayed "
                 f"at {steps.begun_at} for {steps.batches_of_fit} batches, so no record was due. "
-                "Does a LossScaleOptimizer skip every step?",
-                stacklevel=2,
+                "Does a LossScaleOptimizer skip every step?"
             )
 
     def _warn_of_earlier_run(self) -> None:
         new, self._begins_run = self._begins_run and self.steps.begun_at == 0, False
         folder = self._callback.directory
         if new and any("tfevents" in name for name in file_systems.names_in(folder)):
-            warnings.warn(
+            warn(
                 f"{folder!r} contains another run, and TensorBoard will show this run instead. "
-                "Use a separate log_dir for each run, and for each callback of the same class.",
-                stacklevel=2,
+                "Use a separate log_dir for each run, and for each callback of the same class."
             )

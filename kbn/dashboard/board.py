@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from kbn.common.deprecation import deprecated
+from kbn.common.warning import deprecated
 from kbn.dashboard.figures import FIGURES
 from kbn.dashboard.reader import RunReader
 from kbn.dashboard.selection import Selection

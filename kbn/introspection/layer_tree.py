@@ -1,11 +1,12 @@
 """A unique path for every layer of a model, and the selection of layers."""
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import keras
+
+from kbn.common.warning import warn
 
 Layers = dict[str, keras.layers.Layer]
 Selector: TypeAlias = (
@@ -181,7 +182,7 @@ def report_unwatched(
     problem = f"{problem}: {count if layers is None else ', '.join(unwatched)}."
     if asked_for(layers, paths) & set(unwatched):
         raise ValueError(f"{problem} Name others in layers. Received: layers={layers!r}")
-    warnings.warn(problem, stacklevel=2)
+    warn(problem)
 
 
 def _default(paths: Layers, preferred: Preferred) -> Layers:

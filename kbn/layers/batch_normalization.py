@@ -9,8 +9,8 @@ from keras import ops
 
 from kbn import backend
 from kbn.common import checks
-from kbn.common.deprecation import deprecated
 from kbn.common.types import Config, FunctionName, Tensor
+from kbn.common.warning import deprecated
 from kbn.layers import normalize, options, variables
 from kbn.layers.execution_path import Path, choose
 from kbn.layers.running_statistics import RunningStatistics

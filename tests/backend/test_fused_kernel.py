@@ -421,6 +421,7 @@ def test_a_wrong_call_of_the_op_raises():
         by_kernel(x, 3, two, two, EPSILON)
 
 
+@pytest.mark.thorough
 def test_saved_models_run_without_kbn(python, tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 3)), kbn.BatchNormalization()])
     x = np.random.default_rng(0).normal(2, 3, (16, 8, 8, 3)).astype("float32")

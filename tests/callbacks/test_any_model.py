@@ -666,6 +666,7 @@ def test_fit_with_two_worker_processes_is_watched_by_the_chief(tmp_path):
     assert recorded == [[[first_step(name), 2, 4, 6], 0] for name in CALLBACKS]
 
 
+@pytest.mark.thorough
 def test_of_two_worker_processes_the_chief_alone_writes(tmp_path):
     """In folders of their own, and in one that they share."""
     (chief, *ends), (other, *other_ends) = run_workers(WORKER, tmp_path)

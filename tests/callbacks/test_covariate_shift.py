@@ -494,7 +494,7 @@ class Disk:
         return written
 
 
-@pytest.mark.basic("True-3-700", "False-0-0")
+@pytest.mark.thorough
 @pytest.mark.parametrize("room", [0, 10, 700])
 @pytest.mark.parametrize("full_from", [0, 3])
 @pytest.mark.parametrize("json_lines", [False, True])

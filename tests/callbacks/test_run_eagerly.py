@@ -93,6 +93,7 @@ def test_training_ends_bit_for_bit_the_same(name, tmp_path):
     assert steps(callback) == list(range(first_step(name), 7))
 
 
+@pytest.mark.thorough
 def test_records_have_the_numbers_of_the_weights(tmp_path):
     run = trained(python_alone(), tmp_path)
     assert_recorded(run, EVERY_STEP, tmp_path)

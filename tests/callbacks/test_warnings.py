@@ -127,3 +127,14 @@ def test_a_process_in_which_warnings_are_errors(filters, python):
     assert printed.endswith("LOST [0, 0, 0, 0]\n")
     done = python("-W", filters, "-m", "kbn", "report", "log", "-o", "a.html", PYTHONPATH=str(ROOT))
     assert done.stderr == ""
+
+
+def test_a_warning_shows_the_users_line(tmp_path):
+    model = network()
+    model.compile("sgd", "mse")
+    callback = kbn.callbacks.MovingStatistics(tmp_path, X + 20, every_steps=1)
+    with pytest.warns(UserWarning, match="inference will be off") as found:
+        model.fit(X, Y, batch_size=20, verbose=0, callbacks=[callback])
+    with pytest.warns(DeprecationWarning, match="refused_updates is deprecated") as old:
+        _ = model.get_layer("bn").refused_updates
+    assert {one.filename for one in (*found, *old)} == {__file__}

@@ -37,6 +37,7 @@ def test_training_ends_bit_for_bit_the_same(kind, tmp_path):
     assert model.losses == []
 
 
+@pytest.mark.thorough
 def test_the_test_can_fail(tmp_path):
     class Touching(CovariateShift):
         def record(self, step):
