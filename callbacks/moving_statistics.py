@@ -152,7 +152,7 @@ class MovingStatistics(Recorder):
                 f"{', '.join(others)}. Received: layers={self.layers!r}"
             )
         losses = self._losses_of(model)
-        extract, eagerly = statistics_gap.extract, self.runs_eagerly
+        extract, eagerly = statistics_gap.extractor(), self.runs_eagerly
         self._compiled = Probe(model, self.probe.x, chosen, extract, beside=losses, eagerly=eagerly)
         self._compiled.report_unseen(self.layers)
         self._has_losses = losses is not None

@@ -1,7 +1,7 @@
 """What `MovingStatistics` extracts: batch statistics against a layer's moving statistics."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import keras
@@ -9,14 +9,14 @@ import numpy as np
 from keras import ops
 
 from kbn import backend
-from kbn.callbacks.probing.probe import Extraction
-from kbn.common.types import Tensor
+from kbn.callbacks.probing.probe import Extract, Extraction
+from kbn.common.types import Nested, Tensor
 from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap
 from kbn.ops.inference_gap import MeanAndVariance, Momentum
 from kbn.ops.masks import where_kept
 from kbn.ops.merging_moments import MORE_THAN_ONE, bessels_correction
-from kbn.ops.moments import center
+from kbn.ops.moments import Moments, center
 from kbn.ops.precision import widened
 from kbn.tools.normalization_layers import weights_of
 
@@ -35,28 +35,51 @@ class Gap(NamedTuple):
     number: float
 
 
-def extract(mapping: backend.Mapping, _: str, call: LayerCall) -> list[tuple[str, Extraction[Gap]]]:
-    """Extract the batch's moments per channel, and the gap between the outputs of both modes."""
-    layer, x = call.layer, call.inputs
-    if not ops.is_tensor(x):
-        return []
-    axis = layer.axis % len(x.shape)
-    axes = [i for i in range(len(x.shape)) if i != axis]
-    wide = widened(x)
-    weights = weights_of(call, wide)
-    batch = center(wide, axes, weights).moments
+def extractor() -> Extract[Gap]:
+    """Return an extraction of the batch's moments, and of the gap between both modes' outputs.
+
+    Layers whose inputs have the same shape share the graph of the moments.
+    """
+
+    @cache
+    def moments_over(axes: tuple[int, ...]) -> Callable[[Tensor], Nested]:
+        return backend.shared(lambda x: _moments(center(x, axes).moments))
+
+    def extract(
+        mapping: backend.Mapping, _: str, call: LayerCall
+    ) -> list[tuple[str, Extraction[Gap]]]:
+        layer, x = call.layer, call.inputs
+        if not ops.is_tensor(x):
+            return []
+        axes = tuple(i for i in range(len(x.shape)) if i != layer.axis % len(x.shape))
+        wide = widened(x)
+        weights = weights_of(call, wide)
+        batch = (
+            moments_over(axes)(wide)
+            if weights is None
+            else _moments(center(wide, axes, weights).moments)
+        )
+        tensors = {**batch, "output_gap": _output_gap(mapping, call, wide.dtype, weights)}
+        return [("probe", Extraction(tensors, partial(_gaps, layer)))]
+
+    return extract
+
+
+def _moments(of: Moments) -> dict[str, Tensor]:
+    count = ops.max(ops.convert_to_tensor(of.count, of.mean.dtype))
+    return {"mean": of.mean, "variance": of.variance, "count": count}
+
+
+def _output_gap(
+    mapping: backend.Mapping, call: LayerCall, dtype: str, weights: Tensor | None
+) -> Tensor:
+    """Return the root mean square of the difference between the outputs of both modes."""
     # A separate scope, because this call must not see the update that training mode just made.
     with keras.StatelessScope(state_mapping=mapping):
         mask = {} if call.mask is None else {"mask": call.mask}
-        inference = layer(x, training=False, **mask)
-    apart = ops.cast(call.outputs, wide.dtype) - ops.cast(inference, wide.dtype)
-    tensors = {
-        "mean": batch.mean,
-        "variance": batch.variance,
-        "count": ops.max(ops.convert_to_tensor(batch.count, wide.dtype)),
-        "output_gap": ops.sqrt(_mean_of_kept(ops.square(apart), weights)),
-    }
-    return [("probe", Extraction(tensors, partial(_gaps, layer)))]
+        inference = call.layer(call.inputs, training=False, **mask)
+    apart = ops.cast(call.outputs, dtype) - ops.cast(inference, dtype)
+    return ops.sqrt(_mean_of_kept(ops.square(apart), weights))
 
 
 def _mean_of_kept(x: Tensor, weights: Tensor | None) -> Tensor:
