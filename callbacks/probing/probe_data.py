@@ -9,7 +9,7 @@ from keras import tree
 
 from kbn import backend
 from kbn.common.types import Data, Nested
-from kbn.introspection.batches import batches_of, describe, inputs_of, is_data_set
+from kbn.introspection.batches import batches_of, describe, is_data_set, parts_of
 
 ACCEPTED = "an array, (x, y), a dict of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
 
@@ -36,9 +36,9 @@ def first_samples(data: Data, size: int) -> Nested:
 
     Raises:
         TypeError: if the type of `data` is not supported.
-        ValueError: if it has no sample, or its arrays differ in length.
+        ValueError: if it has no sample, its arrays differ in length, or a tuple has more parts.
     """
-    return _first(data, size, lambda batch: Batch(inputs_of(batch))).x
+    return _first(data, size, lambda batch: Batch(_unpacked(batch, data).x)).x
 
 
 def first_batch(data: Data, size: int) -> Batch:
@@ -71,14 +71,7 @@ def _first(data: Data, size: int, unpack: Callable[[Nested], Batch]) -> Batch:
 
 
 def _unpacked(batch: Nested, data: Data) -> Batch:
-    if not isinstance(batch, tuple):
-        return Batch(batch)
-    if not 1 <= len(batch) <= 3:
-        raise ValueError(
-            "A tuple of probe_data means (x, y) or (x, y, sample_weight). "
-            f"Received: probe_data={describe(data)}, a tuple of {len(batch)}"
-        )
-    return Batch(*batch)
+    return Batch(*parts_of(batch, data, "probe_data"))
 
 
 def _arrays(part: Nested, data: Data) -> Nested:

@@ -49,7 +49,7 @@ class Batches:
                     f"Received: batch_size={batch_size!r}, data={describe(data)}"
                 )
         else:
-            self._length = samples(inputs_of(data), data)
+            self._length = samples(self._inputs_of(data), data)
         self._batch_size = batch_size or DEFAULT_BATCH_SIZE
         if steps is None and self._is_endless():
             raise ValueError(
@@ -74,7 +74,7 @@ class Batches:
             return next(iter(self))
         for batch in self._data:
             self._data = chain([batch], self._data)
-            return inputs_of(batch)
+            return self._inputs_of(batch)
         raise ValueError("The data has no batch. Received: an iterator at its end")
 
     def __iter__(self) -> Iterator[Nested]:
@@ -87,15 +87,18 @@ class Batches:
         batches = batches_of(self._data) if self._comes_in_batches else self._slices()
         for batch in islice(batches, self._steps):
             read += 1
-            yield inputs_of(batch)
+            yield self._inputs_of(batch)
         if read < (self._steps or 1):
             raise ValueError(
                 f"The data ended after {read} batches. "
                 f"Received: steps={self._steps}, data={describe(self._data)}"
             )
 
+    def _inputs_of(self, batch: Nested) -> Nested:
+        return parts_of(batch, self._data, "data")[0]
+
     def _slices(self) -> Iterator[Nested]:
-        inputs = inputs_of(self._data)
+        inputs = self._inputs_of(self._data)
         for start in range(0, self._length, self._batch_size):
             # Put it into a tuple: inputs that are a tuple themselves would be taken for (x, y).
             part = tree.map_structure(lambda x, i=start: x[i : i + self._batch_size], inputs)
@@ -121,9 +124,25 @@ def batches_of(data: Data) -> Iterator[Nested]:
     return iter(data)
 
 
-def inputs_of(batch: Nested) -> Nested:
-    """Return x of x, (x, y) or (x, y, sample_weight)."""
-    return batch[0] if isinstance(batch, tuple) and batch else batch
+def parts_of(batch: Nested, data: Data, name: str) -> tuple[Nested, ...]:
+    """Return (x,), (x, y) or (x, y, sample_weight).
+
+    Args:
+        batch: a batch of `data`, or `data` itself.
+        data: the user's argument, for messages.
+        name: the name of this argument, for messages.
+
+    Raises:
+        ValueError: if `batch` is a tuple of another length.
+    """
+    if not isinstance(batch, tuple):
+        return (batch,)
+    if not 1 <= len(batch) <= 3:
+        raise ValueError(
+            f"A tuple of {name} means (x, y) or (x, y, sample_weight). "
+            f"Received: {name}={describe(data)}, a tuple of {len(batch)}"
+        )
+    return batch
 
 
 def samples(inputs: Nested, data: Data) -> int:
@@ -144,7 +163,14 @@ def samples(inputs: Nested, data: Data) -> int:
 
 
 def describe(data: Data) -> str:
-    """Return a short description for messages."""
+    """Return a short description for messages, on one line."""
     shape = getattr(data, "shape", None)
-    what = repr(data)[:60] if shape is None else f"shape {tuple(shape)}"
+    if shape is not None:
+        what = f"shape {tuple(shape)}"
+    elif isinstance(data, tuple | list | dict):
+        leaves = tree.flatten(data)
+        rest = [f"{len(leaves) - 4} more"] if len(leaves) > 4 else []
+        what = ", ".join([*map(describe, leaves[:4]), *rest])
+    else:
+        what = " ".join(repr(data).split())[:60]
     return f"{type(data).__name__} ({what})"

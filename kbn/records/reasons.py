@@ -31,7 +31,10 @@ def telling_line(error: BaseException) -> str:
 
     If the line ends with a colon, the next one follows.
     """
-    return _first_telling_line(_COLORS.sub("", str(error))) or type(error).__name__
+    # A KeyError writes its message as a literal in quotes, with escape codes.
+    of_key = isinstance(error, KeyError) and error.args and isinstance(error.args[0], str)
+    text = error.args[0] if of_key and "\x1b" in error.args[0] else str(error)
+    return _first_telling_line(_COLORS.sub("", text)) or type(error).__name__
 
 
 def _first_telling_line(text: str) -> str:

@@ -75,6 +75,7 @@ def test_the_line_that_says_what_is_wrong(expected):
     (ValueError("a:\n b\nc"), "ValueError: a: b"),
     (ValueError("x" * 999), f"ValueError: {'x' * (LONGEST - 13)}…"),
     (ValueError('File "a.py", line 1\n'), "ValueError"),
+    (KeyError("in user code:\n\n\x1b[1mno 'b'\x1b[0m"), "KeyError: no 'b'"),
 ])  # fmt: skip
 def test_messages_of_other_forms(error, expected):
     assert reason(error) == expected

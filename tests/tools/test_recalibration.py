@@ -249,6 +249,10 @@ REFUSED = [
     ({"verbose": 1}, "verbose must be True or False. Received: verbose=1"),
     ({"data": 3}, "data must be an array, (x, y)"),
     (
+        {"data": (1, 2, 3, 4)},
+        "A tuple of data means (x, y) or (x, y, sample_weight). Received:",
+    ),
+    (
         {"data": tf.data.Dataset.from_tensors(IMAGES).repeat()},
         "steps must be given for data without",
     ),

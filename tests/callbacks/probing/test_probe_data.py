@@ -103,7 +103,9 @@ RAGGED = tf.ragged.constant([[1.0, 2.0], [3.0]])
     [
         (X[:0], ValueError, "at least one sample. Received: probe_data=ndarray (shape (0, 3))"),
         (tf.data.Dataset.from_tensor_slices(X[:0]).batch(2), ValueError, "at least one sample"),
-        ((), TypeError, "Received: (), without an array"),
+        ((), ValueError, "(x, y) or (x, y, sample_weight). Received: probe_data=tuple"),
+        ((X, Y, Y, Y), ValueError, "(shape (10,)), ndarray (shape (10,))), a tuple of 4"),
+        ([], TypeError, "Received: [], without an array"),
         (3, TypeError, "Received: probe_data=int (3)"),
         (None, TypeError, "Received: probe_data=NoneType"),
         (iter([X]), TypeError, "Received: probe_data=list_iterator"),
