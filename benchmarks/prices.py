@@ -1,7 +1,7 @@
 """What users pay: before the first step, per step in a small net, and per record of gradients.
 
-Callbacks trace the model, and their first records optimize the traced graphs. A process can measure
-this only once, so each measurement has its own.
+Callbacks trace the model, and TensorFlow sets up the traced graphs in first records. A process can
+measure this only once, so each measurement has its own.
 """
 
 import json
@@ -44,7 +44,7 @@ machine; do not edit. Times are medians. The columns of a row are measured in tu
 their own. *Later records* is the time of as many later records of the same callbacks, with probe
 batches of 32.
 What the callbacks spend above that is *getting ready*: they trace the model, and TensorFlow
-optimizes the graphs.
+sets up the graphs.
 
 *A step of fit* is that of the same network with kbn's layer, with Keras's and without. *One record*
 is on a probe batch of 256, and the forward pass of this batch is in training mode."""

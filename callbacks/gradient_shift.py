@@ -66,7 +66,7 @@ class GradientShift(Recorder):
       W and W⁺ are that many steps apart.
 
     A record computes the gradient of the loss for all weights, and one more for each layer except
-    the first. These are computed only as far as the layer needs.
+    the first. Layers are in at most 8 groups. A gradient goes back only as far as its group needs.
 
     Example:
         >>> import keras, kbn, numpy as np, tempfile
@@ -137,10 +137,11 @@ class GradientShift(Recorder):
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
-        self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
-        self.notes = which_loss(
-            model, self.model, type(self).__name__, without_fit=self.without_fit
+        who, without_fit = type(self).__name__, self.without_fit
+        self._loss = LossProbe(
+            model, self.probe, who, without_fit=without_fit, eagerly=self.runs_eagerly
         )
+        self.notes = which_loss(model, self.model, who, without_fit=without_fit)
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _TRAINABLE)
         watched, missed = in_order(self._loss, chosen)

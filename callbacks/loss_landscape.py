@@ -108,10 +108,11 @@ class LossLandscape(Recorder):
                 "LossLandscape needs the learning rate, but the model has no optimizer. Pass an "
                 "optimizer to compile. Received: model.optimizer=None"
             )
-        self._loss = LossProbe(model, self.probe, type(self).__name__, eagerly=self.runs_eagerly)
-        self.notes = which_loss(
-            model, self.model, type(self).__name__, without_fit=self.without_fit
+        who, without_fit = type(self).__name__, self.without_fit
+        self._loss = LossProbe(
+            model, self.probe, who, without_fit=without_fit, eagerly=self.runs_eagerly
         )
+        self.notes = which_loss(model, self.model, who, without_fit=without_fit)
         return ()
 
     def record(self, step: int) -> Record:

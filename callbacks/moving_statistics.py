@@ -156,7 +156,7 @@ class MovingStatistics(Recorder):
         self._compiled = Probe(model, self.probe.x, chosen, extract, beside=losses, eagerly=eagerly)
         self._compiled.report_unseen(self.layers)
         self._has_losses = losses is not None
-        self._check_losses()
+        self._warn_of_failed_losses()
         if self._has_losses:
             self.notes = which_loss(
                 model, self.model, type(self).__name__, without_fit=self.without_fit
@@ -196,11 +196,12 @@ class MovingStatistics(Recorder):
 
     def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
         try:
-            return LossesOfBothModes(model, self.probe, type(self).__name__)
+            who = type(self).__name__
+            return LossesOfBothModes(model, self.probe, who, without_fit=self.without_fit)
         except RefusalError:  # no targets or no loss, so there are no losses to record
             return None
 
-    def _check_losses(self) -> None:
+    def _warn_of_failed_losses(self) -> None:
         """Warn if the losses have just failed. This ends their recording, not the layers'."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
         error = self._compiled.failure
@@ -208,13 +209,12 @@ class MovingStatistics(Recorder):
             return
         self._has_losses = False
         if not isinstance(error, RefusalError):
-            text = f"MovingStatistics records the layers without losses: {reason(error)}"
-            warn(text)
+            warn(f"MovingStatistics records the layers without losses: {reason(error)}")
 
     def _losses_now(self) -> dict[Place, dict[str, float]]:
         """Return the losses, if there are any."""
         assert self._compiled is not None, "prepare comes first"  # noqa: S101
-        self._check_losses()
+        self._warn_of_failed_losses()
         if not self._has_losses:
             return {}
         training, inference = self._compiled.beside

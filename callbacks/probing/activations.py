@@ -8,7 +8,7 @@ from keras import ops, tree
 
 from kbn import backend
 from kbn.callbacks.probing.compiled_runs import RefusalError
-from kbn.callbacks.probing.probe import Extract, Extraction, Finish
+from kbn.callbacks.probing.extraction import Extract, Extraction, Finish
 from kbn.common.types import Nested, Tensor
 from kbn.distributions.reduction import Reduction
 from kbn.distributions.sketch import DistributionSketch

@@ -13,6 +13,9 @@ from kbn.introspection.layer_calls import runs_eagerly, seeds, training_argument
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records.reasons import telling_line
 
+STRINGS = "OSU"
+"""The kinds of NumPy's dtypes that hold strings."""
+
 
 class RefusalError(ValueError):
     """The model cannot provide what was requested. The message needs no further context."""
@@ -53,12 +56,15 @@ def compile_beside(
         ValueError: if the model does not accept the inputs. The message has their shapes.
     """
     eagerly = eagerly or runs_eagerly(model)
-    with shapes_in_errors(inputs):
-        return backend.compile_for(function, model.variables, inputs, *varying, eagerly=eagerly)
+    with _shapes_in_errors(inputs):
+        run = backend.compile_for(function, model.variables, inputs, *varying, eagerly=eagerly)
+        if _has_strings(inputs):
+            run(*varying)  # a cast of strings to numbers fails only here
+    return run
 
 
 @contextlib.contextmanager
-def shapes_in_errors(inputs: Nested) -> Iterator[None]:
+def _shapes_in_errors(inputs: Nested) -> Iterator[None]:
     """Raise errors of the model as ValueError, with the shapes of `inputs`."""
     try:
         yield
@@ -73,5 +79,9 @@ def shapes_in_errors(inputs: Nested) -> Iterator[None]:
 
 
 def _described(array: np.ndarray) -> str:
-    dtype = "strings" if array.dtype.kind in "OSU" else array.dtype.name
+    dtype = "strings" if array.dtype.kind in STRINGS else array.dtype.name
     return f"{tuple(array.shape)} of {dtype}"
+
+
+def _has_strings(inputs: Nested) -> bool:
+    return any(array.dtype.kind in STRINGS for array in tree.flatten(inputs) if array is not None)

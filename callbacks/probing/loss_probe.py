@@ -7,7 +7,7 @@ import numpy as np
 
 from kbn import backend
 from kbn.callbacks.probing.compiled_runs import build, compile_beside
-from kbn.callbacks.probing.losses import check_loss, given, loss_of
+from kbn.callbacks.probing.losses import LossOf, check_loss, given
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.common.types import Nested, Tensor
 
@@ -26,7 +26,13 @@ class LossProbe:
     """
 
     def __init__(
-        self, model: keras.Model, batch: Batch, who: str, *, eagerly: bool = False
+        self,
+        model: keras.Model,
+        batch: Batch,
+        who: str,
+        *,
+        without_fit: bool = False,
+        eagerly: bool = False,
     ) -> None:
         """Trace the model.
 
@@ -34,6 +40,7 @@ class LossProbe:
             model: a model with a loss.
             batch: the batch whose loss is computed.
             who: name of the callback, for messages.
+            without_fit: whether a loop of the user's own trains.
             eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
         Raises:
@@ -49,7 +56,7 @@ class LossProbe:
                 f"Received: model={model.name!r}"
             )
         self.used: list[int] = []
-        self._model, self._who = model, who
+        self._loss = LossOf(model, who, without_fit=without_fit)
         # Small gradients underflow in half precision, so use the scale of a LossScaleOptimizer.
         self._scale = _loss_scale(model)
         values = [variable.value for variable in self.variables]
@@ -107,7 +114,7 @@ class LossProbe:
 
         def loss(values: list[Tensor]) -> Tensor:
             weights = [*mapping, *zip(self.variables, values, strict=True)]
-            return loss_of(self._model, batch, weights, self._who, training=True, read=read)
+            return self._loss(batch, weights, training=True, read=read)
 
         found = backend.value_and_gradients(loss, values, scale)
         place_of = {id(variable): place for place, variable in enumerate(self.variables)}

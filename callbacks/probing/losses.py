@@ -51,11 +51,13 @@ class LossesOfBothModes:
         arrays: the batch, as NumPy arrays by name.
     """
 
-    def __init__(self, model: keras.Model, batch: Batch, who: str) -> None:
+    def __init__(
+        self, model: keras.Model, batch: Batch, who: str, *, without_fit: bool = False
+    ) -> None:
         """Check that there is a loss; arguments and errors as for `LossProbe`."""
         check_loss(model, batch, who)
         self.arrays = given(batch)
-        self._model, self._who = model, who
+        self._loss = LossOf(model, who, without_fit=without_fit)
 
     def __call__(
         self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
@@ -65,9 +67,8 @@ class LossesOfBothModes:
         The scope of the run must collect losses, and have a value for each trainable variable.
         """
         batch = Batch(**arrays)
-        training = _loss_of_output(self._model, batch, outputs, self._who, training=True)
-        inference = loss_of(self._model, batch, mapping, self._who, training=False)
-        return [training, inference]
+        training = self._loss.of_outputs(batch, outputs, training=True)
+        return [training, self._loss(batch, mapping, training=False)]
 
 
 class _Scope(keras.StatelessScope):
@@ -83,42 +84,80 @@ class _Scope(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def loss_of(
-    model: keras.Model,
-    batch: Batch,
-    weights: backend.Mapping,
-    who: str,
-    *,
-    training: bool,
-    read: dict[int, None] | None = None,
-) -> Tensor:
-    """Return the loss of `batch`, a scalar, inside a trace.
+class LossOf:
+    """The loss of a model, as `compute_loss` returns it, for use inside a trace."""
 
-    Args:
-        model: the model, called as in `fit` or `evaluate`.
-        batch: tensors.
-        weights: pairs of a variable and its value, for all trainable variables. Without a value in
-            its scope, Keras passes None to a weight's regularizer.
-        who: name of the callback, for messages.
-        training: whether the model runs in training mode.
-        read: receives the ids of the variables that are read, in the order of their first read.
-    """
-    mapping = [*weights, *seeds(model)]
-    with _Scope(mapping, {} if read is None else read), backend.undisturbed():
-        y_pred = model(batch.x, **training_argument(model, training))
-        return _loss_of_output(model, batch, y_pred, who, training=training)
+    def __init__(self, model: keras.Model, who: str, *, without_fit: bool) -> None:
+        """Store the arguments.
 
+        Args:
+            model: the model, called as in `fit` or `evaluate`.
+            who: name of the callback, for messages.
+            without_fit: whether a loop of the user's own trains.
+        """
+        self._model, self._who, self._without_fit = model, who, without_fit
+        takes_training = "training" in inspect.signature(model.compute_loss).parameters
+        self._mode = ("training",) if takes_training else ()
 
-def _loss_of_output(
-    model: keras.Model, batch: Batch, y_pred: Nested, who: str, *, training: bool
-) -> Tensor:
-    """Return the loss of the model's output, inside the scope of the call that computed it."""
-    takes_training = "training" in inspect.signature(model.compute_loss).parameters
-    mode = {"training": training} if takes_training else {}
-    _check_losses(model, who)
-    loss = model.compute_loss(batch.x, batch.y, y_pred, batch.sample_weight, **mode)
-    model._clear_losses()  # otherwise layers keep the losses of this trace
-    return loss
+    def __call__(
+        self,
+        batch: Batch,
+        weights: backend.Mapping,
+        *,
+        training: bool,
+        read: dict[int, None] | None = None,
+    ) -> Tensor:
+        """Return the loss of `batch`, a scalar.
+
+        Args:
+            batch: tensors.
+            weights: pairs of a variable and its value, for all trainable variables. Without a value
+                in its scope, Keras passes None to a weight's regularizer.
+            training: whether the model runs in training mode.
+            read: receives the ids of the variables that are read, in the order of their first read.
+        """
+        mapping = [*weights, *seeds(self._model)]
+        with _Scope(mapping, {} if read is None else read), backend.undisturbed():
+            outputs = self._model(batch.x, **training_argument(self._model, training))
+            return self.of_outputs(batch, outputs, training=training)
+
+    def of_outputs(self, batch: Batch, outputs: Nested, *, training: bool) -> Tensor:
+        """Return the loss of the model's outputs, inside the scope of the call that computed them.
+
+        Raises:
+            ValueError: if there is no loss, or it is not a scalar.
+        """
+        self._check_that_there_is_one()
+        loss = self._model.compute_loss(
+            batch.x, batch.y, outputs, batch.sample_weight, **dict.fromkeys(self._mode, training)
+        )
+        self._model._clear_losses()  # otherwise layers keep the losses of this trace
+        loss = keras.ops.convert_to_tensor(loss)
+        if len(loss.shape):
+            raise ValueError(
+                f"{self._who} needs a scalar loss. Choose a reduction such as "
+                f"'sum_over_batch_size'. Received: a loss of shape {tuple(loss.shape)} from "
+                f"{self._model.name!r}.compute_loss"
+            )
+        return loss
+
+    def _check_that_there_is_one(self) -> None:
+        """Raise if the model has no loss after a call."""
+        model = self._model
+        own_loss = type(model).compute_loss is not keras.Model.compute_loss
+        if own_loss or getattr(model, "loss", None) is not None or _adds_loss(model):
+            return
+        # Keras's train_step then trains on the losses of regularizers, so they are the loss. A
+        # custom train_step or loop most likely adds one of its own, which cannot be computed here.
+        own_step = getattr(model.train_step, "__func__", None) is not keras.Model.train_step
+        if self._without_fit or own_step or not model.losses:
+            trained_by = "a loop of its own" if self._without_fit else "a custom train_step"
+            received = f", with {trained_by} and regularizers" if model.losses else ""
+            raise RefusalError(
+                f"{self._who} needs the loss, but the model {model.name!r} has none. Pass loss= to "
+                "its compile, call add_loss, or override compute_loss. Received: model.loss=None"
+                f"{received}"
+            )
 
 
 def check_loss(model: keras.Model, batch: Batch, who: str) -> None:
@@ -133,22 +172,6 @@ def check_loss(model: keras.Model, batch: Batch, who: str) -> None:
             f"{who} needs the loss, so probe_data must have targets: (x, y) or "
             "(x, y, sample_weight), or batches of those. Received: probe_data with inputs only, "
             f"and a model with loss={model.loss!r}"
-        )
-
-
-def _check_losses(model: keras.Model, who: str) -> None:
-    """Raise if the model has no loss after a call."""
-    own_loss = type(model).compute_loss is not keras.Model.compute_loss
-    if own_loss or getattr(model, "loss", None) is not None or _adds_loss(model):
-        return
-    # Keras's train_step then trains on the losses of regularizers, so they are the loss. A custom
-    # train_step most likely adds a loss of its own, which cannot be computed here.
-    own_step = getattr(model.train_step, "__func__", None) is not keras.Model.train_step
-    if own_step or not model.losses:
-        received = ", with a custom train_step and regularizers" if model.losses else ""
-        raise RefusalError(
-            f"{who} needs the loss, but the model {model.name!r} has none. Pass loss= to its "
-            f"compile, call add_loss, or override compute_loss. Received: model.loss=None{received}"
         )
 
 

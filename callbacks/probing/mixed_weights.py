@@ -71,13 +71,15 @@ def in_groups(loss: LossProbe, layers: Sequence[LayerWeights]) -> list[Group]:
     """Divide layers, which are in order, into groups.
 
     The first layers need almost the whole gradient. There is a function for that already, but it
-    takes longest, so the first group has half the size of the others.
+    takes longest, so the first group has about half the size of the others.
     """
     count = min(GROUPS, len(layers))
-    ends = [len(layers) * (2 * number + 1) // (2 * count - 1) for number in range(count)]
-    first, *others = [layers[begin:end] for begin, end in pairwise([0, *ends])]
-    whole = Group(first, lambda values: dict(enumerate(loss(values)[1])))
-    return [whole, *(Group(group, _gradients_of(loss, group)) for group in others)]
+    least = max(len(layers) // (2 * count - 1), 1)
+    rest, others = layers[least:], count - 1
+    bounds = [len(rest) * number // others for number in range(count)] if others else []
+    whole = Group(layers[:least], lambda values: dict(enumerate(loss(values)[1])))
+    parts = [rest[begin:end] for begin, end in pairwise(bounds)]
+    return [whole, *(Group(part, _gradients_of(loss, part)) for part in parts)]
 
 
 def _gradients_of(loss: LossProbe, layers: Sequence[LayerWeights]) -> Gradients:

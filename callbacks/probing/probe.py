@@ -4,48 +4,18 @@ Layer calls are observed only while the function is traced. So any model can be 
 subclassed, with shared layers), and nothing stays attached to it.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol
 
 import keras
 import numpy as np
 
 from kbn import backend
-from kbn.callbacks.probing.compiled_runs import compile_beside, shapes_in_errors
+from kbn.callbacks.probing.compiled_runs import compile_beside
+from kbn.callbacks.probing.extraction import Extract, Finish, Observer, Result
 from kbn.common.types import Nested, Tensor
-from kbn.introspection.layer_calls import LayerCall, observe_calls, seeds, training_argument
+from kbn.introspection.layer_calls import observe_calls, seeds, training_argument
 from kbn.introspection.layer_tree import Layers, LayerSelection, layer_paths, report_unwatched
 from kbn.records.tags import Place
-
-Result = TypeVar("Result")
-Finish: TypeAlias = Callable[[Sequence[Mapping[str, np.ndarray]]], Sequence[Result]]
-"""A function of the tensors of several places, as NumPy arrays by name; one result per place."""
-
-
-Key: TypeAlias = tuple[str, int, str]
-"""The path of a layer, the number of its call and the site."""
-
-
-class Extraction(NamedTuple, Generic[Result]):
-    """What is kept of one place.
-
-    Attributes:
-        tensors: tensors of bounded size, by name; they are copied from the device.
-        finish: a function of the tensors of all places that share it.
-    """
-
-    tensors: dict[str, Tensor]
-    finish: Finish[Result]
-
-
-Extract: TypeAlias = Callable[
-    [backend.Mapping, str, LayerCall], list[tuple[str, Extraction[Result]]]
-]
-"""A function of the mapping for scopes, a layer's path and one call of the layer.
-
-It returns (site, extraction) pairs. An empty list skips the call."""
 
 
 class Beside(Protocol):
@@ -115,6 +85,7 @@ class Probe(Generic[Result]):
         self.beside: list[float] = []
         self.failure: Exception | None = None
         self._inputs, self._beside, self._eagerly = inputs, beside, eagerly
+        self._run_alone: backend.Compiled | None = None
         self._run = self._compiled()
 
     def __call__(self) -> dict[Place, Result]:
@@ -148,14 +119,21 @@ class Probe(Generic[Result]):
             report_unwatched(problem, layers, self.unseen, layer_paths(self._model))
 
     def _compiled(self) -> backend.Compiled:
-        function: Callable[..., Nested] = partial(self._extracted, arrays={})
-        given = self._inputs
         if self._beside is not None:
-            function, given = self._extracted_beside, self._beside.arrays
-        return compile_beside(self._model, function, given, eagerly=self._eagerly)
+            given = self._beside.arrays
+            run = compile_beside(self._model, self._with_beside, given, eagerly=self._eagerly)
+            if self.failure is None:
+                return run
+            # Trace again: what failed has left operations in the graph, and they may fail too.
+            self._beside = None
+        return compile_beside(self._model, self._alone, self._inputs, eagerly=self._eagerly)
 
-    def _extracted_beside(self, mapping: backend.Mapping, arrays: dict[str, Nested]) -> Nested:
+    # Methods, because TensorFlow does not bind dicts and lists to the arguments of a partial.
+    def _with_beside(self, mapping: backend.Mapping, arrays: dict[str, Nested]) -> Nested:
         return self._extracted(mapping, arrays["x"], arrays)
+
+    def _alone(self, mapping: backend.Mapping, inputs: Nested) -> Nested:
+        return self._extracted(mapping, inputs, {})
 
     def _ran(self) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
         try:
@@ -169,18 +147,18 @@ class Probe(Generic[Result]):
         """Go on without `beside` if the layers alone can be extracted; otherwise raise `error`."""
         beside, self._beside = self._beside, None
         try:
-            run = self._compiled()
-            found = run()
+            self._run_alone = self._run_alone or self._compiled()
+            found = self._run_alone()
         except Exception:
             self._beside = beside
             raise error from None
-        self._run, self.failure = run, error
+        self._run, self.failure = self._run_alone, error
         return found
 
     def _extracted(
         self, mapping: backend.Mapping, inputs: Nested, arrays: dict[str, Nested]
     ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-        observer = _Observer(self.layers, self._extract, mapping)
+        observer = Observer(self.layers, self._extract, mapping)
         # Without a value in its scope, Keras passes None to a weight's regularizer.
         weights = [(variable, variable.value) for variable in self._model.trainable_variables]
         scope = keras.StatelessScope(
@@ -204,50 +182,10 @@ class Probe(Generic[Result]):
         if self._beside is None:
             return []
         try:
-            with shapes_in_errors(self._beside.arrays):
-                return self._beside(mapping, arrays, outputs)
+            return self._beside(mapping, arrays, outputs)
         except Exception as error:
-            self._beside, self.failure = None, error
+            self.failure = error
             return []
 
     def _place(self, path: str, call: int, site: str) -> Place:
         return Place(f"{path}:{call}" if call or self._several[path] else path, site)
-
-
-class _Observer(Generic[Result]):
-    """Extracts from the calls of the layers in one run.
-
-    Attributes:
-        calls: by path, the number of calls.
-    """
-
-    def __init__(self, layers: Layers, extract: Extract[Result], mapping: backend.Mapping) -> None:
-        self._paths = {id(layer): path for path, layer in layers.items()}
-        self._extract, self._mapping, self._extracting = extract, mapping, False
-        self._trace, self._looped = backend.current_trace(), set[str]()
-        self.calls = Counter[str]()
-        self._seen: list[tuple[Key, Extraction[Result]]] = []
-
-    def __call__(self, call: LayerCall) -> None:
-        """Extract from `call`, if its layer is watched."""
-        path = self._paths.get(id(call.layer))
-        if path is None or self._extracting:
-            return
-        if call.trace is not self._trace:
-            self._looped.add(path)
-            return
-        number, self.calls[path] = self.calls[path], self.calls[path] + 1
-        self._extracting = True  # an extraction may call the layer
-        try:
-            found = self._extract(self._mapping, path, call)
-            self._seen.extend(((path, number, site), kept) for site, kept in found)
-        finally:
-            self._extracting = False
-
-    def outside_loops(self) -> list[tuple[Key, Extraction[Result]]]:
-        """Return what was extracted from each place: path, number of the call and site.
-
-        A layer inside a loop may also be called once outside it. This call is dropped: it does not
-        represent all calls.
-        """
-        return [(key, kept) for key, kept in self._seen if key[0] not in self._looped]

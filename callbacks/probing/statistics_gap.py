@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kbn import backend
-from kbn.callbacks.probing.probe import Extract, Extraction
+from kbn.callbacks.probing.extraction import Extract, Extraction
 from kbn.common.types import Nested, Tensor
 from kbn.introspection.layer_calls import LayerCall
 from kbn.ops import inference_gap

@@ -1,1 +1,1 @@
-"""Helpers for all other packages: argument checks, types, lazy imports, deprecation, versions."""
+"""Helpers for all other packages: argument checks, types, lazy imports, warnings, versions."""

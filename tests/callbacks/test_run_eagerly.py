@@ -10,8 +10,9 @@ from keras import layers
 import kbn
 from kbn import backend
 from kbn.callbacks import CovariateShift
+from kbn.callbacks.probing.extraction import Extraction
 from kbn.callbacks.probing.loss_probe import LossProbe
-from kbn.callbacks.probing.probe import Extraction, Probe
+from kbn.callbacks.probing.probe import Probe
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import tags

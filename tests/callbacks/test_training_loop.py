@@ -10,9 +10,10 @@ from keras import layers
 
 import kbn
 from kbn.callbacks import CovariateShift, MovingStatistics, watching
-from kbn.records import catalogue
+from kbn.records import catalogue, tags
 from tests.support import events
 from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.warned import user_warnings
 
 X = np.random.default_rng(0).normal(3, 2, (48, 8)).astype("float32")
 Y = (X.sum(1, keepdims=True) > 24).astype("float32")
@@ -127,6 +128,24 @@ def test_what_needs_a_loss_says_so_before_the_first_step(name, message, tmp_path
     with pytest.raises(ValueError, match=message), watching(callback, network()):
         pass
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("name", ["GradientShift", "LossLandscape", "MovingStatistics"])
+def test_a_loop_trains_on_more_than_the_losses_of_regularizers(name, tmp_path):
+    """They alone would give a gradient shift of 0, and a loss that nobody trains on."""
+    dense = keras.layers.Dense(1, kernel_regularizer="l2")
+    bn = kbn.BatchNormalization(name="bn_at_the_end")
+    model = keras.Sequential([network(), dense, bn])
+    model.compile("sgd")
+    callback = CALLBACKS[name](tmp_path / "log", (X, Y), every_steps=1)
+    if name == "MovingStatistics":  # it needs no loss
+        with user_warnings(), watching(callback, model) as watch:
+            watch.step()
+        assert tags.MODEL not in {row.layer for row in callback.history}
+        return
+    message = f"{name} needs the loss, .* model.loss=None, with a loop of its own and regularizers"
+    with pytest.raises(ValueError, match=message), watching(callback, model):
+        pass
 
 
 def test_callbacks_of_keras_work_too():
