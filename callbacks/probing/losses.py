@@ -96,8 +96,7 @@ class LossOf:
             without_fit: whether a loop of the user's own trains.
         """
         self._model, self._who, self._without_fit = model, who, without_fit
-        takes_training = "training" in inspect.signature(model.compute_loss).parameters
-        self._mode = ("training",) if takes_training else ()
+        self._takes_training = "training" in inspect.signature(model.compute_loss).parameters
 
     def __call__(
         self,
@@ -128,11 +127,10 @@ class LossOf:
             ValueError: if there is no loss, or it is not a scalar.
         """
         self._check_that_there_is_one()
-        loss = self._model.compute_loss(
-            batch.x, batch.y, outputs, batch.sample_weight, **dict.fromkeys(self._mode, training)
-        )
+        mode = {"training": training} if self._takes_training else {}
+        found = self._model.compute_loss(batch.x, batch.y, outputs, batch.sample_weight, **mode)
         self._model._clear_losses()  # otherwise layers keep the losses of this trace
-        loss = keras.ops.convert_to_tensor(loss)
+        loss = keras.ops.convert_to_tensor(found)
         if len(loss.shape):
             raise ValueError(
                 f"{self._who} needs a scalar loss. Choose a reduction such as "
