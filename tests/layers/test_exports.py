@@ -23,7 +23,6 @@ BATCHES = [(name, None) for name in CONVERTERS] + [(name, BATCH) for name in TFL
 # What is larger with kbn's layer, by patterns of net and converter. These nets normalize images.
 # There the layer keeps its kernel, whose op has four vectors per layer where Keras's form has two.
 LARGER = {
-    ("Conv2D without bias", "ONNX"): ["size"],
     ("SeparableConv2D", "ONNX"): ["size"],
     # tf2onnx does not fold normalization into a convolution right after another one. onnxruntime
     # does when it loads the file.
