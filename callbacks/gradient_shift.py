@@ -137,11 +137,11 @@ class GradientShift(Recorder):
 
     def prepare(self, model: keras.Model) -> Sequence[Place]:
         """Trace the gradient and put the layers in order."""
-        who, without_fit = type(self).__name__, self.without_fit
+        who, elsewhere = type(self).__name__, self.trained_elsewhere(model)
         self._loss = LossProbe(
-            model, self.probe, who, without_fit=without_fit, eagerly=self.runs_eagerly
+            model, self.probe, who, elsewhere=elsewhere, eagerly=self.runs_eagerly
         )
-        self.notes = which_loss(model, self.model, who, without_fit=without_fit)
+        self.notes = which_loss(model, self.model, who, without_fit=self.without_fit)
         paths = layer_paths(model)
         chosen = select(self.layers, paths, _TRAINABLE)
         watched, missed = in_order(self._loss, chosen)

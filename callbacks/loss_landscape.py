@@ -108,11 +108,11 @@ class LossLandscape(Recorder):
                 "LossLandscape needs the learning rate, but the model has no optimizer. Pass an "
                 "optimizer to compile. Received: model.optimizer=None"
             )
-        who, without_fit = type(self).__name__, self.without_fit
+        who, elsewhere = type(self).__name__, self.trained_elsewhere(model)
         self._loss = LossProbe(
-            model, self.probe, who, without_fit=without_fit, eagerly=self.runs_eagerly
+            model, self.probe, who, elsewhere=elsewhere, eagerly=self.runs_eagerly
         )
-        self.notes = which_loss(model, self.model, who, without_fit=without_fit)
+        self.notes = which_loss(model, self.model, who, without_fit=self.without_fit)
         return ()
 
     def record(self, step: int) -> Record:

@@ -196,8 +196,8 @@ class MovingStatistics(Recorder):
 
     def _losses_of(self, model: keras.Model) -> LossesOfBothModes | None:
         try:
-            who = type(self).__name__
-            return LossesOfBothModes(model, self.probe, who, without_fit=self.without_fit)
+            who, elsewhere = type(self).__name__, self.trained_elsewhere(model)
+            return LossesOfBothModes(model, self.probe, who, elsewhere=elsewhere)
         except RefusalError:  # no targets or no loss, so there are no losses to record
             return None
 

@@ -31,7 +31,7 @@ class LossProbe:
         batch: Batch,
         who: str,
         *,
-        without_fit: bool = False,
+        elsewhere: bool = False,
         eagerly: bool = False,
     ) -> None:
         """Trace the model.
@@ -40,7 +40,7 @@ class LossProbe:
             model: a model with a loss.
             batch: the batch whose loss is computed.
             who: name of the callback, for messages.
-            without_fit: whether a loop of the user's own trains.
+            elsewhere: whether a loop or another model trains `model`.
             eagerly: whether `fit` runs eagerly, although `model` alone would not.
 
         Raises:
@@ -56,7 +56,7 @@ class LossProbe:
                 f"Received: model={model.name!r}"
             )
         self.used: list[int] = []
-        self._loss = LossOf(model, who, without_fit=without_fit)
+        self._loss = LossOf(model, who, elsewhere=elsewhere)
         # Small gradients underflow in half precision, so use the scale of a LossScaleOptimizer.
         self._scale = _loss_scale(model)
         values = [variable.value for variable in self.variables]

@@ -52,12 +52,12 @@ class LossesOfBothModes:
     """
 
     def __init__(
-        self, model: keras.Model, batch: Batch, who: str, *, without_fit: bool = False
+        self, model: keras.Model, batch: Batch, who: str, *, elsewhere: bool = False
     ) -> None:
         """Check that there is a loss; arguments and errors as for `LossProbe`."""
         check_loss(model, batch, who)
         self.arrays = given(batch)
-        self._loss = LossOf(model, who, without_fit=without_fit)
+        self._loss = LossOf(model, who, elsewhere=elsewhere)
 
     def __call__(
         self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
@@ -87,15 +87,15 @@ class _Scope(keras.StatelessScope):
 class LossOf:
     """The loss of a model, as `compute_loss` returns it, for use inside a trace."""
 
-    def __init__(self, model: keras.Model, who: str, *, without_fit: bool) -> None:
+    def __init__(self, model: keras.Model, who: str, *, elsewhere: bool) -> None:
         """Store the arguments.
 
         Args:
             model: the model, called as in `fit` or `evaluate`.
             who: name of the callback, for messages.
-            without_fit: whether a loop of the user's own trains.
+            elsewhere: whether a loop or another model trains `model`.
         """
-        self._model, self._who, self._without_fit = model, who, without_fit
+        self._model, self._who, self._elsewhere = model, who, elsewhere
         self._takes_training = "training" in inspect.signature(model.compute_loss).parameters
 
     def __call__(
@@ -145,12 +145,12 @@ class LossOf:
         own_loss = type(model).compute_loss is not keras.Model.compute_loss
         if own_loss or getattr(model, "loss", None) is not None or _adds_loss(model):
             return
-        # Keras's train_step then trains on the losses of regularizers, so they are the loss. A
-        # custom train_step or loop most likely adds one of its own, which cannot be computed here.
+        # Keras's train_step then trains on the losses of regularizers, so they are the loss. Others
+        # most likely train on more than those, and that cannot be computed here.
         own_step = getattr(model.train_step, "__func__", None) is not keras.Model.train_step
-        if self._without_fit or own_step or not model.losses:
-            trained_by = "a loop of its own" if self._without_fit else "a custom train_step"
-            received = f", with {trained_by} and regularizers" if model.losses else ""
+        if self._elsewhere or own_step or not model.losses:
+            trained_by = "a loop or another model" if self._elsewhere else "a custom train_step"
+            received = f", with regularizers and trained by {trained_by}" if model.losses else ""
             raise RefusalError(
                 f"{self._who} needs the loss, but the model {model.name!r} has none. Pass loss= to "
                 "its compile, call add_loss, or override compute_loss. Received: model.loss=None"

@@ -4,6 +4,7 @@ Layer calls are observed only while the function is traced. So any model can be 
 subclassed, with shared layers), and nothing stays attached to it.
 """
 
+from collections.abc import Callable
 from typing import Generic, Protocol
 
 import keras
@@ -30,7 +31,13 @@ class Beside(Protocol):
     def __call__(
         self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
     ) -> list[Tensor]:
-        """Return tensors, inside the scope of the run: arrays are those of the batch."""
+        """Return scalars, inside the scope of the run.
+
+        Args:
+            mapping: state for scopes, with a value for each trainable variable.
+            arrays: the batch, as tensors.
+            outputs: the model's outputs in training mode.
+        """
         ...
 
 
@@ -119,14 +126,11 @@ class Probe(Generic[Result]):
             report_unwatched(problem, layers, self.unseen, layer_paths(self._model))
 
     def _compiled(self) -> backend.Compiled:
+        function: Callable[..., Nested] = self._alone
+        given = self._inputs
         if self._beside is not None:
-            given = self._beside.arrays
-            run = compile_beside(self._model, self._with_beside, given, eagerly=self._eagerly)
-            if self.failure is None:
-                return run
-            # Trace again: what failed has left operations in the graph, and they may fail too.
-            self._beside = None
-        return compile_beside(self._model, self._alone, self._inputs, eagerly=self._eagerly)
+            function, given = self._with_beside, self._beside.arrays
+        return compile_beside(self._model, function, given, eagerly=self._eagerly)
 
     # Methods, because TensorFlow does not bind dicts and lists to the arguments of a partial.
     def _with_beside(self, mapping: backend.Mapping, arrays: dict[str, Nested]) -> Nested:
@@ -152,7 +156,7 @@ class Probe(Generic[Result]):
         except Exception:
             self._beside = beside
             raise error from None
-        self._run, self.failure = self._run_alone, error
+        self._run, self.failure = self._run_alone, self.failure or error
         return found
 
     def _extracted(
@@ -179,11 +183,12 @@ class Probe(Generic[Result]):
     def _computed_beside(
         self, mapping: backend.Mapping, arrays: dict[str, Nested], outputs: Nested
     ) -> list[Tensor]:
-        if self._beside is None:
+        if self._beside is None or self.failure is not None:  # an eager run may have failed before
             return []
         try:
             return self._beside(mapping, arrays, outputs)
         except Exception as error:
+            # Operations that it left in the graph may fail later. Then the layers run alone.
             self.failure = error
             return []
 

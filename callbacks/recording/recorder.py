@@ -104,6 +104,10 @@ class Recorder(keras.callbacks.Callback):
         """Whether a loop without `fit` trains the model."""
         return "batches_per_call" in (self.params or {})
 
+    def trained_elsewhere(self, part: keras.Model) -> bool:
+        """Return whether a loop or another model trains `part`, and not its own `train_step`."""
+        return self.without_fit or part is not self.model
+
     @property
     def cost(self) -> Cost:
         """Time and bytes that recording took in the last `fit`."""

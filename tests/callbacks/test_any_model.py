@@ -210,7 +210,7 @@ def test_a_loss_that_only_train_step_has(build, tmp_path):
     ("build", "received"),
     [
         (OwnLoss, "model.loss=None"),
-        (Regularized, "model.loss=None, with a custom train_step and regularizers"),
+        (Regularized, "model.loss=None, with regularizers and trained by a custom train_step"),
     ],
 )
 @pytest.mark.parametrize("name", NEED_LOSS)

@@ -257,6 +257,17 @@ def test_the_loss_of_a_part_is_said_to_be_the_part_s(name, tmp_path):
     assert callback.lost_records == 0
 
 
+@pytest.mark.parametrize("name", ["LossLandscape", "GradientShift"])
+def test_the_losses_of_a_part_s_regularizers_are_not_the_loss(name, tmp_path):
+    model = WithoutCall()
+    model.net.get_layer("dense").kernel.regularizer = keras.regularizers.L2()
+    model.compile("sgd")
+    callback = CALLBACKS[name](tmp_path / "log", (X, X[:, :6]), model=model.net)
+    message = f"{name} needs the loss, .* with regularizers and trained by a loop or another model"
+    with pytest.raises(ValueError, match=message):
+        fit(model, callback)
+
+
 def fails_in_the_graph(y, y_pred):
     with tf.control_dependencies([tf.debugging.assert_less(y, 0.0, "labels must be negative")]):
         return tf.reduce_mean(y_pred)

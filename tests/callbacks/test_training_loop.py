@@ -143,7 +143,7 @@ def test_a_loop_trains_on_more_than_the_losses_of_regularizers(name, tmp_path):
             watch.step()
         assert tags.MODEL not in {row.layer for row in callback.history}
         return
-    message = f"{name} needs the loss, .* model.loss=None, with a loop of its own and regularizers"
+    message = f"{name} needs the loss, .* model.loss=None, with regularizers and trained by a loop"
     with pytest.raises(ValueError, match=message), watching(callback, model):
         pass
 
