@@ -11,7 +11,7 @@ setup(
     ext_modules=[
         Extension(
             "kbn._native",
-            ["kbn/native/kernels.cc"],
+            ["kbn/native/plain_kernels.cc", "kbn/native/tensorflow_kernels.cc"],
             depends=sorted(glob("kbn/native/*.h")),
             language="c++",
             extra_compile_args=[

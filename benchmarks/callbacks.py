@@ -5,20 +5,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import kbn
 from benchmarks.networks import resnet20, three_by_100
-from benchmarks.timing import interleaved
+from benchmarks.passes import forward
+from benchmarks.timing import interleaved, peak_memory
 from benchmarks.turns import PERIOD, ByTurns
 from kbn.callbacks import CovariateShift, GradientShift, LossLandscape, MovingStatistics
-from kbn.introspection.layer_calls import seeds
 
 CALLBACKS = (CovariateShift, GradientShift, LossLandscape, MovingStatistics)
 NETWORKS = {
@@ -51,16 +50,20 @@ ELEMENTS = (100, 100, 1000)  # 10⁷
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Measure all parts."""
     yield from _memory(quick)  # first: it starts its own processes
-    for name, (network, shape) in NETWORKS.items():
+    yield from records(quick)
+    for name, settings in FITS.items():
+        yield share(name, settings, quick)
+    yield from _growth(quick)
+
+
+def records(quick: bool, names: Iterable[str] = tuple(NETWORKS)) -> Iterator[dict[str, Any]]:
+    """Measure a record of each callback, for each of `NETWORKS` in `names`."""
+    for name in names:
+        network, shape = NETWORKS[name]
         model, batch = compiled(network), probe(256, shape)
         for callback in CALLBACKS:
             yield {"group": "record", "name": name, "callback": callback.__name__,
                    **record(model, batch, callback, quick)}  # fmt: skip
-    for name, settings in FITS.items():
-        if quick:
-            settings = settings._replace(steps=10 * PERIOD, epochs=1, rounds=1)
-        yield {"group": "share", "name": name, **_share(settings)}
-    yield from _growth(quick)
 
 
 def compiled(network: Callable[..., keras.Model]) -> keras.Model:
@@ -102,27 +105,17 @@ def _take(recorder: Any) -> None:
     recorder.on_train_batch_end(0)
 
 
-def _passes(model: keras.Model, x: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """Return the forward passes of the probe batch in both modes; records use training mode."""
-
-    def run(training: bool) -> Callable[[], Any]:
-        def forward(batch: Any) -> Any:
-            with keras.StatelessScope(state_mapping=seeds(model)):
-                return model(batch, training=training)
-
-        traced, batch = tf.function(forward, autograph=False), tf.constant(x)
-        return lambda: traced(batch).numpy()
-
-    return {"training": run(True), "inference": run(False)}
-
-
 def record(model: keras.Model, batch: Any, callback: Any, quick: bool) -> dict[str, Any]:
     """Measure a record of `callback` and forward passes of the probe batch, in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(callback, model, batch, folder)
         if callback is CovariateShift:
             recorder._thinning.keeps = lambda: True  # the most costly records; rare in a long fit
-        actions = {"record": lambda: _take(recorder), **_passes(model, batch[0])}
+        actions = {
+            "record": lambda: _take(recorder),
+            "training": forward(model, batch[0], training=True),
+            "inference": forward(model, batch[0], training=False),
+        }
         times = interleaved(actions, seconds=1 if quick else 15, least=3 if quick else 5)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
         # The first record of a file describes its tags.
@@ -131,10 +124,14 @@ def record(model: keras.Model, batch: Any, callback: Any, quick: bool) -> dict[s
     return {**times, "places": len(places), "bytes": median(written[1:])}
 
 
-def _share(fits: Fits) -> dict[str, Any]:
+def share(name: str, fits: Fits, quick: bool) -> dict[str, Any]:
     """Fit with and without the callback in alternate turns, with a new model in each round."""
+    if quick:
+        fits = fits._replace(steps=10 * PERIOD, epochs=1, rounds=1)
     rounds = [_watched(fits) for _ in range(fits.rounds)]
     return {
+        "group": "share",
+        "name": name,
         **{key: fmean(one[key] for one in rounds) for key in rounds[0]},
         "steps": fits.length,
         "shares": [one["share"] for one in rounds],
@@ -195,10 +192,7 @@ def _memory(quick: bool) -> Iterator[dict[str, Any]]:
 
 def _peak_above_forward(kind: str) -> float:
     """Return how many MB two records add to the peak that forward passes had reached."""
-    import resource
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    import tensorflow as tf
 
     inputs = keras.Input(ELEMENTS[1:])
     model = keras.Model(inputs, kbn.BatchNormalization(name="bn")(inputs))
@@ -209,7 +203,7 @@ def _peak_above_forward(kind: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):
             outputs = forward(batch)
-        before = peak()
+        before = peak_memory()
         if kind == "CovariateShift":
             del outputs, batch
             callback = _started(CovariateShift, model, x, folder)
@@ -218,7 +212,7 @@ def _peak_above_forward(kind: str) -> float:
             with tf.summary.create_file_writer(folder).as_default():
                 for step in range(2):
                     tf.summary.histogram("activations", outputs, step=step)
-        return peak() - before
+        return peak_memory() - before
 
 
 def _growth(quick: bool) -> Iterator[dict[str, Any]]:
@@ -250,7 +244,7 @@ def _grown(layers: int, channels: int, samples: int, *, quick: bool) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         recorder = _started(CovariateShift, model, x, folder, probe_size=samples)
         recorder._thinning.keeps = lambda: True
-        actions = {"record": lambda: _take(recorder), "training": _passes(model, x)["training"]}
+        actions = {"record": lambda: _take(recorder), "training": forward(model, x, training=True)}
         times = interleaved(actions, seconds=0.2 if quick else 4)
         written = [r.value for r in recorder.history if r[1:3] == ("record", "bytes")]
         recorder.on_train_end()

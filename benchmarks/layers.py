@@ -1,15 +1,18 @@
-"""The layer alone: training and inference, over shapes, dtypes and modes."""
+"""The layer alone: training and inference, over shapes, dtypes and modes; and how exact it is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 import kbn
-from benchmarks import torch_layers
+from benchmarks import passes, torch_layers
+from benchmarks.passes import BACKEND, BYTES, MODES, PASSES
 from benchmarks.timing import Action, copy_action, interleaved
+from kbn import backend
 
 # Shape and channel axis.
 SHAPES = {
@@ -24,24 +27,24 @@ SHAPES = {
     "5-D": ((4, 16, 28, 28, 64), -1),
 }
 DTYPES = ("float32", "bfloat16")
-MODES = ("eager", "graph", "xla")
-PASSES = ("training", "inference")
 # The fewest reads and writes of activations. In training: x; then x, y; then x, dy; then x, dy, dx.
 TRANSFERS = {"training": 8, "inference": 2}
+LAYERS = {"kbn": kbn.BatchNormalization, "keras": keras.layers.BatchNormalization}
+ERROR_SHAPE = (32, 28, 28, 64)
+FAR = 1e4  # mean / standard deviation
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Measure each row: milliseconds of kbn, of Keras, of torch, and of copying the activation."""
     names = list(SHAPES)[:2] if quick else list(SHAPES)
-    for name, dtype, mode, what in product(names, DTYPES, MODES, PASSES):
+    for name, dtype, mode, what in product(names, DTYPES, MODES[BACKEND], PASSES):
         shape, axis = SHAPES[name]
-        x = tf.cast(tf.random.stateless_normal(shape, (0, 1)), dtype)
-        dy = tf.cast(tf.random.stateless_normal(shape, (2, 3)), dtype)
+        x, dy = passes.activations(shape, dtype, 2)
         actions = {
-            "kbn": _action(kbn.BatchNormalization, axis, x, dy, mode, what),
-            "keras": _action(keras.layers.BatchNormalization, axis, x, dy, mode, what),
-            "copy": copy_action(x.dtype.size * int(tf.size(x))),
+            kind: _waited(passes.action(passes.built(cls, shape, axis, dtype), x, dy, mode, what))
+            for kind, cls in LAYERS.items()
         }
+        actions["copy"] = copy_action(BYTES[dtype] * int(np.prod(shape)))
         if torch_layers.available():
             actions["torch"] = torch_layers.action(shape, axis, dtype, what)
         times = interleaved(actions, seconds=0.2 if quick else 0.8)
@@ -57,27 +60,31 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _action(cls: Any, axis: int, x: Any, dy: Any, mode: str, what: str) -> Action:
-    policy = "float32" if x.dtype == tf.float32 else f"mixed_{x.dtype.name}"
-    layer = cls(axis=axis, dtype=policy)
-    layer.build(tuple(x.shape))
-    run = _training(layer) if what == "training" else _inference(layer)
-    if mode != "eager":
-        # Concrete: TensorFlow warns if one line of code is traced for many layers.
-        run = tf.function(run, jit_compile=mode == "xla").get_concrete_function(x, dy)
-    return lambda: run(x, dy)
+def _waited(action: Action) -> Action:
+    def run() -> None:
+        passes.wait(action())
+
+    return run
 
 
-def _training(layer: Any) -> Callable[..., Any]:
-    def step(x: Any, dy: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-        sources = [x, layer.gamma.value, layer.beta.value]
-        return y, tape.gradient(y, sources, output_gradients=dy)
-
-    return step
-
-
-def _inference(layer: Any) -> Callable[..., Any]:
-    return lambda x, dy: layer(x, training=False)  # noqa: ARG005
+def errors(shape: Sequence[int] = ERROR_SHAPE) -> Iterator[dict[str, Any]]:
+    """Measure the largest error of the outputs in training, at a mean of `FAR` deviations."""
+    (x,) = passes.activations(shape, "float32", 1, mean=FAR)
+    exact = backend.numpy_of(x).astype("float64")
+    axes = (0, 1, 2)
+    exact = (exact - exact.mean(axes)) / np.sqrt(exact.var(axes) + 1e-3)
+    makers = {
+        "kbn, fused='auto'": kbn.BatchNormalization,
+        "kbn, fused=False": partial(kbn.BatchNormalization, fused=False),
+        "Keras": keras.layers.BatchNormalization,
+    }
+    for name, mode in product(makers, MODES[BACKEND]):
+        layer = passes.built(makers[name], shape, -1, "float32")
+        y = passes.action(layer, x, x, mode, "training")()[0]
+        path = passes.path(layer, x, mode) if name.startswith("kbn") else "–"
+        yield {"group": "error", "name": name, "mode": mode, "path": path,
+               "error": float(np.abs(backend.numpy_of(y) - exact).max())}  # fmt: skip
+    if BACKEND == "torch":
+        y = backend.numpy_of(torch_layers.outputs(x.movedim(-1, 1)).movedim(1, -1))
+        yield {"group": "error", "name": "BatchNorm2d", "mode": "eager", "path": "–",
+               "error": float(np.abs(y - exact).max())}  # fmt: skip

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import kbn
-from benchmarks.timing import Action, interleaved
+from benchmarks.timing import Action, interleaved, peak_memory
 
 LAYERS = {"kbn": kbn.BatchNormalization, "keras": keras.layers.BatchNormalization, "none": None}
 
@@ -125,16 +125,11 @@ def _peak(kind: str) -> float:
 
 
 def _measure_peak(kind: str) -> float:
-    import resource
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     network, shape, batch, _ = next(iter(NETWORKS.values()))
     fit = _fit(network(LAYERS[kind]), shape, batch, 6)
-    before = peak()
+    before = peak_memory()
     fit()
-    return peak() - before
+    return peak_memory() - before
 
 
 if __name__ == "__main__":

@@ -23,44 +23,73 @@ LAYER_HEAD = [
     "÷ torch",
     "÷ floor",
 ]
+ERROR_HEAD = ["error at mean/std = 10⁴", "mode", "execution path", "error"]
 FIT_HEAD = ["fit", "kbn", "Keras", "without", "added by kbn", "added by Keras", "ratio"]
 MEMORY_HEAD = ["peak memory of fit, MB", "kbn", "Keras", "without", "÷ Keras"]
 
 
+LIBRARIES = {
+    "tensorflow": ("tensorflow", "keras", "torch"),
+    "jax": ("jax", "keras"),
+    "torch": ("torch", "keras"),
+}
+"""The libraries that a benchmark on each backend uses."""
+
+
 def machine() -> Row:
     """Return the machine and the versions of the libraries."""
-    import keras
-    import tensorflow as tf
-
-    from benchmarks import torch_layers
+    from benchmarks.passes import BACKEND
     from benchmarks.timing import cpus
-    from kbn.backend.tensorflow import native_kernels
 
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-            for gpu in tf.config.list_physical_devices("GPU")]  # fmt: skip
     found: Row = {
         "date": date.today().isoformat(),
         "commit": _commit(),
         "cpu": f"{_cpu()}, {cpus()} cores",
-        "gpu": ", ".join(gpus) or "none",
+        "gpu": ", ".join(gpus()) or "none",
         "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "torch": "not installed",
-        "kernels": native_kernels.load().reason,
-        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"),
+        **{name: _version(name) for name in LIBRARIES[BACKEND]},
     }
-    if torch_layers.available():
+    if BACKEND == "tensorflow":
+        from kbn.backend.tensorflow import native_kernels
+
+        found["kernels"] = native_kernels.load().reason
+        found["TF_ENABLE_ONEDNN_OPTS"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set")
+    return found
+
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that the backend in use finds."""
+    from benchmarks.passes import BACKEND
+
+    if BACKEND == "jax":
+        import jax
+
+        return [each.device_kind for each in jax.devices() if each.platform == "gpu"]
+    if BACKEND == "torch":
         import torch
 
-        found["torch"] = torch.__version__
-    return found
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return [torch.cuda.get_device_name(index) for index in range(count)]
+    import tensorflow as tf
+
+    return [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return __import__(name).__version__
+    except ImportError:
+        return "not installed"
 
 
 def tables(rows: Sequence[Row]) -> list[tuple[list[str], Cells]]:
     """Return the head and the cells of each table that has any."""
     groups = [
         (LAYER_HEAD, "layer", _layer_cells),
+        (ERROR_HEAD, "error", _error_cells),
         (FIT_HEAD, "fit", _fit_cells),
         (MEMORY_HEAD, "memory", _memory_cells),
     ]
@@ -99,11 +128,13 @@ The *floor* is the time of the fewest possible reads and writes of the activatio
 which all CPUs together copy memory, measured in the same row. In the forward pass, training has to
 read x, and then to read x and write y. In the backward pass, it has to read x and dy, and then to
 read x and dy and write dx. Inference has to read x and write y. The floor includes no Python calls
-and no allocation of memory; the other columns include both.
+and no allocation of memory; the other columns include both. Compiled programs can be below it:
+their reads find parts of the activation in the caches.
 
 torch always runs eagerly, also in the rows for graph and XLA. It has the same memory layout as the
-others, except in 3-D. *Added* is how much longer a step of `fit` takes than without
-normalization."""
+others, except in 3-D. *Error* is the largest error of the outputs in training, on float32 inputs of
+32×28×28×64 whose mean is 10⁴ times their deviation. *Added* is how much longer a step of `fit`
+takes than without normalization."""
 
 
 def _layer_cells(row: Row) -> list[str]:
@@ -114,6 +145,10 @@ def _layer_cells(row: Row) -> list[str]:
         f"{torch:.2f}" if torch else "–", f"{row['kbn'] / torch:.2f}" if torch else "–",
         f"{row['kbn'] / row['floor']:.1f}",
     ]  # fmt: skip
+
+
+def _error_cells(row: Row) -> list[str]:
+    return [row["name"], row["mode"], row["path"], f"{row['error']:.0e}"]
 
 
 def _fit_cells(row: Row) -> list[str]:

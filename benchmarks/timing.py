@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -15,6 +16,20 @@ Action = Callable[[], object]
 def cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process so far, in MB.
+
+    Linux's `ru_maxrss` counts the process that started this one too, so it is the second choice.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def interleaved(actions: Mapping[str, Action], seconds: float, least: int = 7) -> dict[str, float]:

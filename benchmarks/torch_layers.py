@@ -1,14 +1,10 @@
 """torch's layer, if torch is installed."""
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.timing import Action, cpus
-
-# Threads that spin after their work would slow down the next action.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def available() -> bool:
@@ -16,14 +12,13 @@ def available() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
+def action(shape: Sequence[int], axis: int, dtype: str, what: str, device: Any = "cpu") -> Action:
     """Return one pass of torch's layer over such an activation, in a layout that suits torch."""
     import torch
 
     torch.set_num_threads(cpus())
-    x, dy = (_activation(torch, shape, axis, dtype) for _ in range(2))
-    kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}
-    layer = kinds.get(len(shape), torch.nn.BatchNorm3d)(x.shape[1], eps=1e-3, momentum=0.01)
+    x, dy = (_activation(torch, shape, axis, dtype).to(device) for _ in range(2))
+    layer = _layer(x)
     if what == "inference":
         layer.eval()
 
@@ -42,6 +37,19 @@ def action(shape: Sequence[int], axis: int, dtype: str, what: str) -> Action:
         return y, x.grad
 
     return train
+
+
+def outputs(x: Any) -> Any:
+    """Return the outputs of torch's layer in training, for an activation (N, C, …)."""
+    return _layer(x)(x).detach()
+
+
+def _layer(x: Any) -> Any:
+    import torch
+
+    kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}
+    layer = kinds.get(x.ndim, torch.nn.BatchNorm3d)(x.shape[1], eps=1e-3, momentum=0.01)
+    return layer.to(x.device)
 
 
 def _activation(torch: Any, shape: Sequence[int], axis: int, dtype: str) -> Any:

@@ -4,7 +4,7 @@
 Ioffe & Szegedy (2015) define. The callbacks in `kbn.callbacks` record, during `fit`, how the
 distribution of every layer's activations moves.
 
-All names are loaded on first use: `import kbn` imports neither Keras nor TensorFlow.
+All names are loaded on first use: `import kbn` imports neither Keras nor a backend.
 """
 
 from kbn.common import lazy

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.on_backend import BACKEND, ON_EVERY_BACKEND, ON_ONE_BACKEND
 from tests.support.replicas import two_logical_devices
 
 two_logical_devices()
@@ -31,6 +32,16 @@ TIERS = ("thorough", "static")
 # Files that take minutes. They start first, so that all processes end at about the same time.
 SLOWEST = ("tab", "contract", "papers", "experiments", "replicas", "any_model", "recalibration",
            "covariate_shift", "oracle", "batch_normalization")  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out files that need another backend."""
+    if collection_path.is_dir():
+        return None
+    name = str(collection_path.relative_to(TESTS))
+    other = ON_ONE_BACKEND.get(name, "tensorflow")
+    runs = other == BACKEND or (name in ON_EVERY_BACKEND)
+    return None if runs else True
 
 
 def pytest_collection_modifyitems(items):

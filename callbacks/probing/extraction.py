@@ -59,7 +59,7 @@ class Observer(Generic[Result]):
         path = self._paths.get(id(call.layer))
         if path is None or self._extracting:
             return
-        if call.trace is not self._trace:
+        if call.trace != self._trace:
             self._looped.add(path)
             return
         number, self.calls[path] = self.calls[path], self.calls[path] + 1

@@ -130,7 +130,7 @@ def _kept(
     """Return the limit of the moving statistics if all batches are like this one."""
     if not getattr(layer, "unbiased_variance", False) or count <= MORE_THAN_ONE:
         return batch
-    unbiased = (batch.variance - layer.epsilon) * bessels_correction(np.float64(count), np)
+    unbiased = (batch.variance - layer.epsilon) * bessels_correction(count, np)
     variance = unbiased + layer.epsilon
     return batch._replace(variance=variance)
 

@@ -18,9 +18,12 @@ class OptimizerSteps:
 
     def __call__(self) -> int:
         """Return the number of steps, 0 without an optimizer."""
-        # Reading `model` makes Keras synchronize the training state, so read it first.
-        _ = self._callback.model
+        self.synchronize()
         return 0 if self._optimizer is None else backend.iterations(self._optimizer)
+
+    def synchronize(self) -> None:
+        """Write the training state into the variables. JAX keeps it elsewhere during `fit`."""
+        _ = self._callback.model  # reading it makes Keras do this
 
     def begin(self) -> None:
         """Note the state of the optimizer before the first batch."""
@@ -42,7 +45,7 @@ class OptimizerSteps:
         """Return the counters of the optimizer, and the loss scale if it has one."""
         if self._optimizer is None:
             return ()
-        _ = self._callback.model
+        self.synchronize()
         # A callback may change the learning rate of an optimizer that training does not use.
         return tuple(
             float(backend.numpy_of(variable))

@@ -195,6 +195,7 @@ class Session:
 
     def _look_before(self) -> None:
         with self.cost.spending(on="look"):
+            self._optimizer.synchronize()
             self._callback.look_before()
 
     def _write(self, step: int, record: Record) -> int:

@@ -12,7 +12,8 @@ from kbn.introspection.parts import part_of
 from kbn.records import markdown
 from kbn.records.history import Rows
 
-_LIBRARIES = ("kbn", "keras", "tensorflow", "tensorflow-cpu", "tensorboard", "numpy")
+_LIBRARIES = ("kbn", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch",
+              "tensorboard", "numpy")  # fmt: skip
 _LONGEST = 300  # characters of a value
 
 

@@ -38,7 +38,7 @@ def check_writable(folder: str) -> list[str]:
         is_plain = isinstance(error, file_systems.FileSystemError)
         raise UnwritableError(
             f"log_dir cannot be written ({error if is_plain else reason(error)}). Pass a folder of "
-            "this machine, or a URL of a file system that TensorFlow can write. "
+            "this machine, or a URL of a file system that TensorBoard can write. "
             f"Received: log_dir={os.path.dirname(folder)!r}"
         ) from error
     return missing

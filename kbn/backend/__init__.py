@@ -18,16 +18,19 @@ from kbn.backend.interface import (
 )
 
 __all__ = [
+    "COUNTER",
     "Compiled",
-    "ExportedState",
+    "HiddenState",
     "Kernel",
     "Mapping",
     "MissingCapabilityError",
+    "carried_mask",
     "compile_for",
     "compile_for_batches",
     "current_trace",
     "differentiable",
     "gather",
+    "in_double",
     "is_chief",
     "iterations",
     "kernel",
@@ -40,7 +43,7 @@ __all__ = [
     "undisturbed",
     "value_and_gradients",
 ]
-SUPPORTED = ("tensorflow",)
+SUPPORTED = ("tensorflow", "jax", "torch")
 
 
 def load(name: str) -> Backend:
@@ -50,12 +53,15 @@ def load(name: str) -> Backend:
 
 
 _backend = load(keras.backend.backend())
-ExportedState = _backend.ExportedState
+COUNTER = _backend.COUNTER
+HiddenState = _backend.HiddenState
+carried_mask = _backend.carried_mask
 compile_for = _backend.compile_for
 compile_for_batches = _backend.compile_for_batches
 current_trace = _backend.current_trace
 differentiable = _backend.differentiable
 gather = _backend.gather
+in_double = _backend.in_double
 is_chief = _backend.is_chief
 iterations = _backend.iterations
 kernel = _backend.kernel

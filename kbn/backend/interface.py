@@ -75,7 +75,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return `function(values)`, a scalar, and its gradient for each value.
 
-        The gradient is 0 for a value that the scalar does not depend on.
+        The gradient is 0 for a value that the scalar does not depend on. A compiled function may
+        return gradients, all or some, but must not compute with them.
 
         Args:
             function: function from `values` to a scalar.
@@ -100,7 +101,6 @@ class Backend(Protocol):
 
         Args:
             function: function of a `Mapping` and tensors that returns a structure of tensors.
-                float64 inside it is float64 on every backend.
             variables: the Keras variables that `function` reads.
             inputs: structure of NumPy arrays, the same in every call.
             varying: structures like those that calls will pass, of arrays, tensors or variables.
@@ -127,7 +127,10 @@ class Backend(Protocol):
         """Return `function` in a form that a program contains once, for any number of calls."""
 
     def current_trace(self) -> object:
-        """Return a token of the current trace. The body of a loop has a token of its own."""
+        """Return a token of the current trace. The body of a loop has a token of its own.
+
+        Compare tokens by `==`.
+        """
 
     # Runs outside the training step
 
@@ -142,7 +145,19 @@ class Backend(Protocol):
         """Return how many steps `optimizer` has taken, read in the backend's fastest way."""
 
     def numpy_of(self, value: Tensor) -> np.ndarray:
-        """Return a tensor, or a variable of Keras or of the backend, as an array."""
+        """Return a tensor, or a variable of Keras or of the backend, as an array of its own."""
+
+    # Precision
+
+    @property
+    def COUNTER(self) -> str:  # noqa: N802 - a constant
+        """The dtype for counts: int64, or int32 if the backend has no int64."""
+
+    def in_double(self) -> AbstractContextManager[object]:
+        """Return a context in which float64 is float64, also inside a trace.
+
+        Outside, JAX computes in float32 instead.
+        """
 
     # Replicas
 
@@ -201,11 +216,17 @@ class Backend(Protocol):
             axes: the axes to reduce; they are kept with size 1.
         """
 
-    # Exporting
+    # State
+
+    def carried_mask(self, x: Tensor) -> Tensor | None:
+        """Return the mask that the tensor `x` carries, such as from `Masking`, or None."""
 
     @property
-    def ExportedState(self) -> type:  # noqa: N802 - a class
-        """A base class for layers whose `_hidden_variables()` are exported with the layer."""
+    def HiddenState(self) -> type:  # noqa: N802 - a class
+        """A base class for layers that update `_hidden_variables()`, which are not weights.
+
+        The variables are updated in training, and in exported training functions.
+        """
 
 
 class MissingCapabilityError(NotImplementedError):
@@ -227,8 +248,8 @@ def missing(capability: str, who: str) -> Callable[..., NoReturn]:
 
         name = keras.backend.backend()
         raise MissingCapabilityError(
-            f"{capability} is not supported on Keras's {name} backend: use TensorFlow for {who}. "
-            f"Received: KERAS_BACKEND={name!r}"
+            f"{capability} is not supported on Keras's {name} backend: use TensorFlow, JAX or "
+            f"PyTorch for {who}. Received: KERAS_BACKEND={name!r}"
         )
 
     return refuse

@@ -1,14 +1,17 @@
 """A backend made of `keras.ops`, for the layer's portable path. Its other functions raise."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 from keras import ops, tree
+from keras.src.backend.common.masking import get_keras_mask
 
 from kbn.backend.interface import Kernel, missing
 from kbn.common.types import Nested, Tensor
 
+COUNTER = "int32"
 _RUNS = "Running a model outside the training step", "kbn.callbacks and kbn.recalibrate"
 compile_for = compile_for_batches = undisturbed = current_trace = missing(*_RUNS)
 value_and_gradients = shared = iterations = is_chief = missing(*_RUNS)
@@ -37,6 +40,16 @@ def numpy_of(value: Tensor) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(value))
 
 
+def in_double() -> contextlib.AbstractContextManager[object]:
+    """Return a context that does nothing."""
+    return contextlib.nullcontext()
+
+
+def carried_mask(x: Tensor) -> Tensor | None:
+    """Return the mask that the tensor `x` carries, such as from `Masking`, or None."""
+    return get_keras_mask(x)
+
+
 def several_replicas() -> bool:
     """Return False: this backend does not distribute training."""
     return False
@@ -58,5 +71,5 @@ def sum_terms(
     return ops.sum(first, axes, keepdims=True), ops.sum(second, axes, keepdims=True)
 
 
-class ExportedState:
+class HiddenState:
     """A base class for layers that adds nothing to what Keras exports."""

@@ -3,12 +3,12 @@
 import sys
 import warnings
 
-LIBRARIES = {"contextlib", "kbn", "keras", "tensorflow"}
+LIBRARIES = {"contextlib", "jax", "kbn", "keras", "tensorflow", "torch"}
 """Top-level names of modules that may stand between the user's code and a warning."""
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning at the innermost line that is not in kbn, Keras or TensorFlow.
+    """Issue a warning at the innermost line that is not in kbn, Keras or a backend.
 
     That line, such as the call of `fit`, is what Python prints with the warning.
     """

@@ -12,7 +12,7 @@ from kbn.distributions.channel_moments import ChannelMoments
 from kbn.distributions.positions import spread
 from kbn.ops.merging_moments import merge, variance_about_mean
 from kbn.ops.moments import by_kernel
-from kbn.ops.precision import widened
+from kbn.ops.precision import at_least, widened
 
 # Number of values in a block. A float32 temporary of a block takes 8 MB. Smaller blocks take more
 # time and save little memory.
@@ -41,7 +41,7 @@ def _moments_of_block(x: Tensor) -> ChannelMoments:
         kept = widened(x)
         finite = ops.isfinite(kept)
         count = ops.sum(ops.cast(finite, "float64"), axis=(0, 2))
-        number = ops.maximum(count, 1)
+        number = at_least(count, 1)
         mean = _total(ops.where(finite, kept, ops.zeros_like(kept))) / number
         kept = ops.where(finite, kept - ops.cast(mean, kept.dtype)[:, None], ops.zeros_like(kept))
         return [*_about(mean, kept, number), count]

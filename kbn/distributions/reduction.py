@@ -73,6 +73,10 @@ class Reduction:
 
     def on_device(self, x: Tensor) -> dict[str, Tensor]:
         """Return the tensors of bounded size that `on_host` needs. Call this inside a trace."""
+        with backend.in_double():
+            return self._reduced(x)
+
+    def _reduced(self, x: Tensor) -> dict[str, Tensor]:
         x = ops.reshape(x, self._planes)
         if math.prod(self._planes) <= WHOLE:
             return {"whole": widened(x), **self._moments_of_whole(x)}
@@ -165,7 +169,8 @@ def _planes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
 
 def sketched(x: Tensor, channel_axis: int = -1, max_samples: int = 2**13) -> DistributionSketch:
     """Return the sketch of an array or tensor outside a trace; arguments as for `Reduction`."""
-    x = ops.convert_to_tensor(x)
+    with backend.in_double():
+        x = ops.convert_to_tensor(x)
     reduction = Reduction(x.shape, channel_axis, max_samples)
     reduced = reduction.on_device(x)
     (found,) = reduction.on_host([{name: backend.numpy_of(each) for name, each in reduced.items()}])

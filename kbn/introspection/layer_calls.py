@@ -80,7 +80,7 @@ def _call(
     inputs = next((x for x in arguments.values() if any(map(ops.is_tensor, tree.flatten(x)))), None)
     # In Keras a tensor can carry a mask; an argument has precedence.
     mask = arguments.get("mask")
-    mask = getattr(inputs, "_keras_mask", None) if mask is None else mask
+    mask = backend.carried_mask(inputs) if mask is None else mask
     return LayerCall(layer, inputs, mask, outputs, trace)
 
 

@@ -21,7 +21,7 @@ from kbn.ops.precision import wide, widened
 
 
 @keras.saving.register_keras_serializable(package="kbn")
-class BatchNormalization(SavedState, backend.ExportedState):
+class BatchNormalization(SavedState, backend.HiddenState):
     """Batch normalization with the moving statistics that Ioffe & Szegedy (2015) define.
 
     This is a `keras.layers.BatchNormalization` with the same arguments, defaults and variables,
@@ -49,11 +49,13 @@ class BatchNormalization(SavedState, backend.ExportedState):
     variance. A channel that is empty, fully masked, or contains inf or NaN updates neither.
     `skipped_updates` counts the skipped updates of the variance per channel.
 
-    **On several replicas** (`tf.distribute`) with `synchronized=True`, every replica normalizes
-    with the moments of the whole batch, merged by count. Otherwise each replica normalizes with
-    its own moments, as in Keras. The moving statistics are then updated with the mean over
-    replicas, weighted by count, and are the same on every replica. Both cases take one collective
-    per forward pass in training.
+    **On several replicas** with `synchronized=True`, every replica normalizes with the moments of
+    the whole batch, merged by count. Otherwise each replica normalizes with its own moments, as in
+    Keras. The moving statistics are then updated with the mean over replicas, weighted by count,
+    and are the same on every replica. Both cases take one collective per forward pass in training.
+    Replicas are those of `tf.distribute`, of `torch.distributed`, and of `jax.shard_map`. Under
+    `keras.distribution` on JAX, every program sees the whole batch, so the moments are always those
+    of the whole batch.
 
     **A frozen layer** (`trainable = False`) runs in inference mode: `gamma`, `beta` and the moving
     statistics do not change, even with `training=True`. Freezing takes effect at once in direct
@@ -63,11 +65,12 @@ class BatchNormalization(SavedState, backend.ExportedState):
     Keras 3.15 overrides it with the `training=True` of `fit`.
 
     Example:
+        >>> import keras
         >>> import numpy as np
         >>> import kbn
         >>> layer = kbn.BatchNormalization(momentum=0.9)
         >>> x = np.random.default_rng(0).normal(3.0, 2.0, size=(8, 4)).astype("float32")
-        >>> y = layer(x, training=True)
+        >>> y = keras.ops.convert_to_numpy(layer(x, training=True))
         >>> m, batch_mean, batch_variance = len(x), x.mean(0), x.var(0)
         >>> bool(np.allclose(y, (x - batch_mean) / np.sqrt(batch_variance + 1e-3), atol=1e-5))
         True
@@ -117,16 +120,17 @@ class BatchNormalization(SavedState, backend.ExportedState):
         virtual_batch_size: samples per ghost ("virtual") batch (Hoffer et al. 2017), or None. In
             training, consecutive samples are normalized in ghost batches of this size; the last
             one may be smaller. They update the statistics one after the other, as small batches do.
-        fused: whether to use TensorFlow's fused kernel, `FusedBatchNormV3`: "auto", True or False.
-            "auto" uses it for float32, float16 and bfloat16 in inference and training, except with
+        fused: whether to use a fused kernel: "auto", True or False. On TensorFlow this is the op
+            `FusedBatchNormV3`. On PyTorch it is kbn's own kernel, on CPUs. JAX has none. "auto"
+            uses it for float32, float16 and bfloat16 in inference and training, except with
             masks, `renorm`, `virtual_batch_size` or statistics shared by replicas, and inside XLA,
             where it computes wrong variances. True raises an error in these cases. False never
             uses it. In inference without a mask, inputs of another rank than 4 are an exception:
             "auto" computes x·scale + bias, as Keras's layer does, because converters (TFLite, ONNX)
             fold nothing else. It loses digits if the mean is large (an error of 1e-3 at mean/std =
             1e4). True and False subtract the mean first, and lose none. `execution_path` returns
-            the path of a call. On CPUs, kbn's own kernels run the op if they were compiled (see
-            the README).
+            the path of a call. On CPUs, kbn's own kernels run TensorFlow's op if they were compiled
+            (see the README).
         **kwargs: `name`, `dtype`, `trainable` and other arguments of Keras layers.
 
     Call arguments:
@@ -209,10 +213,11 @@ class BatchNormalization(SavedState, backend.ExportedState):
             renorm_momentum=checks.number(
                 "renorm_momentum", renorm_momentum, "in [0, 1]", low=0, high=1
             ),
-            synchronized=checks.boolean("synchronized", synchronized),
             **functions,
             **kwargs,
         )
+        # Not an argument of Keras's constructor, which accepts it on TensorFlow alone.
+        self.synchronized = checks.boolean("synchronized", synchronized)
         self.momentum = momentum
         self.renorm_clipping = renormalization.checked_clipping(renorm, renorm_clipping)
         self.unbiased_variance = checks.boolean("unbiased_variance", unbiased_variance)
@@ -232,9 +237,10 @@ class BatchNormalization(SavedState, backend.ExportedState):
 
         Per channel, it counts the batches that are empty, fully masked, contain inf or NaN, or have
         a single value, since the layer was built. Each ghost batch and each replica's batch counts.
-        It is not a weight: it is not saved, and does not change inside a `keras.StatelessScope`.
+        It is not a weight, so it is not saved. On JAX it is one of `variables`, which training
+        returns as its state. Elsewhere it does not change inside a `keras.StatelessScope`.
         """
-        return backend.numpy_of(self._skipped_counter().value)
+        return backend.numpy_of(self._skipped_counter()).astype(np.int64)
 
     @property
     def refused_updates(self) -> np.ndarray:
@@ -269,7 +275,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize `inputs`. In training, also update the moving statistics."""
-        x = _floating(inputs)
+        x = self._floating(inputs)
         path = self.execution_path(x, training=training, mask=mask)
         weights = None
         if mask is not None:
@@ -305,7 +311,7 @@ class BatchNormalization(SavedState, backend.ExportedState):
             dtype = "float32"
         elif self.autocast:
             dtype = self.compute_dtype
-        masked = mask is not None or getattr(inputs, "_keras_mask", None) is not None
+        masked = mask is not None or backend.carried_mask(inputs) is not None
         training = bool(training and self.trainable)
         return choose(self, dtype, len(inputs.shape), training=training, masked=masked)
 
@@ -329,6 +335,14 @@ class BatchNormalization(SavedState, backend.ExportedState):
         """Return the moving statistics with their update rules, by the current options."""
         return variables.running_statistics(self, self._skipped_counter())
 
+    def _floating(self, x: Tensor) -> Tensor:
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            return ops.cast(x, "float32")
+        # Keras casts the inputs of a call, but not those of `stateless_call`.
+        widen = self.autocast and self.compute_dtype == "float64" != dtype
+        return ops.cast(x, "float64") if widen else x
+
     def _skipped_counter(self) -> keras.Variable:
         if self._hidden is None:
             raise ValueError(
@@ -342,11 +356,5 @@ class BatchNormalization(SavedState, backend.ExportedState):
 
 def _counter(name: str, shape: tuple[int, ...]) -> keras.Variable:
     return keras.Variable(
-        initializer="zeros", shape=tuple(shape), dtype="int64", trainable=False, name=name
+        initializer="zeros", shape=tuple(shape), dtype=backend.COUNTER, trainable=False, name=name
     )
-
-
-def _floating(x: Tensor) -> Tensor:
-    if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
-        return x
-    return ops.cast(x, "float32")

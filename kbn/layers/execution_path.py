@@ -1,6 +1,5 @@
 """The choice between the fused kernel and portable ops. No other module makes this choice."""
 
-import functools
 import os
 from typing import NamedTuple
 
@@ -12,6 +11,8 @@ from kbn.common import checks
 ENVIRONMENT = "KBN_FUSED"
 """Environment variable, one of `FORCED`: "off" forces the portable path."""
 FORCED = ("auto", "off")
+# Read once, because torch.compile cannot look into a function that caches its result.
+_FORCED = checks.one_of(ENVIRONMENT, os.environ.get(ENVIRONMENT, "auto"), FORCED)
 
 
 class Path(NamedTuple):
@@ -72,7 +73,7 @@ def _obstacle(
     layer: keras.layers.BatchNormalization, *, training: bool, masked: bool
 ) -> str | None:
     """Return why the fused kernel does not support the call, or None if it does."""
-    if _forced() == "off":
+    if _FORCED == "off":
         return f"{ENVIRONMENT}=off"
     if masked:
         return "the fused kernel does not support masks"
@@ -83,8 +84,3 @@ def _obstacle(
     if layer.synchronized and backend.several_replicas():
         return "the fused kernel cannot share statistics with other replicas"
     return "the fused kernel does not support renorm" if layer.renorm else None
-
-
-@functools.cache
-def _forced() -> str:
-    return checks.one_of(ENVIRONMENT, os.environ.get(ENVIRONMENT, "auto"), FORCED)

@@ -12,7 +12,7 @@ from kbn.ops import moments, renormalization, virtual_batches
 from kbn.ops.channel_sums import affine
 from kbn.ops.masks import where_kept
 from kbn.ops.moments import Moments
-from kbn.ops.precision import wide, widened
+from kbn.ops.precision import at_least, wide, widened
 from kbn.ops.renormalization import Correction
 
 Normalize = Callable[[keras.layers.BatchNormalization, Tensor, Tensor | None], Tensor]
@@ -147,12 +147,12 @@ def _correction(layer: keras.layers.BatchNormalization, batch: Moments) -> Corre
     step = layer.renorm_step.value if scheduled else None
     limits = renormalization.limits_at(layer.renorm_clipping or {}, step)
     dtype = batch.mean.dtype
-    least = ops.convert_to_tensor(layer.epsilon**0.5, dtype)  # the smallest possible σ_B
     return renormalization.correction(
         batch.mean,
         ops.sqrt(batch.variance + layer.epsilon),
         ops.cast(layer.renorm_mean.value, dtype),
-        ops.maximum(ops.cast(layer.renorm_stddev.value, dtype), least),
+        # √ε is the smallest possible σ_B.
+        at_least(ops.cast(layer.renorm_stddev.value, dtype), layer.epsilon**0.5),
         limits,
     )
 

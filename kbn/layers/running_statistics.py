@@ -10,6 +10,7 @@ from kbn.common.types import Size, Tensor
 from kbn.ops import moving_average
 from kbn.ops.moments import Moments
 from kbn.ops.moving_average import Contribution, Update
+from kbn.ops.precision import widest
 
 
 class Average:
@@ -56,7 +57,7 @@ class RunningStatistics:
     Args:
         mean: the average of batch means.
         variance: the average of batch variances.
-        skipped: (C,) int64 variable, the number of batches that could not update the variance.
+        skipped: (C,) integer variable, the number of batches that could not update the variance.
         unbiased: whether `variance` averages m/(m−1)·σ_B² or σ_B².
         synchronized: whether all replicas have the same moments, so that none need merging.
     """
@@ -87,7 +88,7 @@ class RunningStatistics:
         skipped = _count(ops.logical_not(observed[1][2]))
         if not alone:
             updates, skipped = _agreed_over_replicas(updates, skipped)
-        self._skipped.assign_add(ops.cast(skipped, "int64"))
+        self._skipped.assign_add(ops.cast(skipped, self._skipped.dtype))
         self._take([average for average, _, _ in observed], updates)
 
     def _is_plain(self, batch: Moments) -> bool:
@@ -201,15 +202,16 @@ def _updates(observed: list[Observation], count: Size) -> list[Update]:
 
 
 def _count(flags: Tensor) -> Tensor:
-    """Return, as (C,) int64, how many batches have the flag; `flags` is (C,) or (G, C)."""
-    flags = ops.cast(flags, "int64")
+    """Return, as (C,) integers, how many batches have the flag; `flags` is (C,) or (G, C)."""
+    flags = ops.cast(flags, backend.COUNTER)
     return flags if len(flags.shape) == 1 else ops.sum(flags, 0)
 
 
 def _agreed_over_replicas(updates: list[Update], skipped: Tensor) -> tuple[list[Update], Tensor]:
     """Return the updates and the skips merged over all replicas, by one collective."""
-    dtype = keras.backend.result_type(*(update.value.dtype for update in updates))
+    dtype = widest(update.value.dtype for update in updates)
     rows = [ops.cast(row, dtype) for row in [skipped, *(row for each in updates for row in each)]]
-    skips, *gathered = ops.unstack(backend.gather(ops.stack(rows)), axis=1)
+    rows = ops.stop_gradient(ops.stack(rows))
+    skips, *gathered = ops.unstack(backend.gather(rows), axis=1)
     triples = [Update(*gathered[i : i + 3]) for i in range(0, len(gathered), 3)]
     return [moving_average.agreed(triple) for triple in triples], ops.sum(skips, 0)

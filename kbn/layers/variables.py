@@ -34,7 +34,7 @@ def running_statistics(
 
     Args:
         layer: a built `kbn.BatchNormalization`.
-        skipped: (C,) int64 variable that counts the skipped updates.
+        skipped: (C,) integer variable that counts the skipped updates.
 
     Raises:
         ValueError: if the options need variables that the layer was built without.

@@ -146,4 +146,63 @@ Moments moments(const Plan& plan, const T* x) {
   return result;
 }
 
+// The coefficients that normalize with `by` moments: gamma·(x − mean)/√(variance + ε) + beta.
+inline Coefficients normalizing(const Moments& by, const float* gamma, const float* beta,
+                                float epsilon) {
+  Coefficients to(by.mean.size());
+  to.mean = by.mean;
+  for (size_t c = 0; c < by.mean.size(); ++c) {
+    to.scale[c] = gamma[c] / std::sqrt(static_cast<double>(by.variance[c]) + epsilon);
+    to.bias[c] = beta[c] - by.rest[c] * to.scale[c];
+  }
+  return to;
+}
+
+// The gradients of gamma and beta, and the coefficients from which `map<true>` computes that of x.
+struct Gradients {
+  Coefficients dx;
+  Floats gamma, beta;
+
+  explicit Gradients(int64_t channels) : dx(channels), gamma(channels), beta(channels) {}
+};
+
+// The gradients of a batch that was normalized with its own moments (Ioffe & Szegedy 2015, §3).
+// With x̂ = (x − mean)·s and s = 1/√(variance + ε), that of x is
+//   gamma·s·(dy − mean(dy) − x̂·mean(dy·x̂)).
+template <typename T>
+Gradients gradients(const Plan& plan, const T* x, const T* dy, const Moments& of,
+                    const float* gamma, float epsilon) {
+  Gradients found(plan.channels());
+  Coefficients& by = found.dx;
+  by.mean = of.mean;
+  const Sums sums = sum<true>(plan, x, dy, by.mean);
+  const double m = plan.count();
+  // For an empty batch all sums are 0, and its moments must not be used.
+  for (int64_t c = 0; c < plan.channels() && plan.count() > 0; ++c) {
+    const double s = 1.0 / std::sqrt(static_cast<double>(of.variance[c]) + epsilon);
+    const double rest = of.rest[c];
+    const double projection = s * (sums.second[c] - rest * sums.first[c]);
+    found.gamma[c] = projection;
+    found.beta[c] = sums.first[c];
+    const double factor = gamma[c] * s, slope = factor * s * projection / m;
+    by.factor[c] = factor;
+    by.scale[c] = slope;
+    by.bias[c] = slope * rest - factor * sums.first[c] / m;
+  }
+  return found;
+}
+
+// Writes the gradient of x: in training as `gradients` says, in inference gamma/√(variance + ε)·dy.
+template <typename T>
+void write_gradient(const Plan& plan, const T* x, const T* dy, const Gradients& found,
+                    bool training, T* dx) {
+  if (training) {
+    map<true>(plan, x, dy, found.dx, dx);
+    return;
+  }
+  Coefficients frozen(plan.channels());
+  frozen.scale = found.dx.factor;
+  map<false>(plan, dy, dy, frozen, dx);
+}
+
 }  // namespace kbn

@@ -1,12 +1,17 @@
-// Threads that share the tasks of one kernel. TensorFlow's C API does not offer TensorFlow's own
-// threads.
+// Threads that share the tasks of one kernel: those of OpenMP, if the caller's library uses it, or
+// threads of kbn's own. TensorFlow's C API does not offer TensorFlow's threads.
 #pragma once
 
+#include <dlfcn.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <link.h>
+#endif
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -25,23 +30,40 @@ class Pool {
   // Sets the number of threads that take part, including the caller's.
   void set_threads(int threads) { threads_ = threads < 1 ? 1 : threads; }
 
+  // Uses the threads of the OpenMP library that the process has loaded, and returns whether there
+  // is one. Between two loops, OpenMP's threads wait on their cores, so kbn's own would not get any.
+  bool use_openmp() {
+    if (openmp_ == nullptr) openmp_ = find_openmp();
+    return openmp_ != nullptr;
+  }
+
   // Calls function(task) for every task in [0, tasks), in any order, and returns when all are done.
   template <typename Function>
   void run(int64_t tasks, Function&& function) {
-    std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
-    // If another kernel uses the threads, or if this process is a fork, which has none of them, run
-    // all tasks here. This is slower, but the results are the same.
-    if (tasks < 2 || threads_ < 2 || !only.owns_lock() || getpid() != process_) {
-      for (int64_t task = 0; task < tasks; ++task) function(task);
+    Job job{[](void* f, int64_t task) { (*static_cast<Function*>(f))(task); }, &function, tasks};
+    // A fork has none of the threads. If there is one thread, or another kernel uses kbn's, run all
+    // tasks here. This is slower, but the results are the same.
+    const bool alone = tasks < 2 || threads_ < 2 || getpid() != process_;
+    if (!alone && openmp_ != nullptr) {
+      openmp_([](void* shared) { static_cast<Job*>(shared)->work(); }, &job, threads_, 0);
       return;
     }
-    Job job{[](void* f, int64_t task) { (*static_cast<Function*>(f))(task); }, &function, tasks};
+    std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
+    if (alone || !only.owns_lock()) {
+      job.work();
+      return;
+    }
     start(&job);
     job.work();
     finish(&job);
   }
 
  private:
+  // GOMP_parallel of GNU's library; those of Intel and LLVM have it too.
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+  static Parallel find_openmp();
+
   struct Job {
     void (*call)(void*, int64_t);
     void* function;
@@ -112,6 +134,7 @@ class Pool {
 
   const pid_t process_ = getpid();
   std::atomic<int> threads_{1};
+  Parallel openmp_ = nullptr;
   std::vector<std::thread> workers_;
   std::mutex in_use_, mutex_;
   std::condition_variable wake_;
@@ -119,5 +142,30 @@ class Pool {
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> busy_{0};
 };
+
+#if defined(__linux__)
+inline Pool::Parallel Pool::find_openmp() {
+  Parallel found = nullptr;
+  // The library has another name in every distribution, and its symbols may be hidden.
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* result) {
+        const char* path = info->dlpi_name;
+        const char* slash = std::strrchr(path, '/');
+        const char* name = slash == nullptr ? path : slash + 1;
+        if (std::strncmp(name, "libgomp", 7) != 0 && std::strncmp(name, "libiomp", 7) != 0 &&
+            std::strncmp(name, "libomp", 6) != 0) {
+          return 0;
+        }
+        void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+        void* symbol = library == nullptr ? nullptr : dlsym(library, "GOMP_parallel");
+        *static_cast<Parallel*>(result) = reinterpret_cast<Parallel>(symbol);
+        return symbol != nullptr ? 1 : 0;
+      },
+      &found);
+  return found;
+}
+#else
+inline Pool::Parallel Pool::find_openmp() { return nullptr; }
+#endif
 
 }  // namespace kbn

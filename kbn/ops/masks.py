@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from keras import backend, ops
+import keras
+from keras import ops
 
+from kbn import backend
 from kbn.common.types import Size, Tensor
+from kbn.ops.precision import at_most
 
 Shape: TypeAlias = Sequence[Size | None]
 """Sizes of axes. A size that is unknown before run time is a scalar tensor or None."""
@@ -17,7 +20,7 @@ def is_carried(mask: Tensor | None, x: Tensor) -> bool:
     A functional model computes this mask a second time and passes it as an argument. So a mask of
     the same shape counts as the same.
     """
-    carried = getattr(x, "_keras_mask", None)
+    carried = backend.carried_mask(x)
     if mask is None or carried is None:
         return False
     shape = ops.convert_to_tensor(mask).shape
@@ -75,10 +78,10 @@ def where_kept(weights: Tensor | None, values: Tensor, otherwise: Tensor) -> Ten
 
 
 def _weights(mask: Tensor, dtype: str) -> Tensor:
-    if not backend.is_float_dtype(backend.standardize_dtype(mask.dtype)):
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(mask.dtype)):
         return ops.cast(mask, "bool")
     mask = ops.cast(mask, dtype)
-    return ops.where(mask > 0, ops.minimum(mask, ops.ones_like(mask)), ops.zeros_like(mask))
+    return ops.where(mask > 0, at_most(mask, 1.0), ops.zeros_like(mask))
 
 
 def _candidates(mask: Tensor, rank: int, axis: int, leading: bool) -> list[Shape]:

@@ -64,13 +64,15 @@ def effective_count(weight: Tensor, squared_weight: Tensor, xp: ModuleType) -> T
     return xp.square(weight) / or_one(squared_weight, xp)
 
 
-def bessels_correction(count: Tensor, xp: ModuleType) -> Tensor:
+def bessels_correction(count: Tensor | float, xp: ModuleType) -> Tensor:
     """Return m/(m−1), or 0 if m is not above 1.
 
     Args:
-        count: m, the number of values.
-        xp: the library of `count`.
+        count: m, the number of values. The correction of a Python float is one too.
+        xp: the library of `count`, if it is a tensor or an array.
     """
+    if isinstance(count, float):
+        return count / (count - 1.0) if count > MORE_THAN_ONE else 0.0
     many = count > MORE_THAN_ONE
     factor = count / xp.where(many, count - 1.0, xp.ones_like(count))
     return xp.where(many, factor, xp.zeros_like(factor))

@@ -16,7 +16,7 @@ from kbn.common.types import Size, Tensor
 from kbn.ops import channel_sums
 from kbn.ops.masks import is_mask, where_kept
 from kbn.ops.merging_moments import effective_count, merge, or_one, variance_about_mean
-from kbn.ops.precision import wide
+from kbn.ops.precision import at_least, wide
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -124,7 +124,7 @@ def _biased_share(count: Size) -> Size:
     """Return (m−1)/m, or 0 if m is 0."""
     if isinstance(count, float):
         return max(count - 1.0, 0.0) / max(count, 1.0)
-    return ops.maximum(count - 1.0, 0.0) / ops.maximum(count, 1.0)
+    return at_least(count - 1.0, 0.0) / at_least(count, 1.0)
 
 
 def count_of(x: Tensor, axes: Sequence[int]) -> Size:

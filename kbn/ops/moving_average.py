@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from keras import ops
 
 from kbn.common.types import Size, Tensor
@@ -48,8 +47,6 @@ def unbiased_variance(batch: Moments) -> Tensor:
     """
     if batch.unbiased is not None:
         return batch.unbiased
-    if isinstance(batch.count, float):
-        return batch.variance * float(bessels_correction(np.float64(batch.count), np))
     return batch.variance * bessels_correction(batch.count, ops)
 
 

@@ -8,6 +8,7 @@ from keras import ops
 
 from kbn.common import checks
 from kbn.common.types import Config, Tensor
+from kbn.ops.precision import at_least, at_most
 
 LIMITS = ("rmax", "rmin", "dmax")
 Limit: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
@@ -40,12 +41,11 @@ def correction(
     """
     r, d = stddev / renorm_stddev, (mean - renorm_mean) / renorm_stddev
     if "rmin" in limits:
-        r = ops.maximum(r, ops.convert_to_tensor(limits["rmin"], r.dtype))
+        r = at_least(r, limits["rmin"])
     if "rmax" in limits:
-        r = ops.minimum(r, ops.convert_to_tensor(limits["rmax"], r.dtype))
+        r = at_most(r, limits["rmax"])
     if "dmax" in limits:
-        dmax = ops.convert_to_tensor(limits["dmax"], d.dtype)
-        d = ops.maximum(ops.minimum(d, dmax), -dmax)
+        d = at_least(at_most(d, limits["dmax"]), -limits["dmax"])
     return Correction(ops.stop_gradient(r), ops.stop_gradient(d))
 
 

@@ -38,12 +38,13 @@ def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
         trace = backend.current_trace()
         calls, scope = normalization_calls(model, mapping, inputs, training=True)
         # Frozen, or called with training=False, a layer assigns nothing.
+        given = keras.StatelessScope(state_mapping=mapping)
         moved.update(
             id(layer)
             for layer in norms
-            if layer.built and scope.get_current_value(layer.moving_mean) is not None
+            if layer.built and _is_assigned(layer.moving_mean, given, scope)
         )
-        looped = {id(call.layer) for call in calls if call.trace is not trace}
+        looped = {id(call.layer) for call in calls if call.trace != trace}
         seen.extend(call.layer for call in calls if id(call.layer) not in looped)
         return []
 
@@ -56,6 +57,12 @@ def moved_layers(model: keras.Model, inputs: Nested) -> list[Normalization]:
             f"Received: model={model.name!r} with {len(norms)} BatchNormalization layers"
         )
     return in_order
+
+
+def _is_assigned(
+    variable: keras.Variable, before: keras.StatelessScope, after: keras.StatelessScope
+) -> bool:
+    return after.get_current_value(variable) is not before.get_current_value(variable)
 
 
 def normalization_calls(
@@ -130,7 +137,8 @@ def assign(layer: Normalization, measured: InferenceStatistics) -> None:
     }
     for variable in layer.non_trainable_variables:
         if variable.name in new:
-            variable.assign(_checked(layer, variable.numpy(), *new[variable.name]))
+            old = backend.numpy_of(variable)
+            variable.assign(_checked(layer, old, *new[variable.name]))
 
 
 def _checked(

@@ -90,7 +90,8 @@ def recalibrate(
     checks.boolean("verbose", verbose)
     batches = Batches(data, steps, batch_size)
     layers = moved_layers(model, batches.first())
-    saved = [(v, v.numpy()) for layer in layers for v in layer.non_trainable_variables]
+    variables = [v for layer in layers for v in layer.non_trainable_variables]
+    saved = [(variable, backend.numpy_of(variable)) for variable in variables]
     measure = _measure_population if estimator == "population" else _measure_paper
     try:
         measure(model, layers, batches, verbose)
@@ -151,7 +152,8 @@ def _parts(
         calls, _ = normalization_calls(model, mapping, inputs, training=training, number=number)
         calls = [call for call in calls if id(call.layer) in indices]
         order[:] = [indices[id(call.layer)] for call in calls]
-        return [_rows(call) for call in calls]
+        with backend.in_double():
+            return [_rows(call) for call in calls]
 
     run = compiled(measure, model)
     for number, inputs in enumerate(batches):

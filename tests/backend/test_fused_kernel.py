@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import kbn
 from kbn import backend
+from kbn.backend import native_library
 from kbn.backend.tensorflow import native_kernels
 from kbn.backend.tensorflow.normalization import DTYPES
 from kbn.ops.moments import by_kernel
@@ -407,10 +408,10 @@ def test_why_kbns_kernels_do_not_run(python, monkeypatch):
     code = "from kbn.backend.tensorflow import native_kernels; print(native_kernels.load())"
     said = python("-c", code, KBN_NATIVE="0").stdout.strip()
     assert said == "Kernels(active=False, reason='KBN_NATIVE=0 is set')"
-    load = native_kernels._loaded.__wrapped__
+    load = native_library.load.__wrapped__
     monkeypatch.setenv("KBN_NATIVE", "1")
-    monkeypatch.setattr(native_kernels.importlib.util, "find_spec", lambda name: None)
-    assert load() == (False, "kbn was installed without a C++ compiler")
+    monkeypatch.setattr(native_library.importlib.util, "find_spec", lambda name: None)
+    assert load() == (None, "kbn was installed without a C++ compiler")
 
 
 def test_a_wrong_call_of_the_op_raises():

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import kbn
@@ -42,6 +41,7 @@ from tests.support.any_model import (
     values,
 )
 from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.on_backend import on_tensorflow, tf
 from tests.support.scalar_net import by_layer, scalar_net
 from tests.support.warned import user_warnings
 from tests.support.workers import run_workers
@@ -367,6 +367,7 @@ def several_data():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("build", [functional_data, several_data])
+@on_tensorflow
 def test_data_sets_and_their_arrays_give_the_same_records(build, tmp_path):
     """All sources are watched in one fit."""
     model, parts, names = build()

@@ -12,13 +12,13 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kbn
 from kbn.records import catalogue, tags
 from tests.conftest import needed
 from tests.support import ROOT, events, models
 from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.on_backend import on_tensorflow, tf
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
@@ -157,6 +157,7 @@ class Limited(keras.layers.Layer):
 
 @pytest.mark.basic("MovingStatistics")
 @every_callback
+@on_tensorflow
 def test_a_probe_that_stops_fitting(name, tmp_path, caplog):
     """The layer refuses the probe, not the batches, from the third epoch to the sixth."""
     caplog.set_level("DEBUG", "kbn")
@@ -191,6 +192,7 @@ def test_a_probe_that_stops_fitting(name, tmp_path, caplog):
 
 @pytest.mark.basic("GradientShift")
 @every_callback
+@on_tensorflow
 def test_a_layer_that_python_runs_and_that_fails(name, tmp_path):
     class Moody(keras.layers.Layer):
         fails = False

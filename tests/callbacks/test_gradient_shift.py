@@ -5,7 +5,6 @@ import re
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kbn
 from kbn.callbacks import GradientShift
@@ -14,6 +13,7 @@ from kbn.callbacks.probing.mixed_weights import in_order
 from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import catalogue, tags
 from tests.support import events, models
+from tests.support.on_backend import BACKEND, gradient_of_variables
 from tests.support.scalar_net import by_layer, scalar_net
 from tests.support.warned import user_warnings
 
@@ -59,10 +59,12 @@ def test_weights_mixed_by_hand_give_the_same(tmp_path):
     shift = GradientShift(tmp_path, (X, Y), layers=names, every_steps=1)
     model.fit(X, Y, batch_size=20, verbose=0)
     weights = [model.get_weights()]
-    keep = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: weights.append(model.get_weights())
-    )
-    model.fit(X, Y, batch_size=20, verbose=0, callbacks=[keep, shift])
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):  # on JAX, `self.model` brings the weights
+            weights.append(self.model.get_weights())
+
+    model.fit(X, Y, batch_size=20, verbose=0, callbacks=[Keep(), shift])
     for step in (1, 2, 3):
         before, after = weights[step - 1], weights[step]
         found = by_layer(shift, step + 3)
@@ -91,11 +93,12 @@ def mixed(model, earlier, before, after):
 
 def gradient(model, names, weights, place):
     model.set_weights(weights)
-    variables = [v.value for v in model.get_layer(names[place]).trainable_variables]
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.square(model(X, training=True) - Y))
-    return np.concatenate([g.numpy().ravel().astype("float64")
-                           for g in tape.gradient(loss, variables)])  # fmt: skip
+    variables = model.get_layer(names[place]).trainable_variables
+    x, y = map(keras.ops.convert_to_tensor, (X, Y))
+    found = gradient_of_variables(
+        lambda: keras.ops.mean(keras.ops.square(model(x, training=True) - y)), variables
+    )
+    return np.concatenate([each.ravel().astype("float64") for each in found])
 
 
 def test_layers_are_in_the_order_of_their_calls(tmp_path):
@@ -208,8 +211,14 @@ def test_by_default_the_layers_with_a_kernel_are_watched(tmp_path):
     assert {row.layer for row in shift.history if row.site == tags.PROBE} == {"dense", "head"}
 
 
+OPTIONS = [{"steps_per_execution": 4}, {"jit_compile": True}]
+OPTIONS = OPTIONS[1:] if BACKEND == "torch" else OPTIONS  # Keras has no steps_per_execution there
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("options", [{"steps_per_execution": 4}, {"jit_compile": True}], ids=str)
+# torch.compile warns of code inside PyTorch.
+@pytest.mark.filterwarnings("ignore" if BACKEND == "torch" else "error")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_steps_are_those_that_were_recorded(options, tmp_path):
     shift = GradientShift(tmp_path, (X, Y), on_steps=[3, 8])
     models.compiled("functional", **options).fit(

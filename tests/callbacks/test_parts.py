@@ -6,7 +6,6 @@ import re
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import kbn
@@ -14,6 +13,7 @@ from kbn.callbacks import CovariateShift, MovingStatistics
 from kbn.records import catalogue
 from tests.support import events
 from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.on_backend import tf
 from tests.support.warned import user_warnings
 
 X = np.random.default_rng(0).normal(3, 2, (64, 8)).astype("float32")

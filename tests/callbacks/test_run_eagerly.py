@@ -31,8 +31,11 @@ from tests.support.any_model import (
     values,
 )
 from tests.support.callbacks import CALLBACKS, first_step, losses_of_both_modes, steps
+from tests.support.on_backend import BACKEND, array, on_tensorflow
 from tests.support.replicas import mirrored
 from tests.support.warned import user_warnings
+
+pytestmark = pytest.mark.skipif(BACKEND == "jax", reason="JAX runs no Python that reads tensors")
 
 X, Y = models.X, models.Y
 PROBING = ("CovariateShift", "GradientShift", "LossLandscape", "MovingStatistics")  # run the model
@@ -48,7 +51,7 @@ class PythonAlone(Own):
 
     def call(self, x, training=False):
         y = self.bn(self.dense(x), training=training)
-        for _ in range(1 + int(np.isfinite(y.numpy()).all())):
+        for _ in range(1 + int(np.isfinite(array(y)).all())):
             y = self.again(y)
         if training and float(keras.ops.max(x)) > 0:
             self.dropout(y)  # which moves its seed
@@ -69,7 +72,7 @@ def outcome(callbacks):
     model = python_alone()
     with user_warnings():
         fitted = model.fit(X, Y, batch_size=20, epochs=2, verbose=0, callbacks=callbacks)
-    variables = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    variables = [array(v) for v in (*model.variables, *model.optimizer.variables)]
     return model, variables, fitted.history
 
 
@@ -106,9 +109,10 @@ def test_records_have_the_numbers_of_the_weights(tmp_path):
     for number in range(2):
         y = run.model.again(y)
         found = values(shift, f"again:{number}", "output")
-        assert found["mean"] == pytest.approx(y.numpy().mean(), rel=1e-4)
+        assert found["mean"] == pytest.approx(array(y).mean(), rel=1e-4)
 
 
+@on_tensorflow
 def test_inside_the_scope_of_a_strategy():
     """Keras's own `fit` cannot build such a model there."""
     with mirrored().scope():
@@ -143,7 +147,7 @@ class Deepening(keras.Model):
         self.depth = self.add_weight(shape=(), trainable=False, initializer="ones")
 
     def call(self, x):
-        for _ in range(int(self.depth.numpy())):
+        for _ in range(int(array(self.depth))):
             x = self.layer(x)
         return self.head(x)
 
@@ -202,6 +206,7 @@ def test_layers_in_the_loop_of_an_rnn_are_left_out(kind, tmp_path):
     assert_shifted(run, "head", ("rnn",))
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has a GRU of its own")
 def test_layers_of_an_unrolled_rnn_are_recorded_call_by_call(tmp_path):
     inputs = keras.Input((4, 6))
     x = layers.GRU(3, name="rnn", unroll=True)(inputs)

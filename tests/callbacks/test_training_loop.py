@@ -5,7 +5,6 @@ import re
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import kbn
@@ -13,6 +12,7 @@ from kbn.callbacks import CovariateShift, MovingStatistics, watching
 from kbn.records import catalogue, tags
 from tests.support import events
 from tests.support.callbacks import CALLBACKS, first_step, steps
+from tests.support.on_backend import array, assert_close, own_step
 from tests.support.warned import user_warnings
 
 X = np.random.default_rng(0).normal(3, 2, (48, 8)).astype("float32")
@@ -38,20 +38,6 @@ def compiled():
     return model
 
 
-def with_a_tape(model, optimizer):
-    """Return a step of gradient descent, compiled."""
-
-    @tf.function
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return {"loss": loss}
-
-    return step
-
-
 def values(callback):
     return [row for row in callback.history if row.layer not in ("record",)]
 
@@ -61,7 +47,7 @@ def values(callback):
 @pytest.mark.basic("CovariateShift-train_on_batch", "GradientShift-tape")
 def test_a_loop_is_recorded_as_fit_is(name, kind, tmp_path):
     model, recorded = compiled(), CALLBACKS[name](tmp_path / "loop", (X, Y), every_steps=1)
-    one_step = with_a_tape(model, model.optimizer)
+    one_step = own_step(model, model.optimizer)
     with watching([recorded], model, epochs=2, steps=3) as watch:
         for _ in range(2):
             for x, y in BATCHES:
@@ -76,7 +62,7 @@ def test_a_loop_is_recorded_as_fit_is(name, kind, tmp_path):
     assert steps(recorded) == list(range(first_step(name), 7))
     assert [row[:4] for row in values(recorded)] == [row[:4] for row in values(expected)]
     numbers = ([row.value for row in values(each)] for each in (recorded, expected))
-    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-5)
+    assert_close(*numbers, rtol=1e-3, atol=1e-5)
     assert recorded.lost_records == 0
 
 
@@ -84,7 +70,7 @@ def test_a_loop_is_recorded_as_fit_is(name, kind, tmp_path):
 def test_an_uncompiled_model_is_watched_without_a_loss(make, tmp_path):
     model, callback = network(), make(tmp_path, X, every_steps=2)
     optimizer = keras.optimizers.Adam()
-    one_step = with_a_tape(model, optimizer)
+    one_step = own_step(model, optimizer)
     optimizer.build(model.trainable_variables)
     with watching(callback, model) as watch:
         for x, y in BATCHES:
@@ -98,7 +84,7 @@ def test_a_model_that_runs_several_batches_at_once_in_fit_counts_the_steps_of_th
     model = network()
     model.compile(loss="mse", steps_per_execution=4)
     callback = CovariateShift(tmp_path, X, every_steps=2)
-    one_step = with_a_tape(model, keras.optimizers.SGD())  # not the one that it was compiled with
+    one_step = own_step(model, keras.optimizers.SGD())  # not the one that it was compiled with
     with watching(callback, model) as watch:
         for x, y in [*BATCHES, *BATCHES]:
             watch.step(one_step(x, y))
@@ -163,7 +149,7 @@ def test_callbacks_of_keras_work_too():
                 watch.step(model.train_on_batch(x, y, return_dict=True))
             watch.end_epoch({"val_loss": 1.0})
     assert history.history["val_loss"] == [1.0, 1.0]
-    np.testing.assert_allclose(history.history["learning_rate"], [0.1, 0.05])
+    assert_close(history.history["learning_rate"], [0.1, 0.05])
     # The third epoch had begun before the loop asked whether to stop.
     assert seen == [0, 0, 1, -1, 2, -2, 0, 0, 1, -1, 2, -2, 0]
 
@@ -173,8 +159,8 @@ def test_recalibration_at_the_end_of_a_loop():
     with watching(kbn.callbacks.Recalibrate(X), model, epochs=1) as watch:
         for x, y in BATCHES:
             watch.step(model.train_on_batch(x, y, return_dict=True))
-    expected = model.get_layer("dense")(X).numpy().mean(0)
-    np.testing.assert_allclose(model.get_layer("bn").moving_mean, expected, rtol=1e-4)
+    expected = array(model.get_layer("dense")(X)).mean(0)
+    assert_close(model.get_layer("bn").moving_mean, expected, rtol=1e-4)
 
 
 def test_a_resumed_loop_begins_at_its_epoch():

@@ -9,13 +9,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kbn
 import kbn.dashboard
 from kbn import backend
 from tests.support import ROOT, models
 from tests.support.callbacks import CALLBACKS
+from tests.support.on_backend import BACKEND, assert_equal, tf
 
 X, Y = models.X, models.Y
 
@@ -27,6 +27,8 @@ def strict():
         warnings.simplefilter("error")
         # An old plotly warns of its own templates.
         warnings.filterwarnings("ignore", r"\*scattermapbox\* is deprecated", DeprecationWarning)
+        if BACKEND != "tensorflow":  # Keras reads its own variables in a way that NumPy warns of
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         yield
 
 
@@ -47,6 +49,8 @@ FITS = {
 }  # fmt: skip
 
 
+if BACKEND == "torch":
+    del FITS["several steps"]  # Keras runs one step at a time there
 CASES = [("float32", fit) for fit in FITS]
 CASES += [(policy, "graph") for policy in ("mixed_float16", "mixed_bfloat16", "bfloat16")]
 
@@ -81,21 +85,24 @@ def test_tools_and_the_dashboard_do_not_warn(strict, tmp_path):
     assert layer.skipped_updates.tolist() == [0] * 6
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(again(X), model(X))
+    assert_equal(again(X), model(X))
     board = kbn.dashboard.load(tmp_path / "log")
     assert board.verdict()
     board.heat_map()
 
 
 VALUES = {
-    "variable": (lambda: tf.Variable([1.5, 2.0]), [1.5, 2.0], "float32"),
     "variable of Keras": (lambda: keras.Variable([1.5, 2.0]), [1.5, 2.0], "float32"),
     "bfloat16": (lambda: keras.Variable([1.5, 2.0], dtype="bfloat16"), [1.5, 2.0], "bfloat16"),
-    "tensor in bfloat16": (lambda: tf.constant(1.5, tf.bfloat16), 1.5, "bfloat16"),
-    "integers": (lambda: tf.constant([1, 2]), [1, 2], "int32"),
-    "sparse": (lambda: tf.sparse.from_dense([0.0, 2.0]), [0.0, 2.0], "float32"),
+    "tensor in bfloat16": (lambda: keras.ops.cast(1.5, "bfloat16"), 1.5, "bfloat16"),
+    "integers": (lambda: keras.ops.convert_to_tensor([1, 2], "int32"), [1, 2], "int32"),
     "array": (lambda: np.array([True]), [True], "bool"),
 }
+if BACKEND == "tensorflow":
+    VALUES |= {
+        "variable": (lambda: tf.Variable([1.5, 2.0]), [1.5, 2.0], "float32"),
+        "sparse": (lambda: tf.sparse.from_dense([0.0, 2.0]), [0.0, 2.0], "float32"),
+    }
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -129,12 +136,14 @@ def test_a_process_in_which_warnings_are_errors(filters, python):
     assert done.stderr == ""
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_warning_shows_the_users_line(tmp_path):
     model = network()
     model.compile("sgd", "mse")
     callback = kbn.callbacks.MovingStatistics(tmp_path, X + 20, every_steps=1)
-    with pytest.warns(UserWarning, match="inference will be off") as found:
+    with pytest.warns(UserWarning, match="inference will be off") as warned:
         model.fit(X, Y, batch_size=20, verbose=0, callbacks=[callback])
+    found = [one for one in warned if one.category is UserWarning]
     with pytest.warns(DeprecationWarning, match="refused_updates is deprecated") as old:
         _ = model.get_layer("bn").refused_updates
     assert {one.filename for one in (*found, *old)} == {__file__}

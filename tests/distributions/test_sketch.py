@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import keras
@@ -259,6 +260,7 @@ def test_channels_are_along_the_axis(shape, axis, channels):
 
 @pytest.mark.parametrize("dtype", ["int32", "bool", "float16", "bfloat16", "float64"])
 def test_any_dtype_is_sketched(dtype):
-    x = keras.ops.cast(keras.ops.arange(12), dtype)
+    with backend.in_double() if dtype == "float64" else contextlib.nullcontext():
+        x = keras.ops.cast(keras.ops.arange(12), dtype)
     sketch = sketched(x)
     assert sketch.quantile(1.0) == (1 if dtype == "bool" else 11)

@@ -1,4 +1,4 @@
-"""The five ways of training in examples/training/, as a user runs them."""
+"""The ways of training in examples/training/, as a user runs them."""
 
 import re
 
@@ -88,16 +88,15 @@ def test_a_search(example, tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_workers(example, tmp_path):
-    printed = example("workers", "--epochs", "2")
-    found = dict(re.findall(r"worker (\d): (validation accuracy .*), records", printed))
-    assert found["0"] == found["1"]  # accuracy, and the moving mean to six digits
-    assert dict(re.findall(r"worker (\d): .*records (.*)", printed)) == {
-        "0": "[4, 4]",
-        "1": "[0, 0]",
-    }
-    run = tmp_path / "runs/workers/moving_statistics"
-    assert steps(run, "mean_gap/net/bn/probe") == [0, 10, 20, 30]
+def test_a_sweep(example, python, tmp_path):
+    printed = example("sweep", "--seeds", "1", "--epochs", "1")
+    assert re.search(r"0\.90 +0\.\d+ .*\n0\.99 +0\.\d+ ", printed)
+    python("-m", "kbn", "report", "runs/sweep/logs", "-o", "sweep.html")
+    report = (tmp_path / "sweep.html").read_text()
+    for momentum in (0.9, 0.99):
+        assert f"momentum={momentum},seed=0: CovariateShift" in report
+        run = tmp_path / f"runs/sweep/logs/momentum={momentum},seed=0/moving_statistics"
+        assert steps(run, "mean_gap/bn/probe") == [0, 20]
 
 
 CRASH = """

@@ -1,16 +1,18 @@
 """Which values a mask selects: masks that tensors carry, and masks in the argument."""
 
+import contextlib
 import itertools
 import re
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import kbn
+from kbn import backend
 from tests.support.ids import plain
+from tests.support.on_backend import array, assert_close, assert_equal, on_tensorflow, tf
 from tests.support.oracle import BatchNormalizationOracle
 
 SQUARE = (3, 3, 3, 3, 3)
@@ -44,8 +46,8 @@ def drawn(shape, seed=1):
 
 def carried(x, mask):
     """Return `x` as a tensor that carries `mask`, as the outputs of `Masking` do."""
-    tensor = tf.constant(x)
-    tensor._keras_mask = tf.constant(mask)
+    tensor = keras.ops.convert_to_tensor(x)
+    tensor._keras_mask = keras.ops.convert_to_tensor(mask)
     return tensor
 
 
@@ -75,17 +77,17 @@ def assert_uses(layer, inputs, x, kept, axis, **arguments):
     oracle = BatchNormalizationOracle(x.shape[axis], axis)
     outputs = layer(inputs, training=True, **arguments)
     expected = oracle(x, True, where=kept)
-    np.testing.assert_allclose(np.asarray(outputs)[kept], expected[kept], atol=2e-5)
-    np.testing.assert_array_equal(np.asarray(outputs)[~kept], 0)
-    np.testing.assert_allclose(layer.moving_mean, oracle.mean, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(layer.moving_variance, oracle.variance, rtol=1e-5)
+    assert_close(array(outputs)[kept], expected[kept], atol=2e-5)
+    assert_equal(array(outputs)[~kept], 0)
+    assert_close(layer.moving_mean, oracle.mean, rtol=1e-5, atol=1e-6)
+    assert_close(layer.moving_variance, oracle.variance, rtol=1e-5)
 
 
 def test_a_carried_mask_with_axis_1_has_keras_s_axes():
     z = np.array([[[1, 1], [5, 5]], [[3, 3], [0, 0]]], "float32")  # the second sample: one step
     layer = kbn.BatchNormalization(axis=1, momentum=0.0)
     layer(layers.Masking(0.0)(z), training=True)
-    np.testing.assert_allclose(layer.moving_mean, [2, 5], rtol=1e-6)
+    assert_close(layer.moving_mean, [2, 5], rtol=1e-6)
 
 
 def test_a_carried_mask_with_axis_1_need_not_be_square():
@@ -126,7 +128,7 @@ def test_keras_s_layer_reads_carried_masks_the_same_way(shape, axis, mask_rank):
     others = tuple(i for i in range(len(shape)) if i != axis)
     some = leading(mask, shape).any(others)  # Keras's layer moves empty channels towards 0
     for one, other in zip(ours.get_weights(), keras_s.get_weights(), strict=True):
-        np.testing.assert_allclose(one[some], other[some], rtol=1e-4, atol=1e-5)
+        assert_close(one[some], other[some], rtol=1e-4, atol=1e-5)
 
 
 IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 0, 0], [1, 0, 0, 0, 0]])
@@ -162,7 +164,7 @@ def moved(name, make, axis, in_fit):
         model.fit(x, np.zeros((3, 4, 4)), batch_size=3, verbose=0)
     else:
         model(x, training=True)
-    return [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+    return [array(layer.moving_mean), array(layer.moving_variance)]
 
 
 @pytest.mark.parametrize("in_fit", [False, True], ids=["called", "in fit"])
@@ -171,7 +173,7 @@ def moved(name, make, axis, in_fit):
 @pytest.mark.basic("embedding-1-*")
 def test_masks_of_keras_s_layers_mean_what_keras_s_normalization_reads(name, axis, in_fit):
     ours, keras_s = (moved(name, make, axis, in_fit) for make in CLASSES.values())
-    np.testing.assert_allclose(ours, keras_s, rtol=1e-4, atol=1e-5)
+    assert_close(ours, keras_s, rtol=1e-4, atol=1e-5)
     assert np.abs(ours[0]).max() > 0
 
 
@@ -183,16 +185,19 @@ def test_masks_of_keras_s_layers_mean_what_keras_s_normalization_reads(name, axi
 def test_a_carried_mask_on_every_path(options, dtype):
     x, mask = values((4, 4, 3)), drawn((4, 4))
     own, full = (kbn.BatchNormalization(1, dtype=dtype, **options) for _ in range(2))
-    outputs = (
-        own(carried(x, mask), training=True),
-        full(x, training=True, mask=leading(mask, x.shape)),
-    )
-    np.testing.assert_array_equal(*outputs)
+    # JAX has float64 only if it is enabled.
+    with backend.in_double() if dtype == "float64" else contextlib.nullcontext():
+        outputs = (
+            own(carried(x, mask), training=True),
+            full(x, training=True, mask=leading(mask, x.shape)),
+        )
+        assert_equal(*outputs)
     for one, other in zip(own.get_weights(), full.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+        assert_equal(one, other)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "XLA"])
+@on_tensorflow
 def test_sizes_that_are_unknown_until_run_time(jit):
     layer = kbn.BatchNormalization(axis=1, momentum=0.0)
     layer.build((None, 3, None))
@@ -203,11 +208,11 @@ def test_sizes_that_are_unknown_until_run_time(jit):
     x, mask = values((4, 3, 5)), drawn((4, 5))
     call(x, mask)
     expected = np.where(mask, x.swapaxes(0, 1), 0).sum((1, 2)) / mask.sum()
-    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+    assert_close(layer.moving_mean, expected, rtol=1e-5)
     mask = drawn((4, 3))  # it fits the channels only
     call(x, mask)
     expected = (x.mean(2) * mask).sum(0) / mask.sum(0)
-    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+    assert_close(layer.moving_mean, expected, rtol=1e-5)
 
 
 def test_a_carried_mask_that_does_not_fit_raises_with_both_shapes():
@@ -226,11 +231,11 @@ def test_recalibration_reads_masks_as_the_layer_does(make):
     kbn.recalibrate(model, [x, mask], verbose=False)
     # The mask fits the steps, the axis of the features too: kbn's layer takes the latter.
     kept = without_channels(mask, x.shape, 1) if make is CLASSES["kbn"] else leading(mask, x.shape)
-    np.testing.assert_allclose(layer.moving_mean, x.mean((0, 2), where=kept), rtol=1e-5)
+    assert_close(layer.moving_mean, x.mean((0, 2), where=kept), rtol=1e-5)
     model = keras.Sequential([keras.Input((4, 4)), layers.Masking(), layer])
     kbn.recalibrate(model, np.where(mask[..., None], x, 0), verbose=False)
     expected = x.mean((0, 2), where=leading(mask, x.shape))
-    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+    assert_close(layer.moving_mean, expected, rtol=1e-5)
 
 
 @pytest.mark.basic("kbn")

@@ -3,6 +3,7 @@
 KBN_EXAMPLES and KBN_SEED choose how many examples `many` draws, and from which seed both draw.
 """
 
+import contextlib
 import os
 
 import keras
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 import kbn
+from kbn import backend
+from tests.support.on_backend import array, call_compiled
 from tests.support.oracle import BatchNormalizationOracle
 
 EXAMPLES = int(os.environ.get("KBN_EXAMPLES", "2000"))
@@ -91,7 +94,14 @@ def batch_of(case, batch):
     return x, mask, where
 
 
-def check(case):
+def check(case, call=call_compiled):
+    # JAX has float64 only if it is enabled.
+    double = case["dtype"] == "float64"
+    with backend.in_double() if double else contextlib.nullcontext():
+        compare(case, call)
+
+
+def compare(case, call):
     options, channels = case["options"], case["shape"][case["axis"]]
     parameters = {
         "gamma": np.linspace(0.5, 2, channels) if options["scale"] else 1.0,
@@ -101,10 +111,10 @@ def check(case):
     shape = list(case["shape"])
     shape[0 if case["axis"] else 1] = None
     layer.build(tuple(shape))
-    for name, value in parameters.items():
+    for name, given_value in parameters.items():
         if getattr(layer, name) is not None:
-            getattr(layer, name).assign(value)
-            parameters[name] = keras.ops.convert_to_numpy(getattr(layer, name)).astype("float64")
+            getattr(layer, name).assign(given_value)
+            parameters[name] = array(getattr(layer, name)).astype("float64")
     oracle = BatchNormalizationOracle(
         channels, case["axis"], options["momentum"], options["epsilon"],
         unbiased=options["unbiased_variance"], zero_debias=options["zero_debias"],
@@ -115,11 +125,8 @@ def check(case):
     for batch in case["batches"]:
         x, mask, where = batch_of(case, batch)
         if "float16" in case["dtype"]:  # float16 and bfloat16 inputs are what the layer sees
-            x = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(x, layer.compute_dtype)))
-            x = x.astype("float32")
-        y = keras.ops.convert_to_numpy(
-            keras.ops.cast(layer(x, training=batch["training"], mask=mask), "float64")
-        )
+            x = array(keras.ops.cast(x, layer.compute_dtype)).astype("float32")
+        y = array(call(layer, x, training=batch["training"], mask=mask)).astype("float64")
         expected = oracle(x, batch["training"], where)
         finite = np.isfinite(expected)
         np.testing.assert_allclose(y[finite], expected[finite], tolerance, tolerance)
@@ -141,14 +148,21 @@ def compare_state(layer, oracle):
         state["renorm_mean"], state["renorm_stddev"] = oracle.renorm_mean, oracle.renorm_stddev
         state["moving_stddev"] = oracle.stddev
     for name, expected in state.items():
-        value = keras.ops.convert_to_numpy(getattr(layer, name))
-        np.testing.assert_allclose(value, expected, tolerance, tolerance, err_msg=name)
+        found = array(getattr(layer, name))
+        np.testing.assert_allclose(found, expected, tolerance, tolerance, err_msg=name)
     np.testing.assert_array_equal(layer.skipped_updates, oracle.refused)
 
 
-@pytest.mark.parametrize("examples", [100, EXAMPLES], ids=["few", "many"])
+def call_eagerly(layer, x, **arguments):
+    return layer(x, **arguments)
+
+
+CALLS = {"few": (100, call_eagerly), "many": (EXAMPLES, call_compiled)}
+
+
+@pytest.mark.parametrize(("examples", "call"), CALLS.values(), ids=CALLS)
 @pytest.mark.basic("few")
-def test_agrees_with_the_oracle_on_random_cases(examples, summary):
+def test_agrees_with_the_oracle_on_random_cases(examples, call, summary):
     seen = 0
 
     @seed(SEED)
@@ -159,7 +173,7 @@ def test_agrees_with_the_oracle_on_random_cases(examples, summary):
     def run(case):
         nonlocal seen
         seen += 1
-        check(case)
+        check(case, call)
 
     run()
     summary(

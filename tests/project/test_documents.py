@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.support import ROOT
+from tests.support.on_backend import BACKEND
 
 # The experiments run in tests/examples/test_experiments.py.
 EXAMPLES = [
@@ -66,6 +67,8 @@ AFTER_THE_FIRST = ("README.md:3",)  # it reads what the first block wrote
 @pytest.mark.basic("README.md:0")
 @pytest.mark.parametrize("name", sorted({*BLOCKS, *EXPECTED}))
 def test_python_blocks_run(name, python, tmp_path):
+    if BACKEND != "tensorflow" and "import tensorflow" in BLOCKS[name]:
+        pytest.skip("the block is for TensorFlow")
     if name in AFTER_THE_FIRST:
         python("-c", BLOCKS[FIRST])
     done = python("-W", "error::UserWarning", "-c", BLOCKS[name])

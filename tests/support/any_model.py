@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import kbn
@@ -19,6 +18,7 @@ from kbn.callbacks.probing.probe_data import Batch
 from kbn.records import tags
 from tests.support import models
 from tests.support.callbacks import CALLBACKS, first_step, open_files, steps
+from tests.support.on_backend import array, gradient_of_variables, tensors
 from tests.support.warned import user_warnings
 
 X, Y = models.X, models.Y
@@ -84,13 +84,17 @@ def trained(model, folder, x=X, y=Y, weight=None, *, names=CALLBACKS, every_step
     if "CovariateShift" in callbacks:
         callbacks["CovariateShift"].layers = "*"
     kept = {}
-    keep = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: kept.update(before=model.get_weights()),
-        on_train_batch_end=lambda batch, logs: kept.update(after=model.get_weights()),
-    )
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            kept.update(before=self.model.get_weights())
+
+        def on_train_batch_end(self, batch, logs=None):
+            kept.update(after=self.model.get_weights())
+
     options = {"batch_size": BATCH, "epochs": 2, "verbose": 0, **options}
     with user_warnings() as texts:
-        model.fit(x, y, sample_weight=weight, callbacks=[keep, *callbacks.values()], **options)
+        model.fit(x, y, sample_weight=weight, callbacks=[Keep(), *callbacks.values()], **options)
     texts = [text for text in texts if "inference will be off" not in text]
     cut = keras.tree.map_structure(lambda each: None if each is None else each[:PROBE],
                                    Batch(x, y, weight))  # fmt: skip
@@ -105,7 +109,7 @@ def values(callback, layer, site=tags.PROBE, step=None):
 
 def assert_recorded(run, expected, folder, texts=()):
     """Check that training reached its last step, and that each callback recorded every step."""
-    assert int(run.model.optimizer.iterations.numpy()) == expected[-1]
+    assert int(array(run.model.optimizer.iterations)) == expected[-1]
     assert [re.findall("[^:]*$", text.rstrip("."))[0].strip() for text in run.texts] == [*texts]
     assert open_files(folder) == []
     assert {path.name for path in folder.iterdir()} == {
@@ -122,11 +126,12 @@ def assert_right(run, close=1e-3, earlier=("dense", "bn")):
     """Check that the last records have the numbers of the final weights."""
     model, callbacks, probe = run.model, run.callbacks, run.probe
     dense, bn = model.get_layer("dense"), model.get_layer("bn")
-    y = keras.ops.convert_to_numpy(dense(probe.x)).astype("float32")
+    y = array(dense(probe.x)).astype("float32")
     found = values(callbacks["CovariateShift"], "dense", "output")
     assert found["mean"] == pytest.approx(y.mean(), rel=close, abs=close)
     assert found["std"] == pytest.approx(y.std(), rel=close)
-    gap = np.abs(y.mean(0) - bn.moving_mean) / np.sqrt(bn.moving_variance + bn.epsilon)
+    mean, variance = array(bn.moving_mean), array(bn.moving_variance)
+    gap = np.abs(y.mean(0) - mean) / np.sqrt(variance + bn.epsilon)
     found = values(callbacks["MovingStatistics"], "bn")
     assert found["mean_gap"] == pytest.approx(gap.mean(), rel=close)
     losses = values(callbacks["MovingStatistics"], tags.MODEL)
@@ -148,10 +153,9 @@ def assert_shifted(run, own, earlier, close=1e-3):
     mixed = [b if id(v) in new else a for v, a, b in together]
     gradients = []
     for weights in (run.before, mixed):
-        with tf.GradientTape() as tape:
-            loss = loss_at(run.model, weights, run.probe)
-        variables = [v.value for v in run.model.get_layer(own).trainable_variables]
-        parts = tape.gradient(loss, variables)
+        variables = run.model.get_layer(own).trainable_variables
+        run.model.set_weights(weights)
+        parts = gradient_of_variables(lambda: loss_of(run.model, run.probe), variables)
         gradients.append(np.concatenate([np.ravel(part).astype("float64") for part in parts]))
     run.model.set_weights(run.after)
     expected = np.linalg.norm(gradients[0] - gradients[1])
@@ -165,10 +169,15 @@ def assert_shifted(run, own, earlier, close=1e-3):
 def loss_at(model, weights, probe):
     """Set the weights of the model, and return its loss in training mode."""
     model.set_weights(weights)
-    y = model(probe.x, training=True)
-    loss = model.compute_loss(probe.x, probe.y, y, probe.sample_weight, training=True)
+    loss = loss_of(model, probe)
     model.set_weights(weights)  # because the call changed the moving statistics
-    return loss
+    return array(loss)
+
+
+def loss_of(model, probe):
+    """Return the loss of the model in training mode, as a tensor."""
+    x, y, weight = (None if part is None else tensors(part) for part in probe)
+    return model.compute_loss(x, y, model(x, training=True), weight, training=True)
 
 
 def evaluated(model, probe):

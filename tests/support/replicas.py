@@ -3,13 +3,19 @@
 import functools
 
 import numpy as np
-import tensorflow as tf
+
+from tests.support.on_backend import BACKEND
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
 
 DEVICES = ["CPU:0", "CPU:1"]
 
 
 def two_logical_devices():
     """Split the CPU in two. Call this before TensorFlow initializes its devices."""
+    if BACKEND != "tensorflow":
+        return
     cpu, *_ = tf.config.list_physical_devices("CPU")
     configuration = [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
     tf.config.set_logical_device_configuration(cpu, configuration)

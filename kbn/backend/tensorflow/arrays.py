@@ -7,6 +7,7 @@ from keras import ops
 
 from kbn.common.types import Tensor
 
+COUNTER = "int64"
 _NOT_DENSE = tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices
 
 

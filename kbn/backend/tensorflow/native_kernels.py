@@ -1,12 +1,12 @@
 """kbn's own CPU kernels for TensorFlow's fused op, if they were compiled."""
 
-import ctypes
 import functools
-import importlib.util
 import os
 import threading
 from pathlib import Path
 from typing import NamedTuple
+
+from kbn.backend import native_library
 
 
 class Kernels(NamedTuple):
@@ -37,19 +37,13 @@ def load() -> Kernels:
 
 @functools.cache
 def _loaded() -> Kernels:
-    if os.environ.get("KBN_NATIVE") == "0":
-        return Kernels(False, "KBN_NATIVE=0 is set")
-    found = importlib.util.find_spec("kbn._native")
-    if found is None or found.origin is None:
-        return Kernels(False, "kbn was installed without a C++ compiler")
+    functions, reason = native_library.load()
+    if functions is None:
+        return Kernels(False, reason)
     library = tensorflow_library()
     if library is None:
         return Kernels(False, "TensorFlow's library was not found")
-    try:
-        register = ctypes.CDLL(found.origin).kbn_register
-    except (OSError, AttributeError) as error:
-        return Kernels(False, f"kbn's library cannot be loaded: {error}")
-    if not register(os.fsencode(library), threads()):
+    if not functions.kbn_register(os.fsencode(library), threads()):
         return Kernels(False, "this TensorFlow does not accept kbn's kernels")
     # The eager runtime caches kernels. Clear it, so that later calls use kbn's.
     from tensorflow.python.eager import context
@@ -70,5 +64,4 @@ def threads() -> int:
     """Return how many threads a kernel may use: TensorFlow's setting, or this process's CPUs."""
     import tensorflow as tf
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return tf.config.threading.get_intra_op_parallelism_threads() or allowed or 1
+    return tf.config.threading.get_intra_op_parallelism_threads() or native_library.cpus()

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kbn
 from kbn.callbacks.probing.loss_probe import LossProbe
 from kbn.callbacks.probing.probe_data import Batch
 from tests.support import models
 from tests.support.callbacks import losses_of_both_modes
+from tests.support.on_backend import assert_close, assert_equal, on_tensorflow, tf
 from tests.support.replicas import mirrored
 
 X, Y = models.X[:24], models.Y[:24]
@@ -61,7 +61,7 @@ class OwnLoss(keras.Model):
         return self.dense(x)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
-        return keras.ops.mean(keras.ops.abs(y_pred - y))
+        return keras.ops.mean(keras.ops.abs(keras.ops.subtract(y_pred, y)))
 
 
 KINDS = {
@@ -90,7 +90,7 @@ def test_loss_and_gradient_are_those_of_a_training_step(kind, weighted):
     told = model.train_on_batch(x, y, weight)
     assert found == pytest.approx(float(np.ravel(told)[0]), rel=1e-5)
     for gradient, old, new in zip(gradients, before, probe.values(), strict=True):
-        np.testing.assert_allclose(gradient, old - new, rtol=1e-4, atol=1e-6)
+        assert_close(gradient, old - new, rtol=1e-4, atol=1e-6)
 
 
 def test_other_weights_are_taken_and_the_models_own_stay():
@@ -100,12 +100,12 @@ def test_other_weights_are_taken_and_the_models_own_stay():
     other = [value + 0.1 for value in probe.values()]
     moved = probe(other)
     for variable, value in zip(model.variables, before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
+        assert_equal(variable.numpy(), value)
     for variable, value in zip(probe.variables, other, strict=True):
         variable.assign(value)
     again = probe(probe.values())
     assert moved[0] == again[0]
-    np.testing.assert_array_equal(np.concatenate([g.ravel() for g in moved[1]]),
+    assert_equal(np.concatenate([g.ravel() for g in moved[1]]),
                                   np.concatenate([g.ravel() for g in again[1]]))  # fmt: skip
 
 
@@ -148,6 +148,7 @@ SCALED_AND_NOT = {**KINDS, **{each: lambda each=each: reduced(each) for each in 
 
 @pytest.mark.basic("regular", "sum")
 @pytest.mark.parametrize("kind", SCALED_AND_NOT)
+@on_tensorflow
 def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_one_device(kind):
     """Keras divides some losses by the number of replicas there, and leaves others."""
 
@@ -165,7 +166,7 @@ def test_inside_the_scope_of_a_strategy_the_loss_is_that_of_one_device(kind):
         weights, *inside = probes()
     _, *outside = probes(weights)
     for found, expected in zip(*map(keras.tree.flatten, (inside, outside)), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+        assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("build", [models.functional, lambda: regular()[0]])

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import kbn
 from kbn.callbacks import CovariateShift, MovingStatistics
@@ -15,6 +14,7 @@ from kbn.callbacks.probing.probe_data import Batch
 from kbn.introspection.layer_tree import layer_paths
 from kbn.records import tags
 from tests.support.callbacks import steps
+from tests.support.on_backend import on_tensorflow, tf
 from tests.support.warned import user_warnings
 
 X = np.random.default_rng(0).normal(3, 2, (48, 6)).astype("float32")
@@ -49,7 +49,7 @@ def test_inputs_of_any_structure(structure, with_targets, cls, tmp_path):
 
 
 def one_per_sample(y, y_pred):
-    return tf.reduce_mean(tf.square(y - y_pred), -1)
+    return keras.ops.mean(keras.ops.square(y - y_pred), -1)
 
 
 @pytest.mark.parametrize("eagerly", [False, True])
@@ -93,6 +93,7 @@ class Beside:
 
 
 @pytest.mark.parametrize("in_the_trace", [False, True])
+@on_tensorflow
 def test_what_fails_beside_the_layers_leaves_nothing_in_the_graph(in_the_trace):
     model = network()
     extracted = []
@@ -111,6 +112,7 @@ def test_what_fails_beside_the_layers_leaves_nothing_in_the_graph(in_the_trace):
     assert len(extracted) == 2  # traced with it, and without it
 
 
+@on_tensorflow
 def test_what_fails_in_an_eager_run_is_not_tried_again():
     class Once(Beside):
         calls = 0
@@ -131,6 +133,7 @@ def test_what_fails_in_an_eager_run_is_not_tried_again():
     assert beside.calls == 2
 
 
+@on_tensorflow
 def test_layers_that_fail_are_not_traced_again_at_every_record():
     limits = {"layers": tf.Variable(1e9), "beside": tf.Variable(1e9)}
     model = network()

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 
-class ExportedState(keras.layers.Layer):
+class HiddenState(keras.layers.Layer):
     """A layer with variables that are not weights.
 
     An exported training function updates them, and TensorFlow cannot save a variable that no

@@ -1,10 +1,10 @@
-"""Two worker processes: `fit` under MultiWorkerMirroredStrategy, with callbacks on the chief.
+"""TensorFlow: `fit` in two processes under MultiWorkerMirroredStrategy, callbacks on the chief.
 
-    python examples/training/workers.py [--epochs 3] [--log-dir runs/workers]
-    tensorboard --logdir runs/workers
+    python examples/several_machines/tensorflow_workers.py [--epochs 3] [--log-dir runs/tensorflow]
+    tensorboard --logdir runs/tensorflow
 
-The script starts both workers on this machine. On several machines, start `train` once on each,
-with its own TF_CONFIG.
+The script starts both processes on this machine. On several machines, start it once on each, with
+its own TF_CONFIG.
 
 Keras 3 does not support this strategy in `fit`: two places in its trainer fail with any model
 (https://github.com/keras-team/keras/issues/20585). This way around uses public names only:
@@ -17,16 +17,11 @@ Keras 3 does not support this strategy in `fit`: two places in its trainer fail 
 import argparse
 import json
 import os
-import socket
-import subprocess
-import sys
 from typing import Any
-
-WORKERS = 2
 
 
 def train(epochs: int, log_dir: str) -> None:
-    """Train as one of the workers. TF_CONFIG in the environment says which."""
+    """Train as one of the processes. TF_CONFIG in the environment says which."""
     import tensorflow as tf
 
     # Before anything else uses TensorFlow's devices.
@@ -76,38 +71,29 @@ def train(epochs: int, log_dir: str) -> None:
     steps = [len({row.step for row in callback.history}) for callback in callbacks]
     mean = float(model.net.get_layer("bn").moving_mean.numpy().mean())
     print(
-        f"worker {index}: validation accuracy {history.history['val_accuracy'][-1]:.3f}, "
+        f"process {index}: validation accuracy {history.history['val_accuracy'][-1]:.3f}, "
         f"average of the moving mean {mean:.6f}, records {steps}"
     )
 
 
-def free_ports(count: int) -> list[int]:
-    """Return numbers of free ports of this machine."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def main() -> None:
-    """Start both workers, and wait for them."""
+    """Start both processes, and wait for them."""
+    import processes
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--log-dir", default="runs/workers")
+    parser.add_argument("--log-dir", default="runs/tensorflow")
     options = parser.parse_args()
     if "TF_CONFIG" in os.environ:
         train(options.epochs, options.log_dir)
         return
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(WORKERS)]}
-    processes = []
-    for index in range(WORKERS):
+
+    def environment(index: int, ports: list[int]) -> dict[str, str]:
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
         task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": ""}
-        processes.append(subprocess.Popen([sys.executable, *sys.argv], env=environment))
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        sys.exit("a worker failed")
+        return {"TF_CONFIG": json.dumps(task)}
+
+    processes.start(environment)
 
 
 if __name__ == "__main__":

@@ -202,20 +202,13 @@ void forward(const Attributes& attribute, Call& call) {
   call.write(5, attribute.training ? batch.rest : Floats());
   const Tensor y = call.output_over<T>(0, x);
   if (!call.ok()) return;
-  kbn::Coefficients by(channels);
-  by.mean = batch.mean;
-  for (int64_t c = 0; c < channels; ++c) {
-    by.scale[c] = scale.data<float>()[c] /
-                  std::sqrt(static_cast<double>(batch.variance[c]) + attribute.epsilon);
-    by.bias[c] = offset.data<float>()[c] - batch.rest[c] * by.scale[c];
-  }
+  const kbn::Coefficients by =
+      kbn::normalizing(batch, scale.data<float>(), offset.data<float>(), attribute.epsilon);
   kbn::map<false>(plan, x.data<T>(), x.data<T>(), by, y.data<T>());
 }
 
 // dy, x, scale, reserve_1, reserve_2, reserve_3 -> dx, dscale, doffset, empty, empty
 //
-// In training (Ioffe & Szegedy 2015, §3), with x̂ = (x − mean)·s and s = 1/√(variance + ε):
-//   dx = scale·s·(dy − mean(dy) − x̂·mean(dy·x̂)). In inference, dx = scale·s·dy.
 template <typename T>
 void backward(const Attributes& attribute, Call& call) {
   const Tensor dy = call.input(0), x = call.input(1), scale = call.input(2);
@@ -230,39 +223,20 @@ void backward(const Attributes& attribute, Call& call) {
                     "FusedBatchNormGrad: scale and reserves need a value per channel")) {
     return;
   }
-  const int64_t channels = plan.channels();
-  kbn::Coefficients by(channels);
-  by.mean = vector_of(reserve_1);
-  const kbn::Sums sums = kbn::sum<true>(plan, x.data<T>(), dy.data<T>(), by.mean);
+  kbn::Moments batch(plan.channels());
+  batch.mean = vector_of(reserve_1);
+  batch.variance = vector_of(reserve_2);
   const bool exact = attribute.training && per_channel(reserve_3, plan);
-  const double m = plan.count();
-  Floats dscale(channels), doffset(channels);
-  // For an empty batch all sums are 0, and its moments must not be used.
-  for (int64_t c = 0; c < channels && plan.count() > 0; ++c) {
-    const double s =
-        1.0 / std::sqrt(static_cast<double>(reserve_2.data<float>()[c]) + attribute.epsilon);
-    const double rest = exact ? reserve_3.data<float>()[c] : 0.0;
-    const double projection = s * (sums.second[c] - rest * sums.first[c]);
-    dscale[c] = projection;
-    doffset[c] = sums.first[c];
-    const double factor = scale.data<float>()[c] * s, slope = factor * s * projection / m;
-    by.factor[c] = factor;
-    by.scale[c] = slope;
-    by.bias[c] = slope * rest - factor * sums.first[c] / m;
-  }
-  call.write(1, dscale);
-  call.write(2, doffset);
+  if (exact) batch.rest = vector_of(reserve_3);
+  const kbn::Gradients found = kbn::gradients(plan, x.data<T>(), dy.data<T>(), batch,
+                                              scale.data<float>(), attribute.epsilon);
+  call.write(1, found.gamma);
+  call.write(2, found.beta);
   call.write(3, {});
   call.write(4, {});
   const Tensor dx = call.output_over<T>(0, x);
   if (!call.ok()) return;
-  if (attribute.training) {
-    kbn::map<true>(plan, x.data<T>(), dy.data<T>(), by, dx.data<T>());
-  } else {
-    kbn::Coefficients frozen(channels);
-    frozen.scale = by.factor;
-    kbn::map<false>(plan, dy.data<T>(), dy.data<T>(), frozen, dx.data<T>());
-  }
+  kbn::write_gradient(plan, x.data<T>(), dy.data<T>(), found, attribute.training, dx.data<T>());
 }
 
 // Runs forward or backward. No exception may reach TensorFlow's C code.
