@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kbn
+from tests.support.golden import needs_keras_of_golden_files
 from tests.support.on_backend import BACKEND, array
 from tests.support.three_steps import BACKENDS, FILES, OPTIONS, predicted, trained, written
 
@@ -27,6 +28,7 @@ def test_three_steps_agree(name):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5, err_msg=other)
 
 
+@needs_keras_of_golden_files
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @every_option
 @every_backend

@@ -6,6 +6,7 @@ import pytest
 
 import kbn
 from tests.support import ROOT
+from tests.support.golden import needs_keras_of_golden_files
 from tests.support.ids import plain
 from tests.support.on_backend import BACKEND, array, assert_close, assert_equal, on_tensorflow, tf
 
@@ -257,15 +258,7 @@ def test_saving_and_loading_do_not_warn_about_deprecated_names(tmp_path):
     assert [str(each.message) for each in caught if "skipped_updates" in str(each.message)] == []
 
 
-OLDER_KERAS = pytest.mark.xfail(
-    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
-    raises=TypeError,
-    strict=True,
-    reason="Keras 3.15 wrote the files, and Keras 3.14 does not accept all arguments in them",
-)
-
-
-@OLDER_KERAS
+@needs_keras_of_golden_files
 @pytest.mark.parametrize(
     "folder",
     sorted(path.parent for path in GOLDEN.glob("*/expected.npz")),
