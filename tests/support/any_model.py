@@ -155,7 +155,9 @@ def assert_shifted(run, own, earlier, close=1e-3):
     for weights in (run.before, mixed):
         variables = run.model.get_layer(own).trainable_variables
         run.model.set_weights(weights)
-        parts = gradient_of_variables(lambda: loss_of(run.model, run.probe), variables)
+        parts = gradient_of_variables(
+            lambda: loss_of(run.model, run.probe), variables, run.model.trainable_variables
+        )
         gradients.append(np.concatenate([np.ravel(part).astype("float64") for part in parts]))
     run.model.set_weights(run.after)
     expected = np.linalg.norm(gradients[0] - gradients[1])

@@ -84,14 +84,17 @@ def gradient(function):
     return {"tensorflow": by_tensorflow, "torch": by_torch, "jax": by_jax}[BACKEND]
 
 
-def gradient_of_variables(function, variables):
+def gradient_of_variables(function, variables, others=()):
     """Return the gradient of the scalar `function()` for each variable, as arrays.
 
-    What `function` assigns to other variables is dropped.
+    What `function` assigns to other variables is dropped. The regularizers of `others` need their
+    values.
     """
+    given = [(variable, variable.value) for variable in others]
 
     def at(*values):
-        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+        state = [*given, *zip(variables, values, strict=True)]
+        with keras.StatelessScope(state, collect_losses=True):
             return function()
 
     values = [keras.ops.convert_to_tensor(variable.value) for variable in variables]
