@@ -39,7 +39,7 @@ def test_every_part_is_measured(python, tmp_path):
 
 @pytest.mark.thorough
 def test_without_a_gpu_it_says_so(python):
-    done = python("-m", "benchmarks.gpu", check=False, **ENVIRONMENT)
+    done = python("-m", "benchmarks.gpu", check=False, **ENVIRONMENT, KERAS_BACKEND=BACKEND)
     assert done.returncode == 1
     assert f"bench-gpu: {BACKEND} finds no GPU. To try it on a CPU:" in done.stderr
     done = python("-m", "benchmarks.gpu", check=False, **ENVIRONMENT, KERAS_BACKEND="")
